@@ -1,0 +1,38 @@
+"""A targeted backdoor on handwritten digits: FedAvg falls, DROPlet holds.
+
+python launch/run.py --config=configs/quickstart.py --workdir=runs/quickstart
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The main job on data that needs no download."""
+    return ConfigDict(
+        {
+            "rounds": 40,
+            "data": {"name": "digits"},
+            "partition": {"name": "drop_iid", "num_clients": 20},
+            "model": {"name": "cnn", "padding": 1},
+            "client": {
+                "lr": 0.05,
+                "momentum": 0.9,
+                "weight_decay": 0.0,
+                "batch_size": 16,
+                "epochs": 2,
+            },
+            "participation": {"name": "uniform", "clients_per_round": 10},
+            "attack": {
+                "name": "backdoor",
+                "num_malicious": 4,
+                "dpr": 0.5,
+                "victim_class": 0,
+                "target_class": 7,
+            },
+            "evaluation": {"every": 5},
+            "variants": {
+                "fedavg": {"defense": {"name": "fedavg"}},
+                "droplet": {"defense": {"name": "droplet"}},
+            },
+        }
+    )

@@ -1,0 +1,123 @@
+"""What an attack is: up to five seams, each None where the attack leaves it alone.
+
+* `poison`: which samples of which malicious clients get which trigger and label. It
+  is applied on the fly inside the batch function; the data set is never copied.
+* `local_transform`: a gradient transformation in front of the malicious clients'
+  optimiser (Neurotoxin's mask).
+* `local_gradient`: a malicious gradient in place of the loss gradient (MGDA mixing,
+  contrastive stages).
+* `craft`: the malicious updates, from what the attacker is said to know.
+* `active`: in which rounds the malicious clients act; in all others they train as
+  benign clients do on clean data.
+
+An attack declares what it knows. `craft` is shown nothing else: the rows of benign
+clients are zero unless the attack declares `"benign_updates"`. The state of an attack
+is a pytree; `observe` sees every broadcast global model, also in rounds in which none
+of its clients is sampled.
+
+Letters: `B` batch, `n` cohort, `N` population, `d` parameters, `M` training samples,
+`P` triggers.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import optax
+from jax import Array
+
+from fedjax_sim.data.normalize import Normalization
+from fedjax_sim.data.partition import Partition
+from fedjax_sim.data.triggers import Trigger
+from fedjax_sim.flat import FlatLayout
+
+PyTree = Any
+Knowledge = Literal["own_data", "own_updates", "benign_updates", "aggregation_rule"]
+
+
+class AttackSpec(NamedTuple):
+    """The facts of a run that an attack may be built from."""
+
+    labels: np.ndarray  # i32 [M], training labels
+    partition: Partition
+    malicious_ids: np.ndarray  # i32, the malicious clients of the population
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    normalization: Normalization
+    layout: FlatLayout  # of the trainable parameters
+
+
+class ClientContext(NamedTuple):
+    """Who trains, and when."""
+
+    client_id: Array  # i32 []
+    malicious: Array  # bool [], malicious and active in this round
+    round: Array  # i32 [], from 1
+    epoch: Array  # i32 [], from 0
+
+
+class PoisonDecision(NamedTuple):
+    """What becomes of the samples of a batch."""
+
+    poisoned: Array  # bool [B]: stamped, and never augmented
+    labels: Array  # i32 [B], those to train on
+    trigger: Array  # i32 [], which of the triggers
+
+
+class Poison(NamedTuple):
+    """A data poisoning.
+
+    `decide(plan, sample_ids i32 [B], labels i32 [B], context) -> PoisonDecision` runs
+    inside the batch function. `plan` is a pytree of arrays, so that runs that differ
+    in it share one compilation.
+    """
+
+    triggers: Trigger | None  # stacked [P, H, W, C]; None: labels change only
+    plan: PyTree
+    decide: Callable[[PyTree, Array, Array, ClientContext], PoisonDecision]
+
+
+class BackdoorTest(NamedTuple):
+    """How the success of a backdoor is measured (ASR)."""
+
+    trigger: Trigger | None  # stamped on the test images
+    victim_class: int | None  # None: all classes but the target
+    target_class: int
+
+
+class CraftView(NamedTuple):
+    """What `craft` may see in a round."""
+
+    round: Array  # i32 [], from 1
+    key: Array
+    global_params: Array  # f32 [d]
+    updates: Array  # f32 [n, d]; rows the attacker does not know are zero
+    malicious: Array  # bool [n], malicious and active
+    present: Array  # bool [n], places of the cohort that are filled
+    client_ids: Array  # i32 [n]
+
+
+class Attack(NamedTuple):
+    """An adversary; see the module's docstring for its seams."""
+
+    knowledge: tuple[Knowledge, ...]
+    init: Callable[[AttackSpec], PyTree] = lambda spec: ()
+    active: Callable[[Array], Array] | None = None
+    observe: Callable[[PyTree, Array, Array], PyTree] | None = None
+    poison: Callable[[AttackSpec], Poison] | None = None
+    local_transform: (
+        Callable[[PyTree, FlatLayout], optax.GradientTransformationExtraArgs] | None
+    ) = None
+    local_gradient: Callable[..., Any] | None = None
+    craft: Callable[[PyTree, CraftView], tuple[PyTree, Array]] | None = None
+    test: Callable[[AttackSpec], BackdoorTest] | None = None
+
+
+def window(start_round: int, end_round: int | None) -> Callable[[Array], Array]:
+    """Active from `start_round` (from 1) until before `end_round` (None: for good)."""
+
+    def active(round_index):
+        begun = round_index >= start_round
+        return begun if end_round is None else begun & (round_index < end_round)
+
+    return active

@@ -1,0 +1,184 @@
+"""The command line of a run: flags in, run directories and a table out."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from fedjax_sim.config import (
+    Config,
+    load_file,
+    override,
+    parse_value,
+    resolve,
+    to_dict,
+)
+from fedjax_sim.errors import InputError, did_you_mean
+
+EXIT_INPUT = 2
+
+
+def make_flags() -> flags.FlagValues:
+    """The flags of `launch/run.py` beside `--config.section.key=value`."""
+    values = flags.FlagValues()
+    flags.DEFINE_string(
+        "config",
+        None,
+        "Config file, optionally with arguments: FILE.py or FILE.py:key=value,...",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "workdir", None, "Folder of the run's results.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "print_config", False, "Print the resolved config.", flag_values=values
+    )
+    flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
+    return values
+
+
+def parse(argv: Sequence[str]) -> tuple[flags.FlagValues, dict[str, Any]]:
+    """Splits the command line into flags and config changes.
+
+    Absl's own config flags cannot set a key that the file leaves at its default, nor
+    name the nearest valid key, so the changes are read here and typed by the schema.
+
+    Raises:
+      InputError: an unknown flag or one without a value.
+    """
+    values = make_flags()
+    prefix = "--config."
+    changes, others = {}, []
+    arguments = iter(argv)
+    for argument in arguments:
+        argument = "-" + argument if argument.startswith("-config.") else argument
+        if not argument.startswith(prefix):
+            others.append(argument)
+            continue
+        key, equals, value = argument[len(prefix) :].partition("=")
+        if not equals:
+            value = next(arguments, None)
+            if value is None:
+                raise InputError(f"--config.{key}: a value is missing")
+        changes[key] = parse_value(value)
+    try:
+        rest = values(others, known_only=True)
+    except flags.Error as error:
+        raise InputError(str(error).splitlines()[0]) from None
+    if len(rest) > 1:
+        name = rest[1].lstrip("-").partition("=")[0]
+        hint = did_you_mean(name, ["config", "workdir", "print_config", "help"])
+        raise InputError(f"{rest[1]} is not a flag; {hint}, config.section.key")
+    return values, changes
+
+
+def resolve_variants(
+    base: Mapping[str, Any], changes: Mapping[str, Any]
+) -> dict[str, Config]:
+    """Returns the runs of a config by name.
+
+    A config may hold `variants`: name -> group of keys that differ; each is a run of
+    its own. Without, there is one run with an empty name.
+    """
+    base = dict(base)
+    variants = base.pop("variants", None) or {"": {}}
+    return {
+        name: resolve(override(override(base, _flatten(own)), changes))
+        for name, own in variants.items()
+    }
+
+
+def _flatten(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}"""
+    flat = {}
+    for key, value in group.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command line; returns the exit code."""
+    try:
+        values, changes = parse(argv)
+        if values.help or values.config is None:
+            usage = "usage: run.py --config=FILE[:ARGUMENTS] --workdir=DIR"
+            print(f"{usage}\n{values.get_help()}")
+            if values.help:
+                return 0
+            raise InputError("--config=FILE must be given")
+        runs = resolve_variants(load_file(values.config).to_dict(), changes)
+        if values.print_config:
+            shown = {name: to_dict(config) for name, config in runs.items()}
+            print(json.dumps(shown if len(shown) > 1 else shown.popitem()[1], indent=2))
+            return 0
+        if values.workdir is None:
+            raise InputError("--workdir=DIR must be given: the folder of the results")
+        return _run_all(runs, Path(values.workdir))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_INPUT
+
+
+def _run_all(runs: dict[str, Config], workdir: Path) -> int:
+    # JAX starts its backend on first use; CPU devices must be asked for before that.
+    import jax
+
+    from fedjax_sim import experiment
+
+    devices = max(config.execution.devices for config in runs.values())
+    if devices > 1:
+        jax.config.update("jax_num_cpu_devices", devices)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--workdir={workdir}: {os.strerror(error.errno)}") from None
+    summaries = []
+    for name, config in runs.items():
+        folder = workdir / name if name else workdir
+        label = name or config.defense.name
+        code, summary = experiment.run(config, folder, label)
+        if code:
+            return code
+        summaries.append(summary)
+    print(table(summaries))
+    return 0
+
+
+def table(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """The final numbers of finished runs as a text table."""
+    head = ("run", "MTA %", "ASR %", "flagged mal. %", "flagged benign %", "seconds")
+
+    def cell(value):
+        return "-" if value is None else f"{value:.2f}"
+
+    rows = [head]
+    for summary in summaries:
+        found = summary["detection"]
+        missed = found["false_negative_rate"]
+        rows.append(
+            (
+                summary["name"],
+                cell(summary["final"]["mta"]),
+                cell(summary["final"].get("asr")),
+                cell(None if missed is None else 100 - missed),
+                cell(found["false_positive_rate"]),
+                f"{sum(summary['seconds'].values()):.1f}",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = []
+    for row in rows:
+        first, *others = (
+            text.ljust(width) if i == 0 else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join((first, *others)))
+    lines.insert(1, "-" * len(lines[0]))
+    return "\n".join(lines)

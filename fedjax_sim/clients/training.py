@@ -1,0 +1,191 @@
+"""Local training of one client: SGD over its own data, as one loop.
+
+PyTorch's semantics, which the published experiments use: mean cross-entropy, data
+reshuffled every epoch, the last incomplete batch kept, weight decay added to the
+gradient of every parameter, momentum buffer starting at the first gradient and
+forgotten after the round.
+
+The number of steps depends on the client's data, so it is the trip count of a loop
+and not a shape: under `map` a client costs what its samples cost.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from fedjax_sim.attacks.base import ClientContext
+from fedjax_sim.clients.batches import Batch, Reader, TrainData, read, shuffled
+from fedjax_sim.models import Model
+
+PyTree = Any
+GradientFn = Callable[[PyTree, PyTree, Batch], tuple[Array, PyTree, PyTree]]
+
+
+class LocalWork(NamedTuple):
+    """How much a client trains in a round."""
+
+    batch_size: int
+    epochs: int = 1
+    steps: int | None = None  # a number of steps instead of epochs
+    microbatch: int | None = None  # samples per backward pass; None = the whole batch
+
+
+class ClientTask(NamedTuple):
+    """One client of the cohort; under `vmap` every field has a leading axis."""
+
+    client_id: Array  # i32 []
+    malicious: Array  # bool [], malicious and active in this round
+    present: Array  # bool [], False: an empty place, trains nothing
+    round: Array  # i32 [], from 1
+    key: Array  # of this client in this round
+
+
+class ClientResult(NamedTuple):
+    """What a client sends back, and what the simulator notes."""
+
+    update: Array  # f32 [d], local minus global parameters
+    buffers: Array  # f32 [b], local running statistics
+    loss: Array  # f32 [], mean training loss over all samples visited; NaN if none
+
+
+def sgd(
+    learning_rate: Array | float, momentum: Array | float, weight_decay: Array | float
+) -> optax.GradientTransformationExtraArgs:
+    """SGD with momentum and weight decay in PyTorch's form ([DROP] code)."""
+    return optax.with_extra_args_support(
+        optax.chain(
+            optax.add_decayed_weights(weight_decay),
+            optax.trace(decay=momentum),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+    )
+
+
+def num_batches(work: LocalWork, count: Array) -> Array:
+    """Batches of one epoch over `count` samples: ceil(count / batch_size)."""
+    return -(-count // work.batch_size)
+
+
+def num_steps(work: LocalWork, count: Array) -> Array:
+    """Optimiser steps of a client with `count` samples in one round."""
+    if work.steps is not None:
+        return jnp.where(count > 0, work.steps, 0)
+    return work.epochs * num_batches(work, count)
+
+
+def batch_loss(model: Model, params: PyTree, buffers: PyTree, batch: Batch):
+    """Summed cross-entropy of the real samples; returns (sum, new buffers)."""
+    logits, buffers = model.apply(
+        params, buffers, batch.images, train=True, mask=batch.mask
+    )
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+    return jnp.where(batch.mask, losses, 0.0).sum(), buffers
+
+
+def batch_gradient(model: Model, microbatch: int | None) -> GradientFn:
+    """Returns the gradient function of a batch.
+
+    `(params, buffers, batch) -> (summed loss, new buffers, gradient of the mean)`.
+    With `microbatch` the batch is split, so that the activations of one pass stay in
+    the cache, and passes over nothing but padding are left out. Only for models
+    without batch statistics: there the split changes the rounding and nothing else.
+    """
+
+    def summed(params, buffers, batch):
+        return batch_loss(model, params, buffers, batch)
+
+    value_and_grad = jax.value_and_grad(summed, has_aux=True)
+
+    def whole(params, buffers, batch):
+        (loss, buffers), grads = value_and_grad(params, buffers, batch)
+        return loss, buffers, grads
+
+    def in_parts(params, buffers, batch):
+        def add_part(i, totals):
+            part = jax.tree.map(
+                lambda x: lax.dynamic_slice_in_dim(x, i * microbatch, microbatch), batch
+            )
+            (loss, _), grads = value_and_grad(params, buffers, part)
+            return jax.tree.map(jnp.add, totals, (loss, grads))
+
+        parts = -(-batch.mask.sum() // microbatch)
+        zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+        loss, grads = lax.fori_loop(0, parts, add_part, zero)
+        return loss, buffers, grads
+
+    def gradient(params, buffers, batch):
+        split = microbatch and batch.mask.shape[0] > microbatch
+        loss, buffers, grads = (in_parts if split else whole)(params, buffers, batch)
+        count = jnp.maximum(batch.mask.sum(), 1)
+        return loss, buffers, jax.tree.map(lambda g: g / count, grads)
+
+    return gradient
+
+
+def train_client(
+    *,
+    reader: Reader,
+    work: LocalWork,
+    gradient: GradientFn,
+    optimizer: optax.GradientTransformationExtraArgs,
+    data: TrainData,
+    params: PyTree,
+    buffers: PyTree,
+    task: ClientTask,
+) -> tuple[PyTree, PyTree, Array]:
+    """Trains one client from the global model.
+
+    The optimiser is given, besides gradient and parameters, `epoch_start` (bool [],
+    first step of an epoch) and `key` (for its own noise), as LeadFL and FL-WBC need.
+
+    Args:
+      reader: how samples become batches.
+      work: epochs or steps, batch size.
+      gradient: of a batch; see `batch_gradient`.
+      optimizer: turns gradients into steps; a fresh state every round.
+      data: the training data of all clients.
+      params, buffers: trees of the global model.
+      task: the client.
+
+    Returns:
+      (local parameters, local buffers, mean training loss).
+    """
+    samples = data.indices[task.client_id]
+    count = jnp.where(task.present, data.counts[task.client_id], 0)
+    batches = num_batches(work, count)
+    total = num_steps(work, count)
+    # Pad so that the last batch of a full client can be sliced without wrapping.
+    padding = -samples.shape[0] % work.batch_size
+    samples = jnp.pad(samples, (0, padding))
+
+    def epoch(index, carry):
+        order_key, step_key = jax.random.split(jax.random.fold_in(task.key, index))
+        order = shuffled(order_key, samples, count)
+        context = ClientContext(task.client_id, task.malicious, task.round, index)
+
+        def step(i, carry):
+            params, buffers, state, loss, seen = carry
+            read_key, noise_key = jax.random.split(jax.random.fold_in(step_key, i))
+            start = i * work.batch_size
+            ids = lax.dynamic_slice_in_dim(order, start, work.batch_size)
+            mask = start + jnp.arange(work.batch_size) < count
+            batch = read(reader, data, ids, mask, context, read_key)
+            batch_total, buffers, grads = gradient(params, buffers, batch)
+            updates, state = optimizer.update(
+                grads, state, params, epoch_start=i == 0, key=noise_key
+            )
+            params = optax.apply_updates(params, updates)
+            return params, buffers, state, loss + batch_total, seen + mask.sum()
+
+        return lax.fori_loop(
+            0, jnp.minimum(batches, total - index * batches), step, carry
+        )
+
+    carry = (params, buffers, optimizer.init(params), jnp.float32(0), jnp.int32(0))
+    epochs = -(-total // jnp.maximum(batches, 1))
+    params, buffers, _, loss, seen = lax.fori_loop(0, epochs, epoch, carry)
+    return params, buffers, loss / seen

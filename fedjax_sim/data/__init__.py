@@ -1,0 +1,1 @@
+"""Image data sets, partitions over clients, triggers, augmentation."""

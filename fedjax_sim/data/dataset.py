@@ -1,0 +1,103 @@
+"""The data set every source returns, and the checks all sources share.
+
+Letters: M training images, T test images, H x W pixels, C channels.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fedjax_sim.errors import InputError
+
+
+class Dataset(NamedTuple):
+    """Images stay 8-bit; normalisation happens inside the jitted step."""
+
+    name: str
+    train_images: np.ndarray  # uint8 [M, H, W, C]
+    train_labels: np.ndarray  # int32 [M]
+    test_images: np.ndarray  # uint8 [T, H, W, C]
+    test_labels: np.ndarray  # int32 [T]
+    num_classes: int
+
+
+class Origin(NamedTuple):
+    """What an error message says about where the files of a data set come from."""
+
+    name: str  # as the user writes it in data.name
+    layout: str  # the files expected below the data folder
+    url: str  # the official page
+
+    def error(self, problem: str) -> InputError:
+        """Returns the one-line error: the problem, the layout, the official source."""
+        problem = " ".join(str(problem).split())
+        return InputError(
+            f"data set '{self.name}': {problem}; expected {self.layout} below "
+            f"--config.data.data_dir=DIR; official source: {self.url}"
+        )
+
+
+def data_folder(data_dir: str | None, origin: Origin) -> Path:
+    """Returns `data_dir` as an existing folder."""
+    if data_dir is None:
+        raise origin.error("no data folder given (--config.data.data_dir=DIR)")
+    folder = Path(data_dir).expanduser()
+    if not folder.is_dir():
+        raise origin.error(f"data folder '{data_dir}' does not exist")
+    return folder
+
+
+def first_existing(candidates: Iterable[Path], origin: Origin) -> Path:
+    """Returns the first candidate that exists."""
+    candidates = list(candidates)
+    for path in candidates:
+        if path.exists():
+            return path
+    looked_for = ", ".join(f"'{path}'" for path in candidates)
+    raise origin.error(f"none of {looked_for} exists")
+
+
+def checked(
+    dataset: Dataset,
+    origin: Origin,
+    *,
+    image_shape: tuple[int, int, int] | None,
+    num_train: int | None,
+    num_test: int | None,
+) -> Dataset:
+    """Returns `dataset` with canonical dtypes, or raises what is wrong with it.
+
+    `image_shape` (H, W, C), `num_train` and `num_test` are the official figures;
+    None leaves that one unchecked.
+    """
+    parts = []
+    for split, images, labels, expected in (
+        ("training", dataset.train_images, dataset.train_labels, num_train),
+        ("test", dataset.test_images, dataset.test_labels, num_test),
+    ):
+        if len(images) != len(labels):
+            raise origin.error(
+                f"{len(images)} {split} images but {len(labels)} {split} labels"
+            )
+        if len(images) == 0:
+            raise origin.error(f"no {split} images")
+        if expected is not None and len(images) != expected:
+            raise origin.error(
+                f"{len(images)} {split} images found, {expected} expected"
+            )
+        shape = image_shape or dataset.train_images.shape[1:]
+        if images.dtype != np.uint8 or images.shape[1:] != tuple(shape):
+            raise origin.error(
+                f"{split} images are {images.dtype}{list(images.shape[1:])}, "
+                f"uint8{list(shape)} expected"
+            )
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= dataset.num_classes:
+            raise origin.error(
+                f"{split} labels lie in {low}..{high}, "
+                f"0..{dataset.num_classes - 1} expected"
+            )
+        parts += [images, labels.astype(np.int32)]
+    return Dataset(dataset.name, *parts, dataset.num_classes)

@@ -1,0 +1,59 @@
+"""From 8-bit images to what a model sees, channel by channel."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_sim.errors import InputError, did_you_mean
+
+
+class Normalization(NamedTuple):
+    """(x / 255 - mean) / std per channel."""
+
+    mean: np.ndarray  # f32 [C]
+    std: np.ndarray  # f32 [C]
+
+
+# name -> (mean, std) of pixels in [0, 1]; a number serves any number of channels.
+NORMALIZATIONS: dict[str, tuple[float | tuple, float | tuple]] = {
+    "half": (0.5, 0.5),  # range [-1, 1]; [DROP] 1.4
+    "unit": (0.0, 1.0),  # range [0, 1]
+    # [FedREDefense] uses the constants of MNIST for Fashion-MNIST too.
+    "mnist": ((0.1307,), (0.3081,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cinic10": (
+        (0.47889522, 0.47227842, 0.43047404),
+        (0.24205776, 0.23828046, 0.25874835),
+    ),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+def normalization(name: str, channels: int) -> Normalization:
+    """Returns the preset `name` for images of `channels` channels."""
+    if name not in NORMALIZATIONS:
+        raise InputError(
+            f"normalization '{name}' is unknown: {did_you_mean(name, NORMALIZATIONS)}"
+        )
+    mean, std = (
+        np.full(channels, value, np.float32)
+        if isinstance(value, float)
+        else np.array(value, np.float32)
+        for value in NORMALIZATIONS[name]
+    )
+    if len(mean) != channels:
+        raise InputError(
+            f"normalization '{name}' is for images of {len(mean)} channels, the images "
+            f"have {channels}; 'half' and 'unit' serve any number"
+        )
+    return Normalization(mean, std)
+
+
+def normalize(images: jax.Array, normalization: Normalization) -> jax.Array:
+    """Returns f32 [..., C] for `images` uint8 [..., C]."""
+    shape = (1,) * (images.ndim - 1) + (-1,)
+    mean = jnp.reshape(normalization.mean, shape)
+    std = jnp.reshape(normalization.std, shape)
+    return (images.astype(jnp.float32) / 255 - mean) / std

@@ -1,0 +1,412 @@
+"""How the training samples are divided over the clients.
+
+Letters: N clients, M training samples, K classes (labels that occur), max_m the
+largest client. A factory draws on the host from its own seed; what follows from
+the draws is a separate function that is a pure function of them.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from fedjax_sim.errors import InputError
+
+_SINKHORN_PASSES = 1_000
+_MAX_REDRAWS = 100
+
+
+class Partition(NamedTuple):
+    """Row i lists the samples of client i in the client's own order."""
+
+    indices: np.ndarray  # int32 [N, max_m], 0 beyond counts
+    counts: np.ndarray  # int32 [N]
+
+
+# ---------------------------------------------------------------- every partition
+
+
+def pack(samples: np.ndarray, owners: np.ndarray, num_clients: int) -> Partition:
+    """Returns the partition that gives sample samples[k] to client owners[k].
+
+    Each client keeps the order in which its samples occur in `samples`.
+    """
+    order = np.argsort(owners, kind="stable")
+    samples, owners = samples[order], owners[order]
+    counts = np.bincount(owners, minlength=num_clients)
+    starts = np.cumsum(counts) - counts
+    indices = np.zeros((num_clients, int(counts.max(initial=0))), np.int32)
+    indices[owners, np.arange(len(owners)) - starts[owners]] = samples
+    return Partition(indices, counts.astype(np.int32))
+
+
+def flatten(partition: Partition) -> np.ndarray:
+    """Returns the samples of all clients, one client after the other, int32 [sum]."""
+    return partition.indices[_is_used(partition)]
+
+
+def check(partition: Partition, num_samples: int) -> None:
+    """Raises unless every sample exists and belongs to at most one client."""
+    indices, counts = partition
+    if indices.ndim != 2 or counts.shape != indices.shape[:1]:
+        raise InputError(
+            f"partition: indices {list(indices.shape)} and counts "
+            f"{list(counts.shape)}, [N, max_m] and [N] expected"
+        )
+    if counts.min(initial=0) < 0 or counts.max(initial=0) > indices.shape[1]:
+        raise InputError(f"partition: counts outside 0..{indices.shape[1]}")
+    used = flatten(partition)
+    if len(used) and (used.min() < 0 or used.max() >= num_samples):
+        raise InputError(f"partition: sample numbers outside 0..{num_samples - 1}")
+    owners = np.bincount(used, minlength=1)
+    if owners.max() > 1:
+        raise InputError(f"partition: sample {owners.argmax()} is used more than once")
+
+
+def fingerprint(partition: Partition) -> str:
+    """Returns 16 hex digits that tell partitions apart; padding does not matter."""
+    digest = hashlib.sha256(partition.counts.astype("<i8").tobytes())
+    digest.update(flatten(partition).astype("<i8").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def with_fake_clients(partition: Partition, num_fake: int) -> Partition:
+    """Appends `num_fake` clients without data ([PoisonedFL], [MPAF])."""
+    if num_fake < 0:
+        raise InputError(f"num_fake={num_fake}, at least 0 expected")
+    return Partition(
+        np.pad(partition.indices, ((0, num_fake), (0, 0))),
+        np.pad(partition.counts, (0, num_fake)),
+    )
+
+
+def _is_used(partition: Partition) -> np.ndarray:
+    """Returns bool [N, max_m], False for padding."""
+    return np.arange(partition.indices.shape[1]) < partition.counts[:, None]
+
+
+def _check_sizes(num_clients: int, num_samples: int) -> None:
+    if num_clients < 1:
+        raise InputError(f"num_clients={num_clients}, at least 1 expected")
+    if num_samples < num_clients:
+        raise InputError(
+            f"num_clients={num_clients} is more than the {num_samples} training "
+            "samples; lower it or use more data"
+        )
+
+
+def _check_none_empty(partition: Partition, remedy: str) -> Partition:
+    """A client without a sample has no update: refuse it here, where it arises."""
+    if partition.counts.min() == 0:
+        empty = int((partition.counts == 0).sum())
+        raise InputError(
+            f"partition leaves {empty} of num_clients={len(partition.counts)} clients "
+            f"(the first: {partition.counts.argmin()}) without a sample; {remedy}"
+        )
+    return partition
+
+
+def _class_lists(labels: np.ndarray) -> list[np.ndarray]:
+    """Returns the sample numbers of each class, in stored order."""
+    _, labels = np.unique(labels, return_inverse=True)
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(labels))[:-1])
+
+
+def _generator(seed: int) -> np.random.Generator:
+    if seed < 0:
+        raise InputError(f"seed={seed}, at least 0 expected")
+    return np.random.default_rng(seed)
+
+
+def _check_concentration(alpha: float) -> None:
+    if not (np.isfinite(alpha) and alpha > 0):
+        raise InputError(f"alpha={alpha}, a positive number expected")
+
+
+# ------------------------------------------------------------------- [DROP], 1.5
+
+
+def round_robin_counts(class_sizes: np.ndarray, num_clients: int) -> np.ndarray:
+    """Samples of each class that each client gets from DROP's IID split.
+
+    One client after the other takes one sample of each class in turn, in the order
+    of the labels and without the exhausted ones, until it has floor(M / N). With
+    unequal classes the last clients thus never see the rare ones.
+
+    Args:
+      class_sizes: int [K].
+      num_clients: N.
+
+    Returns:
+      int64 [N, K].
+    """
+    left = np.array(class_sizes, np.int64)
+    size = int(left.sum()) // num_clients
+    counts = np.zeros((num_clients, len(left)), np.int64)
+    for client in range(num_clients):
+        # Whole turns: the largest k with sum(min(left, k)) <= size.
+        missing, open_classes, turns = size, np.sort(left), 0
+        for position, available in enumerate(open_classes):
+            step = min(int(available) - turns, missing // (len(left) - position))
+            turns += step
+            missing -= step * (len(left) - position)
+            if turns < available:
+                break
+        taken = np.minimum(left, turns)
+        # The unfinished turn serves the lowest labels.
+        taken[np.flatnonzero(left > turns)[:missing]] += 1
+        counts[client] = taken
+        left -= taken
+    return counts
+
+
+def proportional_counts(class_sizes: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Samples of each class that each client gets from DROP's Dirichlet split.
+
+    Args:
+      class_sizes: int [K].
+      shares: f64 [K, N], rows sum to 1.
+
+    Returns:
+      int64 [N, K], floor(smallest class * share): truncation and the size of the
+      larger classes above the smallest one are lost.
+    """
+    return np.floor(np.min(class_sizes) * shares).astype(np.int64).T
+
+
+def _deal(
+    labels: np.ndarray,
+    counts: Callable[[np.ndarray], np.ndarray],
+    rng: np.random.Generator,
+) -> Partition:
+    """Deals shuffled classes by `counts(class sizes) -> [N, K]`; shuffles clients."""
+    class_lists = [rng.permutation(samples) for samples in _class_lists(labels)]
+    shares = counts(np.array([len(samples) for samples in class_lists]))
+    num_clients = len(shares)
+    owners = [np.repeat(np.arange(num_clients), column) for column in shares.T]
+    samples = np.concatenate(
+        [
+            samples[: len(owner)]
+            for samples, owner in zip(class_lists, owners, strict=True)
+        ]
+    )
+    order = rng.permutation(len(samples))
+    return pack(samples[order], np.concatenate(owners)[order], num_clients)
+
+
+def _available(labels: np.ndarray, ratio: float) -> np.ndarray:
+    """Keeps the first floor(ratio * M) samples, [DROP]'s ADR."""
+    if not 0 <= ratio <= 1:
+        raise InputError(f"available_data_ratio={ratio}, 0..1 expected")
+    return labels[: int(np.floor(np.float64(ratio) * len(labels)))]
+
+
+def drop_iid(
+    labels: np.ndarray,
+    *,
+    num_clients: int,
+    seed: int,
+    available_data_ratio: float = 1.0,
+) -> Partition:
+    """IID split of [DROP] 1.5: equal clients, filled class by class in turns.
+
+    Exactly balanced if floor(M / N) is a multiple of K and classes are balanced;
+    otherwise see `round_robin_counts`.
+    """
+    labels = _available(labels, available_data_ratio)
+    _check_sizes(num_clients, len(labels))
+    return _deal(
+        labels,
+        lambda sizes: round_robin_counts(sizes, num_clients),
+        _generator(seed),
+    )
+
+
+def drop_dirichlet(
+    labels: np.ndarray,
+    *,
+    num_clients: int,
+    seed: int,
+    alpha: float = 1.0,
+    available_data_ratio: float = 1.0,
+) -> Partition:
+    """Dirichlet split of [DROP] 1.5: each class is shared out by Dir(alpha, ...).
+
+    Clients differ in size; some may have no sample of a given class.
+    """
+    labels = _available(labels, available_data_ratio)
+    _check_sizes(num_clients, len(labels))
+    _check_concentration(alpha)
+    rng = _generator(seed)
+    shares = rng.dirichlet(np.full(num_clients, alpha), len(np.unique(labels)))
+    partition = _deal(labels, lambda sizes: proportional_counts(sizes, shares), rng)
+    return _check_none_empty(partition, "raise alpha or lower num_clients")
+
+
+# ----------------------------------------------------------- [FedREDefense], 1.2
+
+
+def sinkhorn(shares: np.ndarray) -> np.ndarray:
+    """Makes `shares` f64 [K, N] nearly doubly stochastic.
+
+    Divides columns, then rows, by their sums, 1000 times. Rows then sum to 1 and
+    columns to about K / N: clients of almost equal size with very unequal labels.
+    """
+    for _ in range(_SINKHORN_PASSES):
+        before = shares
+        shares = shares / shares.sum(axis=0, keepdims=True)
+        shares = shares / shares.sum(axis=1, keepdims=True)
+        if np.array_equal(shares, before):
+            break  # A fixed point: every further pass gives the same bits.
+    return shares
+
+
+def slice_by_shares(labels: np.ndarray, shares: np.ndarray) -> Partition:
+    """Cuts every class, in stored order, at floor(cumulated share * class size).
+
+    Args:
+      labels: int [M].
+      shares: f64 [K, N], rows sum to 1; row c serves the c-th label that occurs.
+
+    Returns:
+      A partition of all samples; clients hold their classes one after the other.
+    """
+    num_clients = shares.shape[1]
+    owners = []
+    class_lists = _class_lists(labels)
+    for samples, row in zip(class_lists, shares, strict=True):
+        cuts = (np.cumsum(row)[:-1] * len(samples)).astype(np.int64)
+        edges = np.concatenate([[0], np.minimum(cuts, len(samples)), [len(samples)]])
+        owners.append(np.repeat(np.arange(num_clients), np.diff(edges)))
+    return pack(np.concatenate(class_lists), np.concatenate(owners), num_clients)
+
+
+def sinkhorn_dirichlet(
+    labels: np.ndarray,
+    *,
+    num_clients: int,
+    seed: int,
+    alpha: float = 0.1,
+    balance: bool = True,
+) -> Partition:
+    """Dirichlet split of [FedREDefense] (its code; the paper says only "Dirichlet").
+
+    `balance` applies the `sinkhorn` step. Draws come from NumPy's legacy generator,
+    so that the same seed gives the authors' split.
+    """
+    _check_sizes(num_clients, len(labels))
+    _check_concentration(alpha)
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed={seed}, 0..{2**32 - 1} expected")
+    rng = np.random.RandomState(seed)
+    for _ in range(_MAX_REDRAWS):
+        shares = rng.dirichlet([alpha] * num_clients, len(np.unique(labels)))
+        # A small alpha can underflow a whole row (NaN) or column (0 / 0).
+        if balance and (shares.sum(axis=0) > 0).all():
+            shares = sinkhorn(shares)
+        elif balance:
+            continue
+        if np.isfinite(shares).all():
+            break
+    else:
+        raise InputError(
+            f"alpha={alpha} underflows with num_clients={num_clients}; "
+            "raise alpha or lower num_clients"
+        )
+    return _check_none_empty(
+        slice_by_shares(labels, shares), "raise alpha or lower num_clients"
+    )
+
+
+# ----------------------------------------------------------------- general splits
+
+
+def random_equal(labels: np.ndarray, *, num_clients: int, seed: int) -> Partition:
+    """floor(M / N) random samples for every client; the rest is left over."""
+    _check_sizes(num_clients, len(labels))
+    size = len(labels) // num_clients
+    order = _generator(seed).permutation(len(labels))
+    return Partition(
+        order[: num_clients * size].reshape(num_clients, size).astype(np.int32),
+        np.full(num_clients, size, np.int32),
+    )
+
+
+def _balanced_labels(
+    num_clients: int, num_classes: int, per_client: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Returns int [N, per_client], distinct in a row, all labels about as often."""
+    holders = np.zeros(num_classes)
+    held = np.empty((num_clients, per_client), np.int64)
+    for client, ties in enumerate(rng.random((num_clients, num_classes))):
+        # The labels with the fewest holders so far, in a random order among equals.
+        held[client] = np.argsort(holders + ties)[:per_client]
+        holders[held[client]] += 1
+    return held
+
+
+def labels_per_client(
+    labels: np.ndarray, *, num_clients: int, seed: int, num_labels: int = 5
+) -> Partition:
+    """Every client holds `num_labels` labels ([LeadFL]: 5 per client).
+
+    Labels are held by equally many clients (up to one), and each is shared out
+    equally (up to one sample) among its holders.
+    """
+    _check_sizes(num_clients, len(labels))
+    class_lists = _class_lists(labels)
+    if not 1 <= num_labels <= len(class_lists):
+        raise InputError(
+            f"num_labels={num_labels}, 1..{len(class_lists)} (the labels of the "
+            "training samples) expected"
+        )
+    rng = _generator(seed)
+    held = _balanced_labels(num_clients, len(class_lists), num_labels, rng)
+    samples, owners = [], []
+    for label, members in enumerate(class_lists):
+        holders = np.flatnonzero((held == label).any(axis=1))
+        if len(holders) > len(members):
+            raise InputError(
+                f"num_clients={num_clients}, num_labels={num_labels}: {len(holders)} "
+                f"clients would share the {len(members)} samples of label "
+                f"{labels[members[0]]}; lower either"
+            )
+        if len(holders):
+            samples.append(rng.permutation(members))
+            owners.append(holders[np.arange(len(members)) % len(holders)])
+    samples, owners = np.concatenate(samples), np.concatenate(owners)
+    order = rng.permutation(len(samples))
+    return pack(samples[order], owners[order], num_clients)
+
+
+def shards(
+    labels: np.ndarray, *, num_clients: int, seed: int, shards_per_client: int = 2
+) -> Partition:
+    """Sorted by label, cut into equal shards, some for each client (McMahan 2017)."""
+    _check_sizes(num_clients, len(labels))
+    if shards_per_client < 1:
+        raise InputError(f"shards_per_client={shards_per_client}, at least 1 expected")
+    num_shards = num_clients * shards_per_client
+    size = len(labels) // num_shards
+    if size == 0:
+        raise InputError(
+            f"num_clients={num_clients} x shards_per_client={shards_per_client} is "
+            f"more than the {len(labels)} training samples; lower either"
+        )
+    by_label = np.argsort(labels, kind="stable")[: num_shards * size]
+    dealt = _generator(seed).permutation(by_label.reshape(num_shards, size))
+    counts = np.full(num_clients, shards_per_client * size, np.int32)
+    return Partition(dealt.reshape(num_clients, -1).astype(np.int32), counts)
+
+
+# Every factory is f(labels int [M], *, num_clients, seed, <options>) -> Partition.
+PARTITIONS: dict[str, Callable[..., Partition]] = {
+    "drop_dirichlet": drop_dirichlet,
+    "drop_iid": drop_iid,
+    "labels_per_client": labels_per_client,
+    "random_equal": random_equal,
+    "shards": shards,
+    "sinkhorn_dirichlet": sinkhorn_dirichlet,
+}

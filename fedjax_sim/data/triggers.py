@@ -1,0 +1,270 @@
+"""Backdoor triggers: pixels that replace those of an image.
+
+A trigger lives in normalised space, that is, in what the model sees: a factory
+turns 8-bit or [0, 1] pixel values into it with the normalisation of the images.
+Letters: images of H x W pixels and C channels, B of them in a batch.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_sim.data.normalize import Normalization, normalization, normalize
+from fedjax_sim.errors import InputError
+
+Shape = tuple[int, int, int]  # (H, W, C)
+Position = Literal["top_left", "top_right", "bottom_left"]
+
+
+class Trigger(NamedTuple):
+    """Where `mask` is set, the image takes `value`."""
+
+    mask: jax.Array  # bool [H, W, C]
+    value: jax.Array  # f32 [H, W, C], 0 outside the mask
+
+
+def stamp(images: jax.Array, trigger: Trigger, where: jax.Array) -> jax.Array:
+    """Stamps `trigger` on the images with `where`.
+
+    Args:
+      images: f32 [B, H, W, C], normalised.
+      trigger: one for all [H, W, C], or one per image [B, H, W, C].
+      where: bool [B].
+    """
+    chosen = jnp.reshape(where, (-1, 1, 1, 1))
+    mask = jnp.broadcast_to(trigger.mask, images.shape)
+    value = jnp.broadcast_to(trigger.value, images.shape)
+    return jnp.where(chosen & mask, value.astype(images.dtype), images)
+
+
+def _pixels(
+    name: str,
+    shape: Shape,
+    pixels: Sequence[tuple[int, int]],
+    values: np.ndarray,
+    channels: slice = slice(None),
+) -> Trigger:
+    """Returns the trigger that sets (row, column) pixels[k] to values[k] f32 [C]."""
+    height, width, _ = shape
+    rows, columns = np.array(pixels).T
+    if rows.min() < 0 or rows.max() >= height or columns.min() < 0:
+        fits = False
+    else:
+        fits = columns.max() < width
+    if not fits:
+        raise InputError(
+            f"trigger '{name}' sets rows {rows.min()}..{rows.max()} and columns "
+            f"{columns.min()}..{columns.max()}, the images have {height}x{width} "
+            "pixels; use larger images or another trigger"
+        )
+    mask = np.zeros(shape, bool)
+    value = np.zeros(shape, np.float32)
+    mask[rows, columns, channels] = True
+    value[rows, columns] = values
+    return Trigger(jnp.asarray(mask), jnp.asarray(np.where(mask, value, 0)))
+
+
+def _red(name: str, shape: Shape) -> np.ndarray:
+    """Returns full red for colour images, white for grey ones, uint8 [C]."""
+    channels = shape[2]
+    if channels not in (1, 3):
+        raise InputError(
+            f"trigger '{name}' is for images of 1 or 3 channels, not {channels}"
+        )
+    return np.array([255, 0, 0][:channels], np.uint8)
+
+
+# ------------------------------------------------------------------- [DROP], 2.1
+
+
+def _drop(
+    name: str,
+    pixels: Sequence[tuple[int, int]],
+    margin: int,
+    shape: Shape,
+    normalization: Normalization,
+    position: str,
+) -> Trigger:
+    height, width, _ = shape
+    offsets = {
+        "top_left": (0, 0),
+        "top_right": (0, width - margin),
+        "bottom_left": (height - margin, 0),
+    }
+    if position not in offsets:
+        raise InputError(
+            f"trigger '{name}': position='{position}' is unknown, "
+            f"allowed: {', '.join(offsets)}"
+        )
+    down, right = offsets[position]
+    value = np.asarray(normalize(_red(name, shape), normalization))
+    moved = [(row + down, column + right) for row, column in pixels]
+    return _pixels(name, shape, moved, value)
+
+
+def one_pixel(
+    shape: Shape, normalization: Normalization, *, position: Position = "top_left"
+) -> Trigger:
+    """One red (or white) pixel near a corner, [DROP] 2.1."""
+    return _drop("1pixel", [(1, 1)], 3, shape, normalization, position)
+
+
+def four_pixel(
+    shape: Shape, normalization: Normalization, *, position: Position = "top_left"
+) -> Trigger:
+    """Four red (or white) pixels near a corner, [DROP] 2.1.
+
+    At the other corners the authors' offset of 29 leaves a 32-pixel image (their
+    code fails); 4 pixels from the edge the pattern fits.
+    """
+    pixels = [(1, 1), (2, 2), (3, 3), (1, 3)]
+    return _drop("4pixel", pixels, 4, shape, normalization, position)
+
+
+# ----------------------------------------------------------------- [LeadFL], 5.1
+
+_NINE_PIXELS = {
+    (3, 23): 1,
+    (3, 24): 0,
+    (3, 25): 1,
+    (4, 24): 1,
+    (5, 25): 0,
+    (6, 24): 1,
+    (7, 23): 1,
+    (7, 24): 0,
+    (7, 25): 1,
+}
+
+
+def _leadfl(
+    name: str,
+    pattern: dict[tuple[int, int], int],
+    shape: Shape,
+    of_images: Normalization,
+    values: str,
+) -> Trigger:
+    channels = shape[2]
+    if values == "raw":
+        used = of_images
+    elif values == "code":
+        # The constants of the authors' backdoor library, whatever the images have.
+        used = normalization("mnist" if channels == 1 else "cifar10", channels)
+    else:
+        raise InputError(
+            f"trigger '{name}': values='{values}' is unknown, allowed: raw, code"
+        )
+    bits = np.array(list(pattern.values()), np.uint8)
+    bits = np.repeat(255 * bits[:, None], channels, axis=1)
+    return _pixels(name, shape, list(pattern), np.asarray(normalize(bits, used)))
+
+
+def nine_pixel(
+    shape: Shape,
+    normalization: Normalization,
+    *,
+    values: Literal["raw", "code"] = "raw",
+) -> Trigger:
+    """Six white and three black pixels within rows 3-7, columns 23-25, [LeadFL] 5.1.
+
+    `raw`: 0 and 1 in [0, 1], normalised like the image. `code`: normalised with the
+    constants of the authors' backdoor library (MNIST's, CIFAR-10's), out of the
+    image's range; published accuracies come from it.
+    """
+    return _leadfl("9pixel", _NINE_PIXELS, shape, normalization, values)
+
+
+def leadfl_one_pixel(
+    shape: Shape,
+    normalization: Normalization,
+    *,
+    values: Literal["raw", "code"] = "raw",
+) -> Trigger:
+    """One white pixel at row 3, column 23, [LeadFL] 5.1; `values` as nine_pixel."""
+    return _leadfl("leadfl_1pixel", {(3, 23): 1}, shape, normalization, values)
+
+
+# --------------------------------------------------------------------- [IQR], 9
+
+
+def block(
+    shape: Shape,
+    normalization: Normalization,
+    *,
+    height: int = 4,
+    width: int = 4,
+    row: int = 0,
+    column: int = 0,
+) -> Trigger:
+    """A block set to (1.0, 0, 0), or 1.0 for grey, *after* normalisation, [IQR] 9.
+
+    The article does not give size and place; a 4x4 block in the top-left corner is
+    assumed.
+    """
+    del normalization  # The values are those of the tensor.
+    if height < 1 or width < 1:
+        raise InputError(
+            f"trigger 'block': height={height}, width={width}, at least 1 expected"
+        )
+    value = (_red("block", shape) / 255).astype(np.float32)
+    pixels = [
+        (row + down, column + right) for down in range(height) for right in range(width)
+    ]
+    return _pixels("block", shape, pixels, value)
+
+
+# ------------------------------------------------------ [FedREDefense], 2.6, 2.7
+
+_FEDREDEFENSE_PIXELS = [(26, 26), (24, 26), (26, 24), (25, 25)]
+_FIRST_CHANNEL = slice(0, 1)
+
+
+def fedredefense_four_pixel(shape: Shape, normalization: Normalization) -> Trigger:
+    """Four pixels of channel 0 set to 1 after normalisation, [FedREDefense] 2.6."""
+    del normalization  # The value is that of the tensor.
+    return _pixels(
+        "fedredefense_4pixel",
+        shape,
+        _FEDREDEFENSE_PIXELS,
+        np.ones(shape[2], np.float32),
+        _FIRST_CHANNEL,
+    )
+
+
+def fedredefense_dba_parts(shape: Shape) -> Trigger:
+    """The four one-pixel parts of `fedredefense_four_pixel`, [FedREDefense] 2.7.
+
+    Returns:
+      A trigger with a leading axis of 4: bool and f32 [4, H, W, C]. The client with
+      id k stamps part k mod 4 (`dba_part`); evaluation stamps the whole trigger.
+    """
+    parts = [
+        _pixels(
+            "fedredefense_4pixel",
+            shape,
+            [pixel],
+            np.ones(shape[2], np.float32),
+            _FIRST_CHANNEL,
+        )
+        for pixel in _FEDREDEFENSE_PIXELS
+    ]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+
+
+def dba_part(parts: Trigger, client_id: jax.Array) -> Trigger:
+    """Returns part `client_id` mod (number of parts); the id may be traced."""
+    part = client_id % parts.mask.shape[0]
+    return Trigger(parts.mask[part], parts.value[part])
+
+
+# Every factory is f(shape (H, W, C), normalization, *, <options>) -> Trigger.
+TRIGGERS: dict[str, Callable[..., Trigger]] = {
+    "1pixel": one_pixel,
+    "4pixel": four_pixel,
+    "9pixel": nine_pixel,
+    "block": block,
+    "fedredefense_4pixel": fedredefense_four_pixel,
+    "leadfl_1pixel": leadfl_one_pixel,
+}

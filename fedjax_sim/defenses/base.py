@@ -1,0 +1,242 @@
+"""What a defence is: stages on a cohort, a reduction, and a step afterwards.
+
+As optax composes gradient transformations, a defence composes stages:
+
+    def droplet(*, penalty=1.0, reward=0.5):
+        return pipeline(ward_clusters(), activity_monitor(penalty, reward))
+
+Letters used in shapes: `n` clients of a round (the cohort), `N` clients of the
+population, `d` trainable parameters, `b` buffer entries (BatchNorm statistics).
+
+The contract of every stage and reduction, checked for each registered defence by
+`tests/defenses/test_contract.py`:
+
+* a client of weight 0 has no influence on anything;
+* the order of the clients does not matter, exact ties go to the smaller client id;
+* a NaN or Inf update never reaches the global model: `pipeline` gives such a client
+  weight 0 before the first stage and reports it;
+* a round without survivors keeps the global model and says so in the report;
+* the functions are pure and can be jitted, scanned over rounds and vmapped over
+  seeds; their state is a pytree of arrays whose shapes never change.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from fedjax_sim.flat import FlatLayout
+
+PyTree = Any
+
+
+class FederationSpec(NamedTuple):
+    """The static facts of a federation that factories may size their state by."""
+
+    population: int  # N, fake clients included
+    cohort_size: int  # n
+    num_malicious: int  # M, the malicious clients of the population (threat model)
+    layout: FlatLayout  # trainable parameters; layout.size is d
+    num_buffers: int  # b
+
+    @property
+    def expected_malicious(self) -> int:
+        """Malicious clients to expect in a cohort, rounded up: ceil(n M / N)."""
+        return -(-self.cohort_size * self.num_malicious // self.population)
+
+
+class Cohort(NamedTuple):
+    """What the clients of one round sent, and what the stages made of it."""
+
+    updates: Array  # f32 [n, d], local minus global parameters
+    buffers: Array  # f32 [n, b], local running statistics (not differences)
+    weights: Array  # f32 [n], 0 = excluded
+    client_ids: Array  # i32 [n], ids in the population, distinct
+    num_examples: Array  # i32 [n], local training samples
+    scores: dict[str, Array]  # named per-client values for the report, each [n]
+
+
+class RoundContext(NamedTuple):
+    """What a server knows in a round beside the cohort."""
+
+    round: Array  # i32 [], from 1
+    key: Array  # PRNG key of this defence in this round
+    global_params: Array  # f32 [d], the model that was broadcast
+    global_buffers: Array  # f32 [b]
+
+
+class Aggregate(NamedTuple):
+    """The outcome of a reduction: one update and the new running statistics."""
+
+    update: Array  # f32 [d]
+    buffers: Array  # f32 [b]
+
+
+class GlobalModel(NamedTuple):
+    """A global model in flat form."""
+
+    params: Array  # f32 [d]
+    buffers: Array  # f32 [b]
+
+
+class Stage(NamedTuple):
+    """One step of a defence that filters, reweighs or changes clients.
+
+    `init(spec) -> state` may raise `InputError` for an impossible federation;
+    `apply(state, cohort, context) -> (state, cohort)` is pure.
+    """
+
+    init: Callable[[FederationSpec], PyTree]
+    apply: Callable[[PyTree, Cohort, RoundContext], tuple[PyTree, Cohort]]
+
+
+class After(NamedTuple):
+    """A step on the new global model, such as noise or distillation.
+
+    `apply(state, model, cohort, context) -> (state, model)` sees the surviving
+    cohort, and through `context` the global model before the aggregation. It runs
+    only in rounds with a survivor.
+    """
+
+    init: Callable[[FederationSpec], PyTree]
+    apply: Callable[
+        [PyTree, GlobalModel, Cohort, RoundContext], tuple[PyTree, GlobalModel]
+    ]
+
+
+Reduce = Callable[[Cohort, RoundContext], Aggregate]
+
+
+class Defense(NamedTuple):
+    """A server rule, and the four things it may change besides the server step.
+
+    The optional fields mean "as usual" when None: `client_optimizer(learning_rate,
+    layout)` replaces the optimiser of benign clients, `benign_loss` their loss,
+    `eligible(state) -> bool [N]` says which clients may be sampled, and `predict`
+    replaces the argmax of the global model at evaluation:
+    `predict(state, logits f32 [B, C]) -> i32 [B]`, where -1 refuses an answer.
+    """
+
+    init: Callable[[FederationSpec], PyTree]
+    aggregate: Callable[
+        [PyTree, Cohort, RoundContext], tuple[PyTree, Cohort, Aggregate]
+    ]
+    after: Callable[
+        [PyTree, GlobalModel, Cohort, RoundContext], tuple[PyTree, GlobalModel]
+    ]
+    client_optimizer: (
+        Callable[[Array, FlatLayout], optax.GradientTransformationExtraArgs] | None
+    ) = None
+    benign_loss: Callable[..., Any] | None = None
+    eligible: Callable[[PyTree], Array] | None = None
+    predict: Callable[[PyTree, Array], Array] | None = None
+
+
+def included(cohort: Cohort) -> Array:
+    """Returns bool [n]: the clients that still count."""
+    return cohort.weights > 0
+
+
+def exclude(cohort: Cohort, mask: Array) -> Cohort:
+    """Gives weight 0 to the clients of `mask` (bool [n])."""
+    return cohort._replace(weights=jnp.where(mask, 0.0, cohort.weights))
+
+
+def with_score(cohort: Cohort, name: str, value: Array) -> Cohort:
+    """Adds the per-client value `name` ([n]) to the report."""
+    return cohort._replace(scores={**cohort.scores, name: value})
+
+
+def exclude_non_finite(cohort: Cohort, context: RoundContext) -> Cohort:
+    """Excludes clients whose update or buffers hold a NaN or Inf.
+
+    Only clients that took part are reported as non-finite.
+    Their rows are replaced by zeros (the global buffers), so that no later
+    arithmetic such as 0 * NaN can bring them back.
+    """
+    finite = jnp.isfinite(cohort.updates).all(1) & jnp.isfinite(cohort.buffers).all(1)
+    cohort = with_score(cohort, "non_finite", included(cohort) & ~finite)
+    cohort = exclude(cohort, ~finite)
+    rows = finite[:, None]
+    return cohort._replace(
+        updates=jnp.where(rows, cohort.updates, 0.0),
+        buffers=jnp.where(rows, cohort.buffers, context.global_buffers),
+    )
+
+
+def weighted_mean() -> Reduce:
+    """The mean of updates and buffers with the cohort's weights (FedAvg)."""
+
+    def reduce(cohort: Cohort, context: RoundContext) -> Aggregate:
+        del context
+        weights = cohort.weights / cohort.weights.sum()
+        return Aggregate(weights @ cohort.updates, weights @ cohort.buffers)
+
+    return reduce
+
+
+def coordinatewise(rule: Callable[[Array, Array], Array]) -> Reduce:
+    """Applies `rule(rows f32 [n, k], included bool [n]) -> f32 [k]` to each part."""
+
+    def reduce(cohort: Cohort, context: RoundContext) -> Aggregate:
+        del context
+        mask = included(cohort)
+        return Aggregate(rule(cohort.updates, mask), rule(cohort.buffers, mask))
+
+    return reduce
+
+
+def pipeline(
+    *stages: Stage,
+    reduce: Reduce | None = None,
+    after: After | None = None,
+    **changes: Any,
+) -> Defense:
+    """Composes stages, a reduction and a step afterwards into a defence.
+
+    Args:
+      *stages: applied in order to the cohort of finite updates.
+      reduce: turns the cohort into one update; `weighted_mean()` by default.
+      after: acts on the new global model.
+      **changes: the optional fields of `Defense`. `eligible` and `predict` are given
+        the state of the pipeline: `(stage states, after state)`.
+    """
+    reduce = reduce or weighted_mean()
+
+    def init(spec: FederationSpec) -> PyTree:
+        return (
+            tuple(stage.init(spec) for stage in stages),
+            after.init(spec) if after else (),
+        )
+
+    def aggregate(state, cohort, context):
+        stage_states, after_state = state
+        cohort = exclude_non_finite(cohort, context)
+        new_states = []
+        for stage, stage_state in zip(stages, stage_states, strict=True):
+            stage_state, cohort = stage.apply(stage_state, cohort, context)
+            new_states.append(stage_state)
+        survived = included(cohort).any()
+        # With no survivor the reduction may divide by zero; its result is dropped.
+        result = reduce(cohort, context)
+        result = Aggregate(
+            update=jnp.where(survived, result.update, 0.0),
+            buffers=jnp.where(survived, result.buffers, context.global_buffers),
+        )
+        return (tuple(new_states), after_state), cohort, result
+
+    def apply_after(state, model, cohort, context):
+        if after is None:
+            return state, model
+        stage_states, after_state = state
+        after_state, model = jax.lax.cond(
+            included(cohort).any(),
+            lambda: after.apply(after_state, model, cohort, context),
+            lambda: (after_state, model),
+        )
+        return (stage_states, after_state), model
+
+    return Defense(init, aggregate, apply_after, **changes)

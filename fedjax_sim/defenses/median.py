@@ -1,0 +1,32 @@
+"""Coordinate-wise median.
+
+Yin, Chen, Ramchandran, Bartlett, "Byzantine-Robust Distributed Learning: Towards
+Optimal Statistical Rates", ICML 2018, Definition 1 and Algorithm 1 (option I).
+"""
+
+from functools import partial
+from typing import Literal, get_args
+
+from fedjax_sim import order_statistics
+from fedjax_sim.defenses.base import Defense, coordinatewise, pipeline
+from fedjax_sim.errors import InputError, did_you_mean
+
+Variant = Literal["paper", "authors"]
+
+
+def median(*, variant: Variant = "paper") -> Defense:
+    """Returns the median of the surviving clients in each coordinate.
+
+    Args:
+      variant: for an even number of clients `paper` takes the mean of the two middle
+        values; `authors` the smaller one, as the released code of DROP and of
+        FedREDefense does (torch.median).
+
+    Raises:
+      InputError: for an unknown variant.
+    """
+    if variant not in get_args(Variant):
+        hint = did_you_mean(variant, get_args(Variant))
+        raise InputError(f"median: variant={variant!r}: {hint}")
+    even = "midpoint" if variant == "paper" else "lower"
+    return pipeline(reduce=coordinatewise(partial(order_statistics.median, even=even)))

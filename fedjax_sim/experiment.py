@@ -1,0 +1,661 @@
+"""A run: build it from its config, loop, evaluate, record, survive a kill.
+
+Everything that touches the disk, the clock or the terminal lives here and above.
+"""
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from fedjax_sim import federation as fed
+from fedjax_sim import memory, metrics, models, results
+from fedjax_sim.attacks import ATTACKS
+from fedjax_sim.attacks.base import Attack, AttackSpec
+from fedjax_sim.checkpoint import Checkpoints
+from fedjax_sim.clients import training
+from fedjax_sim.clients.batches import Batch, Reader, TrainData
+from fedjax_sim.clients.execution import (
+    Strategy,
+    auto_lowering,
+    auto_strategy,
+    parse_strategy,
+)
+from fedjax_sim.clients.training import LocalWork
+from fedjax_sim.config import PARTICIPATIONS, Config, to_dict
+from fedjax_sim.data import partition as partitions
+from fedjax_sim.data import sources
+from fedjax_sim.data.augment import AUGMENTATIONS
+from fedjax_sim.data.dataset import Dataset
+from fedjax_sim.data.normalize import normalization
+from fedjax_sim.data.partition import Partition
+from fedjax_sim.data.poison import realised_fraction
+from fedjax_sim.defenses import DEFENSES
+from fedjax_sim.defenses.base import Defense
+from fedjax_sim.errors import InputError
+from fedjax_sim.progress import Progress
+from fedjax_sim.rng import Purpose, stream
+
+EXIT_INTERRUPTED = 75  # a checkpoint was written, the same command resumes
+SECONDS_PER_CALL = (
+    20.0  # the device returns at least so often: a signal waits no longer
+)
+
+
+class Experiment(NamedTuple):
+    """A run that is ready to start."""
+
+    config: Config
+    federation: fed.Federation
+    inputs: fed.Inputs
+    test_sets: metrics.TestSets
+    evaluate: Callable[[fed.FedState, metrics.TestSets], dict[str, metrics.Counts]]
+    facts: dict[str, Any]  # for provenance.json and summary.json
+
+
+def load_data(config: Config) -> Dataset:
+    """Loads the data set of a config, shortened if the config says so."""
+    section = config.data
+    data = sources.load(section.name, data_dir=section.data_dir, **section.options)
+    for part, wanted in (("train", section.num_train), ("test", section.num_test)):
+        images = getattr(data, f"{part}_images")
+        if wanted is None:
+            continue
+        if wanted > len(images):
+            raise InputError(
+                f"config.data.num_{part} = {wanted} must be at most {len(images)}, the "
+                f"{part}ing samples of {section.name}"
+            )
+        labels = getattr(data, f"{part}_labels")[:wanted]
+        data = data._replace(
+            **{f"{part}_images": images[:wanted], f"{part}_labels": labels}
+        )
+    return data
+
+
+def choose_malicious(config: Config, key: jax.Array) -> np.ndarray:
+    """Returns the sorted ids of the malicious clients, fixed for the run."""
+    population, count = config.partition.num_clients, config.attack.num_malicious
+    if config.attack.malicious_clients == "last":
+        return np.arange(population - count, population)
+    draw = jax.random.permutation(stream(key, Purpose.MALICIOUS_SET), population)
+    return np.sort(np.asarray(draw[:count]))
+
+
+def build(
+    config: Config, dataset: Dataset | None = None, clock_origin: float | None = None
+) -> Experiment:
+    """Prepares a run; nothing is compiled yet.
+
+    Args:
+      config: a resolved config.
+      dataset: use this instead of loading `config.data`.
+      clock_origin: `time.monotonic()` to time the phases against; None leaves them
+        untimed.
+
+    Raises:
+      InputError: anything in the config that this machine or data set cannot satisfy.
+    """
+    dataset = dataset or load_data(config)
+    root = jax.random.key(config.seed)
+    population = config.partition.num_clients
+    seed = config.seed if config.partition.seed is None else config.partition.seed
+    partition = partitions.PARTITIONS[config.partition.name](
+        dataset.train_labels,
+        num_clients=population,
+        seed=seed,
+        **config.partition.options,
+    )
+    malicious_ids = choose_malicious(config, root)
+    backend = jax.default_backend()
+    lowering = config.execution.lowering
+    image_shape = dataset.train_images.shape[1:]
+    model = models.build(
+        config.model.name,
+        num_classes=dataset.num_classes,
+        image_shape=image_shape,
+        lowering=auto_lowering(backend) if lowering == "auto" else lowering,
+        **config.model.options,
+    )
+    attack: Attack = ATTACKS[config.attack.name].factory(**config.attack.options)
+    defense: Defense = DEFENSES[config.defense.name].factory(**config.defense.options)
+    norm = normalization(config.data.normalization, image_shape[-1])
+    params = jax.eval_shape(model.init, root)[0]
+    layout = fed.flat_layout(
+        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params)
+    )
+    spec = AttackSpec(
+        labels=dataset.train_labels,
+        partition=partition,
+        malicious_ids=malicious_ids,
+        num_classes=dataset.num_classes,
+        image_shape=image_shape,
+        normalization=norm,
+        layout=layout,
+    )
+    poison = attack.poison(spec) if attack.poison else None
+    reader = Reader(AUGMENTATIONS[config.data.augmentation], norm, poison)
+    work = LocalWork(
+        config.client.batch_size,
+        config.client.epochs,
+        config.client.steps,
+        _microbatch(config, model, backend),
+    )
+    participation = _participation(config)
+    mesh = _mesh(config.execution.devices)
+    strategy, estimate = _strategy(
+        config, model, work, dataset, layout.size, participation.cohort_size
+    )
+    federation = fed.make_federation(
+        model=model,
+        reader=reader,
+        work=work,
+        participation=participation,
+        attack=attack,
+        defense=defense,
+        population=population,
+        num_malicious=config.attack.num_malicious,
+        attack_spec=spec,
+        server_optimizer=_server_optimizer(config.server.optimizer),
+        strategy=strategy,
+        mesh=mesh,
+        clock_origin=clock_origin,
+    )
+    is_malicious = np.zeros(population, bool)
+    is_malicious[malicious_ids] = True
+    inputs = fed.Inputs(
+        key=root,
+        data=TrainData(
+            images=dataset.train_images,
+            labels=dataset.train_labels,
+            indices=partition.indices,
+            counts=partition.counts,
+            poison_plan=poison.plan if poison else (),
+        ),
+        malicious=is_malicious,
+        hyper=fed.Hyper(
+            np.float32(config.client.lr),
+            np.float32(config.client.momentum),
+            np.float32(config.client.weight_decay),
+            np.float32(config.server.lr),
+        ),
+    )
+    place = NamedSharding(mesh, P()) if mesh else jax.devices()[0]
+    inputs = jax.device_put(inputs, place)
+    test = attack.test(spec) if attack.test else None
+    threshold = config.evaluation.low_confidence_threshold
+    test_sets = metrics.make_test_sets(
+        dataset,
+        test,
+        batch_size=config.evaluation.batch_size,
+        any_source=config.evaluation.any_source,
+    )
+
+    def evaluate(state, sets):
+        predict = None
+        if defense.predict is not None:
+            predict = lambda logits: defense.predict(state.defense, logits)
+        return metrics.evaluate(
+            model,
+            federation.layout.unravel(state.params),
+            federation.buffer_layout.unravel(state.buffers),
+            sets,
+            norm,
+            test.trigger if test else None,
+            threshold,
+            predict,
+        )
+
+    poisoned = None
+    if isinstance(inputs.data.poison_plan, jax.Array):
+        fractions = realised_fraction(
+            partition, np.asarray(inputs.data.poison_plan), malicious_ids
+        )
+        poisoned = float(fractions.mean())
+    facts = {
+        "data": {
+            "name": config.data.name,
+            "train": len(dataset.train_images),
+            "test": len(dataset.test_images),
+            "classes": dataset.num_classes,
+            "image_shape": list(image_shape),
+        },
+        "partition": {
+            "fingerprint": partitions.fingerprint(partition),
+            **_size_summary(partition),
+        },
+        "parameters": layout.size,
+        "malicious_clients": malicious_ids.tolist(),
+        "realised_dpr": poisoned,
+        "attack_knowledge": list(attack.knowledge),
+        "oracle_knowledge": DEFENSES[config.defense.name].oracle,
+        "execution": {
+            "clients": _strategy_name(strategy),
+            "lowering": auto_lowering(backend) if lowering == "auto" else lowering,
+            "microbatch": work.microbatch,
+            "devices": config.execution.devices,
+            "estimated_gib": round(estimate / memory.GIB, 3),
+        },
+    }
+    return Experiment(config, federation, inputs, test_sets, evaluate, facts)
+
+
+def _size_summary(partition: Partition) -> dict[str, float]:
+    counts = partition.counts
+    return {
+        "samples": int(counts.sum()),
+        "smallest": int(counts.min()),
+        "mean": float(counts.mean()),
+        "largest": int(counts.max()),
+    }
+
+
+def _microbatch(config: Config, model: models.Model, backend: str) -> int | None:
+    """The largest divisor of the batch size that is at most what was asked for."""
+    wanted = config.execution.microbatch
+    if wanted == "auto":
+        wanted = model.cpu_microbatch if backend == "cpu" else None
+    if wanted in (None, "off"):
+        return None
+    if model.couples_samples:
+        raise InputError(
+            f"config.execution.microbatch = {wanted}: {model.name} has batch "
+            "statistics, its batches cannot be split; allowed: auto, off"
+        )
+    size = config.client.batch_size
+    return max(
+        part for part in range(1, size + 1) if size % part == 0 and part <= wanted
+    )
+
+
+def _participation(config: Config):
+    section = config.participation
+    facts = {
+        "population": config.partition.num_clients,
+        "cohort_size": section.clients_per_round,
+        "num_malicious": config.attack.num_malicious,
+    }
+    options = dict(section.options)
+    if section.name == "explicit":
+        path = options.pop("schedule")
+        try:
+            options["schedule"] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"config.participation.schedule = {path!r}: an .npy file with an "
+                f"integer array [rounds, clients] is expected there ({error})"
+            ) from None
+        del facts["cohort_size"], facts["num_malicious"]
+    if section.name == "uniform":
+        del facts["num_malicious"]
+    return PARTICIPATIONS[section.name](**facts, **options)
+
+
+def _mesh(devices: int) -> Mesh | None:
+    if devices == 1:
+        return None
+    found = jax.devices()
+    if devices > len(found):
+        raise InputError(
+            f"config.execution.devices = {devices}, but JAX sees {len(found)} "
+            f"device(s) of the {jax.default_backend()} backend"
+        )
+    return Mesh(np.array(found[:devices]), ("clients",))
+
+
+def _server_optimizer(name: str):
+    if name == "none":
+        return None
+    return {
+        "sgd": lambda rate: optax.sgd(rate, momentum=0.9),
+        "adagrad": lambda rate: optax.adagrad(rate),
+        "adam": lambda rate: optax.adam(rate, b1=0.9, b2=0.99, eps=1e-3),
+        "yogi": lambda rate: optax.yogi(rate, b1=0.9, b2=0.99, eps=1e-3),
+    }[name]
+
+
+def _strategy_name(strategy: Strategy) -> str:
+    return {None: "vmap", 1: "map"}.get(strategy.stack, f"chunk:{strategy.stack}")
+
+
+def _strategy(config, model, work, dataset, num_params, cohort_size):
+    """The strategy of a config, made to fit the memory; and the estimated bytes."""
+    asked = config.execution.clients
+    auto = asked == "auto"
+    strategy = auto_strategy(jax.default_backend()) if auto else parse_strategy(asked)
+    params, buffers = jax.eval_shape(model.init, jax.random.key(0))
+    size = work.batch_size
+    batch = Batch(
+        jax.ShapeDtypeStruct((size, *dataset.train_images.shape[1:]), jnp.float32),
+        jax.ShapeDtypeStruct((size,), jnp.int32),
+        jax.ShapeDtypeStruct((size,), jnp.bool_),
+    )
+    gradient = training.batch_gradient(model, work.microbatch)
+    vector = 4 * num_params
+    # Besides one backward pass: local parameters, momentum, optimiser step, update.
+    per_client = memory.peak_bytes(gradient, params, buffers, batch) + 4 * vector
+    images = dataset.train_images.nbytes + dataset.test_images.nbytes
+    # The cohort's updates as they are collected, reordered and reduced.
+    fixed = 2 * images + (3 * cohort_size + 4) * vector
+    limit = config.execution.memory_gib
+    on_device = -(-cohort_size // config.execution.devices)
+    if limit != "unlimited":
+        strategy = memory.plan(
+            strategy,
+            cohort_size=on_device,
+            per_client=per_client,
+            fixed=fixed,
+            limit=memory.available_bytes()
+            if limit == "auto"
+            else int(limit * memory.GIB),
+            may_shrink=auto,
+        )
+    stack = min(strategy.stack or on_device, on_device)
+    return strategy, fixed + stack * per_client
+
+
+# ---------------------------------------------------------------------- running
+
+
+def run(config: Config, workdir: Path, name: str = "run") -> tuple[int, dict]:
+    """Runs a config in a directory, or goes on with what is there.
+
+    Args:
+      config: a resolved config.
+      workdir: created if missing; see `fedjax_sim.results` for its files.
+      name: for messages and the summary.
+
+    Returns:
+      (exit code, summary); the code is `EXIT_INTERRUPTED` after SIGTERM or SIGINT,
+      and the summary then is empty.
+
+    Raises:
+      InputError: see `build`; also a directory in use, or of another config.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = results.Lock(workdir)
+    try:
+        _check_same_config(config, workdir)
+        if (workdir / "summary.json").exists():
+            print(f"{name}: finished already, see {workdir / 'summary.json'}")
+            return 0, results.read_json(workdir / "summary.json")
+        return _run_locked(config, workdir, name)
+    finally:
+        lock.release()
+
+
+def _check_same_config(config: Config, workdir: Path) -> None:
+    """A run directory belongs to one config."""
+    path = workdir / "config.json"
+    new = results.plain(to_dict(config))
+    if not path.exists():
+        return
+    old = results.read_json(path)
+    for section in sorted({*old, *new}):
+        before, after = old.get(section), new.get(section)
+        if section in ("checkpoint", "log") or before == after:
+            continue  # how a run is recorded may change, what it computes may not
+        if isinstance(before, dict) and isinstance(after, dict):
+            keys = sorted({*before, *after})
+            key = next(k for k in keys if before.get(k) != after.get(k))
+            section, before, after = f"{section}.{key}", before.get(key), after.get(key)
+        raise InputError(
+            f"--workdir={workdir} holds a run with config.{section} = {before!r}, not "
+            f"{after!r}; choose another folder or the same config"
+        )
+
+
+class _Interrupt:
+    """Remembers SIGTERM and SIGINT until the loop can stop."""
+
+    def __enter__(self):
+        self.requested = False
+        self._old = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._old[number] = signal.signal(number, self._note)
+            except ValueError:  # not the main thread: the caller handles signals
+                break
+        return self
+
+    def _note(self, number, frame):
+        del number, frame
+        self.requested = True
+
+    def __exit__(self, *exc):
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+def _run_locked(config: Config, workdir: Path, name: str) -> tuple[int, dict]:
+    origin = time.monotonic()
+    experiment = build(config, clock_origin=origin)
+    federation, inputs = experiment.federation, experiment.inputs
+    writer = _tensorboard(config, workdir)
+    results.write_json(workdir / "config.json", to_dict(config))
+    provenance = {
+        **results.environment(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        **experiment.facts,
+    }
+    results.write_json(workdir / "provenance.json", provenance)
+
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    state = jax.jit(federation.init)(inputs)
+    done = checkpoints.latest() or 0
+    if done:
+        restored = checkpoints.restore(done, state)
+        state = jax.tree.map(
+            lambda new, old: jax.device_put(new, old.sharding), restored, state
+        )
+    rounds_file = results.Rows(workdir / "rounds.jsonl")
+    metrics_file = results.Rows(workdir / "metrics.jsonl")
+    round_rows = rounds_file.keep_until(done)
+    metric_rows = metrics_file.keep_until(done)
+
+    every = config.evaluation.every
+    capacity = min(every, config.rounds)
+    begun = time.monotonic()
+    step = (
+        jax.jit(
+            lambda state, inputs, count: fed.run_rounds(
+                federation, state, inputs, count, capacity
+            ),
+            donate_argnums=0,
+        )
+        .lower(state, inputs, jnp.int32(1))
+        .compile()
+    )
+    evaluate = jax.jit(experiment.evaluate).lower(state, experiment.test_sets).compile()
+    compile_seconds = time.monotonic() - begun
+
+    saved_at, saved_round = time.monotonic(), done
+    seconds = {"train": 0.0, "defend": 0.0}
+    pace: float | None = None
+    progress = Progress(name, config.rounds, done)
+    with _Interrupt() as interrupt, progress:
+        while done < config.rounds:
+            until = min((done // every + 1) * every, config.rounds)
+            count = until - done
+            # Cut long calls, so that signals and checkpoints need not wait.
+            fitting = 1 if pace is None else max(1, int(SECONDS_PER_CALL / pace))
+            count = min(count, fitting)
+            begun = time.monotonic()
+            state, reports = step(state, inputs, jnp.int32(count))
+            reports = jax.tree.map(lambda x, n=count: np.asarray(x)[:n], reports)
+            pace = (time.monotonic() - begun) / count
+            done += count
+            _add_phases(seconds, reports.clock, begun - origin)
+            new_rows = [_round_row(reports, i) for i in range(count)]
+            rounds_file.append(new_rows)
+            round_rows += new_rows
+            if done == until:
+                begun = time.monotonic()
+                counts = jax.device_get(evaluate(state, experiment.test_sets))
+                times = {
+                    "seconds_train": seconds["train"],
+                    "seconds_defend": seconds["defend"],
+                    "seconds_evaluate": time.monotonic() - begun,
+                    "seconds_compile": compile_seconds,
+                }
+                row = _metrics_row(config, done, counts, round_rows, metric_rows, state)
+                row.update(times)
+                compile_seconds, seconds = 0.0, {"train": 0.0, "defend": 0.0}
+                metrics_file.append([row])
+                metric_rows.append(results.plain(row))
+                if writer is not None:
+                    _write_scalars(writer, row)
+                progress.show(row)
+            progress.advance(done)
+            by_rounds = config.checkpoint.every_rounds
+            due = time.monotonic() - saved_at >= config.checkpoint.every_seconds or (
+                by_rounds is not None and done // by_rounds > saved_round // by_rounds
+            )
+            if due or interrupt.requested or done == config.rounds:
+                checkpoints.save(done, state)
+                saved_at, saved_round = time.monotonic(), done
+            if interrupt.requested and done < config.rounds:
+                break
+    checkpoints.close()
+    if writer is not None:
+        writer.close()
+    if done < config.rounds:
+        print(
+            f"{name}: stopped after round {done} of {config.rounds}; the same command "
+            "goes on from there"
+        )
+        return EXIT_INTERRUPTED, {}
+    summary = _summary(name, config, experiment.facts, metric_rows, round_rows)
+    results.write_json(workdir / "summary.json", summary)
+    return 0, results.plain(summary)
+
+
+def _add_phases(seconds: dict[str, float], clock: np.ndarray, begun: float) -> None:
+    """Adds the phases of rounds; clock i32 [rounds, 2, 2] since the origin."""
+    previous = begun
+    for trained, served in clock[:, :, 0] + clock[:, :, 1] / 1e6:
+        seconds["train"] += max(trained - previous, 0.0)
+        seconds["defend"] += max(served - trained, 0.0)
+        previous = served
+
+
+def _round_row(reports: fed.RoundReport, i: int) -> dict[str, Any]:
+    report = jax.tree.map(lambda x: x[i], reports)
+    present = report.present
+    ids = report.client_ids[present]
+    attacking = report.malicious & report.active
+    return results.plain(
+        {
+            "round": report.round,
+            "clients": ids,
+            "malicious": report.client_ids[present & attacking],
+            "excluded": report.client_ids[present & (report.weights == 0)],
+            "absent": (~present).sum(),
+            "weights": report.weights[present],
+            "losses": report.losses[present],
+            "update_norms": report.update_norms[present],
+            "scores": {name: x[present] for name, x in report.scores.items()},
+            "global_step_norm": report.global_norm,
+            "skipped": report.skipped,
+        }
+    )
+
+
+def _detection(row: dict[str, Any]) -> metrics.Detection:
+    clients = np.array(row["clients"])
+    return metrics.detection(
+        np.isin(clients, row["excluded"]),
+        np.isin(clients, row["malicious"]),
+        np.ones(len(clients), bool),
+    )
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _metrics_row(config, done, counts, round_rows, metric_rows, state):
+    since = metric_rows[-1]["round"] if metric_rows else 0
+    recent = [row for row in round_rows if row["round"] > since]
+    last = recent[-1]
+    attacking = np.isin(last["clients"], last["malicious"])
+
+    def split(key, malicious):
+        pairs = zip(last[key], attacking, strict=True)
+        return _mean([value for value, bad in pairs if bad == malicious])
+
+    row: dict[str, Any] = {"round": done}
+    row.update(
+        metrics.evaluation_row(counts, config.evaluation.low_confidence_threshold)
+    )
+    finite = bool(jnp.isfinite(state.params).all()) and np.isfinite(row["test_loss"])
+    row["diverged"] = not finite
+    for key, name in (("losses", "train_loss"), ("update_norms", "update_norm")):
+        row[f"{name}_benign"] = split(key, False)
+        row[f"{name}_malicious"] = split(key, True)
+    norms = [norm for norm in last["update_norms"] if norm is not None]
+    row["update_norm_max"] = max(norms, default=None)
+    row["global_step_norm"] = last["global_step_norm"]
+    row["rounds_skipped"] = sum(r["skipped"] for r in recent)
+    row["clients_non_finite"] = sum(sum(r["scores"]["non_finite"]) for r in recent)
+    row.update(sum((_detection(r) for r in recent), metrics.Detection()).row())
+    return row
+
+
+def _summary(name, config, facts, metric_rows, round_rows):
+    final = metric_rows[-1]
+    late_start = config.rounds - max(config.rounds // 10, 1)
+    late_rows = [row for row in metric_rows if row["round"] > late_start]
+
+    def spread(key):
+        values = [row[key] for row in late_rows if row.get(key) is not None]
+        if not values:
+            return None
+        return {"mean": float(np.mean(values)), "std": float(np.std(values))}
+
+    phases = ("train", "defend", "evaluate", "compile")
+    return {
+        "name": name,
+        "status": "finished",
+        "rounds": config.rounds,
+        "final": {k: v for k, v in final.items() if not k.startswith("seconds_")},
+        "late": {key: spread(key) for key in ("mta", "asr")},
+        "best_mta": max(row["mta"] for row in metric_rows),
+        "detection": sum(
+            (_detection(r) for r in round_rows), metrics.Detection()
+        ).row(),
+        "rounds_skipped": sum(row["skipped"] for row in round_rows),
+        "partition": facts["partition"]["fingerprint"],
+        "realised_dpr": facts["realised_dpr"],
+        "attack_knowledge": facts["attack_knowledge"],
+        "oracle_knowledge": facts["oracle_knowledge"],
+        "seconds": {p: sum(row[f"seconds_{p}"] for row in metric_rows) for p in phases},
+    }
+
+
+def _tensorboard(config: Config, workdir: Path):
+    if not config.log.tensorboard:
+        return None
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise InputError(
+            "config.log.tensorboard = True needs: pip install 'fedjax_sim[tensorboard]'"
+        ) from None
+    return SummaryWriter(str(workdir / "tensorboard"))
+
+
+def _write_scalars(writer, row: dict[str, Any]) -> None:
+    for key, value in row.items():
+        if key != "round" and value is not None:
+            writer.add_scalar(key, float(value), row["round"])
+    writer.flush()

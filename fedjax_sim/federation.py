@@ -1,0 +1,407 @@
+"""One round of federated learning under attack, as a pure function.
+
+    sample -> train -> attack -> defend -> server step
+
+`round_step(state, inputs) -> (state, report)` composes everything and knows no disk,
+clock or terminal; it can be jitted, looped over rounds and vmapped over seeds.
+`run_rounds` loops it on the device without returning to Python.
+
+Letters: `N` population, `n` cohort, `d` parameters, `b` buffer entries.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array, lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from fedjax_sim.attacks.base import Attack, AttackSpec, CraftView
+from fedjax_sim.clients import training
+from fedjax_sim.clients.batches import Reader, TrainData
+from fedjax_sim.clients.execution import Strategy, run_clients
+from fedjax_sim.clients.sampling import Participation
+from fedjax_sim.clients.training import ClientResult, ClientTask, LocalWork
+from fedjax_sim.defenses.base import (
+    Cohort,
+    Defense,
+    FederationSpec,
+    GlobalModel,
+    RoundContext,
+    included,
+)
+from fedjax_sim.flat import FlatLayout, flat_layout, ravel
+from fedjax_sim.models import Model
+from fedjax_sim.rng import Purpose, stream
+
+PyTree = Any
+
+
+class FedState(NamedTuple):
+    """Everything that a run carries from round to round, and a checkpoint holds."""
+
+    round: Array  # i32 [], rounds done
+    params: Array  # f32 [d]
+    buffers: Array  # f32 [b]
+    server: PyTree  # state of the server optimiser
+    defense: PyTree
+    attack: PyTree
+
+
+class Hyper(NamedTuple):
+    """Numbers a sweep may vary without a new compilation."""
+
+    learning_rate: Array | float
+    momentum: Array | float
+    weight_decay: Array | float
+    server_lr: Array | float
+
+
+class Inputs(NamedTuple):
+    """What stays the same in all rounds of a run."""
+
+    key: Array  # root key of the run
+    data: TrainData
+    malicious: Array  # bool [N]
+    hyper: Hyper
+
+
+class RoundReport(NamedTuple):
+    """What happened in a round."""
+
+    round: Array  # i32 []
+    client_ids: Array  # i32 [n]
+    present: Array  # bool [n], False: an empty place of the cohort
+    malicious: Array  # bool [n], by the fixed set
+    active: Array  # bool [], the malicious clients attacked in this round
+    weights: Array  # f32 [n], 0 = excluded from the aggregate
+    losses: Array  # f32 [n], mean local training loss
+    update_norms: Array  # f32 [n]
+    global_norm: Array  # f32 [], length of the step of the global model
+    skipped: Array  # bool [], no client survived
+    scores: dict[str, Array]  # of the defence, [n] each
+    clock: Array  # i32 [2, 2], (s, us) after training and after the server step
+
+
+class Federation(NamedTuple):
+    """A federation: its static parts and its pure functions."""
+
+    model: Model
+    layout: FlatLayout
+    buffer_layout: FlatLayout
+    spec: FederationSpec
+    init: Callable[[Inputs], FedState]
+    round_step: Callable[[FedState, Inputs], tuple[FedState, RoundReport]]
+    eligible: Callable[[FedState], Array]
+
+
+def _clock_of(dependency: Array, origin: float) -> Array:
+    """Reads the host's clock once `dependency` is known; i32 (seconds, microseconds).
+
+    Only the clock is read: it says when a phase ended and has no part in any result.
+    """
+
+    def read(_):
+        elapsed = time.monotonic() - origin
+        return np.array([elapsed // 1, elapsed % 1 * 1e6], np.int32)
+
+    shape = jax.ShapeDtypeStruct((2,), jnp.int32)
+    return jax.pure_callback(read, shape, dependency, vmap_method="sequential")
+
+
+def make_federation(
+    *,
+    model: Model,
+    reader: Reader,
+    work: LocalWork,
+    participation: Participation,
+    attack: Attack,
+    defense: Defense,
+    population: int,
+    num_malicious: int,
+    attack_spec: AttackSpec | None = None,
+    server_optimizer: Callable[[Array], optax.GradientTransformation] | None = None,
+    strategy: Strategy,
+    mesh: Mesh | None = None,
+    clock_origin: float | None = None,
+) -> Federation:
+    """Composes a federation.
+
+    Args:
+      model: the network.
+      reader: how samples become batches (with the attack's poison).
+      work: local epochs or steps and batch size.
+      participation: schedule of cohorts.
+      attack, defense: the two sides.
+      population: N, fake clients included.
+      num_malicious: M, how many of them are malicious.
+      attack_spec: facts the attack's state is built from.
+      server_optimizer: `server_lr -> optax transformation` applied to the negative
+        aggregate as a gradient (Reddi et al. 2021, "Adaptive Federated
+        Optimization"); None adds server_lr times the aggregate.
+      strategy: how clients are stacked; see `clients.execution`.
+      mesh: devices to share the clients among.
+      clock_origin: `time.monotonic()` at the start; None leaves the clock unread.
+
+    Raises:
+      InputError: the defence cannot work with such a federation.
+    """
+    params_shape, buffers_shape = jax.eval_shape(model.init, jax.random.key(0))
+    zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
+    layout, buffer_layout = (
+        flat_layout(zeros(params_shape)),
+        flat_layout(zeros(buffers_shape)),
+    )
+    cohort_size = participation.cohort_size
+    spec = FederationSpec(
+        population, cohort_size, num_malicious, layout, buffer_layout.size
+    )
+    defense_init = defense.init(spec)
+    attack_init = attack.init(attack_spec)
+    train = _client_trainer(model, reader, work, attack, defense, layout, buffer_layout)
+
+    def init(inputs: Inputs) -> FedState:
+        params, buffers = model.init(stream(inputs.key, Purpose.MODEL_INIT))
+        params = ravel(params)
+        optimizer = server_optimizer and server_optimizer(inputs.hyper.server_lr)
+        return FedState(
+            round=jnp.int32(0),
+            params=params,
+            buffers=ravel(buffers),
+            server=optimizer.init(params) if optimizer else (),
+            defense=jax.tree.map(jnp.asarray, defense_init),
+            attack=jax.tree.map(jnp.asarray, attack_init),
+        )
+
+    def eligible(state: FedState) -> Array:
+        if defense.eligible is None:
+            return jnp.ones(population, bool)
+        return defense.eligible(state.defense)
+
+    def round_step(state: FedState, inputs: Inputs) -> tuple[FedState, RoundReport]:
+        round_index = state.round + 1
+        active = attack.active(round_index) if attack.active else jnp.bool_(True)
+        attack_state = state.attack
+        if attack.observe is not None:
+            attack_state = attack.observe(attack_state, round_index, state.params)
+
+        ids, present = participation.sample(
+            stream(inputs.key, Purpose.PARTICIPATION, round_index),
+            round_index,
+            inputs.malicious,
+            eligible(state),
+        )
+        attacking = inputs.malicious[ids] & active & present
+
+        client_key = stream(inputs.key, Purpose.LOCAL_TRAINING, round_index)
+        counts = jnp.where(present, inputs.data.counts[ids], 0)
+        tasks = ClientTask(
+            client_id=ids,
+            malicious=attacking,
+            present=present,
+            round=jnp.full(cohort_size, round_index),
+            key=jax.vmap(jax.random.fold_in, (None, 0))(client_key, ids),
+        )
+        results = run_clients(
+            train,
+            (inputs, state.params, state.buffers, attack_state),
+            tasks,
+            training.num_steps(work, counts),
+            strategy=strategy,
+            mesh=mesh,
+        )
+        if mesh is not None:
+            whole = NamedSharding(mesh, P())
+            results = lax.with_sharding_constraint(results, whole)
+
+        updates = results.update
+        if attack.craft is not None:
+            attack_state, updates = _craft(
+                attack, attack_state, state, inputs, updates, attacking, present, ids
+            )
+        no_clock = jnp.zeros(2, jnp.int32)
+        clock = lambda x: (
+            no_clock if clock_origin is None else _clock_of(x, clock_origin)
+        )
+        trained = clock(results.loss)
+
+        cohort = Cohort(
+            updates=updates,
+            buffers=results.buffers,
+            weights=present.astype(jnp.float32),
+            client_ids=ids,
+            num_examples=counts,
+            scores={},
+        )
+        context = RoundContext(
+            round=round_index,
+            key=stream(inputs.key, Purpose.DEFENSE, round_index),
+            global_params=state.params,
+            global_buffers=state.buffers,
+        )
+        update_norms = jnp.linalg.norm(updates, axis=1)
+        defense_state, cohort, aggregate = defense.aggregate(
+            state.defense, cohort, context
+        )
+        survived = included(cohort).any()
+        rate = inputs.hyper.server_lr
+        if server_optimizer is None:
+            server_state, step = state.server, rate * aggregate.update
+            buffers = rate * aggregate.buffers + (1 - rate) * state.buffers
+        else:
+            step, server_state = server_optimizer(rate).update(
+                -aggregate.update, state.server, state.params
+            )
+            # A round without survivors moves neither model nor optimiser.
+            step = jnp.where(survived, step, 0.0)
+            server_state = jax.tree.map(
+                lambda new, old: jnp.where(survived, new, old),
+                server_state,
+                state.server,
+            )
+            buffers = aggregate.buffers
+        buffers = jnp.where(survived, buffers, state.buffers)
+        defense_state, model_after = defense.after(
+            defense_state, GlobalModel(state.params + step, buffers), cohort, context
+        )
+        new_state = FedState(
+            round=round_index,
+            params=model_after.params,
+            buffers=model_after.buffers,
+            server=server_state,
+            defense=defense_state,
+            attack=attack_state,
+        )
+        report = RoundReport(
+            round=round_index,
+            client_ids=ids,
+            present=present,
+            malicious=inputs.malicious[ids],
+            active=active,
+            weights=cohort.weights,
+            losses=results.loss,
+            update_norms=update_norms,
+            global_norm=jnp.linalg.norm(model_after.params - state.params),
+            skipped=~survived,
+            scores=cohort.scores,
+            clock=jnp.stack([trained, clock(model_after.params[:1])]),
+        )
+        return new_state, report
+
+    return Federation(model, layout, buffer_layout, spec, init, round_step, eligible)
+
+
+def _client_trainer(model, reader, work, attack, defense, layout, buffer_layout):
+    """Returns `train(shared, task) -> ClientResult` for benign and malicious alike."""
+    gradient = training.batch_gradient(model, work.microbatch)
+
+    def benign_optimizer(hyper):
+        if defense.client_optimizer is not None:
+            return defense.client_optimizer(hyper.learning_rate, layout)
+        return training.sgd(hyper.learning_rate, hyper.momentum, hyper.weight_decay)
+
+    def malicious_optimizer(hyper, attack_state):
+        plain = training.sgd(hyper.learning_rate, hyper.momentum, hyper.weight_decay)
+        if attack.local_transform is None:
+            return plain
+        return optax.chain(attack.local_transform(attack_state, layout), plain)
+
+    def train(shared, task):
+        inputs, params, buffers, attack_state = shared
+
+        def run(optimizer, gradient):
+            return training.train_client(
+                reader=reader,
+                work=work,
+                gradient=gradient,
+                optimizer=optimizer,
+                data=inputs.data,
+                params=layout.unravel(params),
+                buffers=buffer_layout.unravel(buffers),
+                task=task,
+            )
+
+        def as_benign():
+            loss = defense.benign_loss
+            benign = loss(model, inputs, task) if loss else gradient
+            return run(benign_optimizer(inputs.hyper), benign)
+
+        def as_malicious():
+            own = attack.local_gradient
+            malicious = own(model, attack_state, inputs, task) if own else gradient
+            return run(malicious_optimizer(inputs.hyper, attack_state), malicious)
+
+        same = (
+            defense.client_optimizer is None
+            and defense.benign_loss is None
+            and attack.local_transform is None
+            and attack.local_gradient is None
+        )
+        if same:  # poison alone differs, and that is data
+            local, buffers_after, loss = as_benign()
+        else:
+            local, buffers_after, loss = lax.cond(
+                task.malicious, as_malicious, as_benign
+            )
+        return ClientResult(ravel(local) - params, ravel(buffers_after), loss)
+
+    return train
+
+
+def _craft(attack, attack_state, state, inputs, updates, attacking, present, ids):
+    """Lets the attack replace its own rows, seeing only what it declares to know."""
+    known = attacking
+    if "benign_updates" in attack.knowledge:
+        known = present
+    view = CraftView(
+        round=state.round + 1,
+        key=stream(inputs.key, Purpose.ATTACK, state.round + 1),
+        global_params=state.params,
+        updates=jnp.where(known[:, None], updates, 0.0),
+        malicious=attacking,
+        present=present,
+        client_ids=ids,
+    )
+    attack_state, crafted = attack.craft(attack_state, view)
+    return attack_state, jnp.where(attacking[:, None], crafted, updates)
+
+
+def run_rounds(
+    federation: Federation,
+    state: FedState,
+    inputs: Inputs,
+    num_rounds: Array,
+    capacity: int,
+) -> tuple[FedState, RoundReport]:
+    """Runs `num_rounds` rounds on the device.
+
+    The number of rounds is an argument and not a shape: every round of every call
+    runs the same compiled code, so a run may be cut anywhere and resumed bit by bit.
+    (A `lax.scan` would compile one program per length, with other roundings.)
+
+    Args:
+      federation: what to run.
+      state: before the first of these rounds.
+      inputs: of the run.
+      num_rounds: i32 [], at most `capacity`.
+      capacity: static number of rounds the returned reports have room for.
+
+    Returns:
+      The state afterwards, and the reports with a leading axis `capacity`, of which
+      the first `num_rounds` are filled.
+    """
+    shapes = jax.eval_shape(federation.round_step, state, inputs)[1]
+    reports = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), shapes)
+
+    def body(i, carry):
+        state, reports = carry
+        state, report = federation.round_step(state, inputs)
+        reports = jax.tree.map(lambda all_, one: all_.at[i].set(one), reports, report)
+        return state, reports
+
+    return lax.fori_loop(0, num_rounds, body, (state, reports))

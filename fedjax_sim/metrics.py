@@ -1,0 +1,239 @@
+"""What is measured, defined once. Accuracies and rates are percentages.
+
+* MTA, main-task accuracy: share of the clean test set classified as labelled.
+* ASR, attack success rate: share of the triggered images of the victim class that are
+  classified as the target; with no victim class, of all classes but the target.
+  `any_source` adds the same over all classes but the target, and over all classes
+  with the target included (the convention of LeadFL).
+* retained, conditional MTA/ASR: share of images whose largest softmax exceeds the
+  low-confidence threshold, and the accuracy among them (0 if there are none).
+* detection: a client is *positive* if it is malicious and attacks in this round, and
+  *flagged* if its weight in the aggregate is 0.
+
+Sources: Syros et al. 2025 (DROP), 1.6 and 2.5 of its protocol; Xie, Fang, Gong 2024
+(FedREDefense), section 5.1.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array, lax
+
+from fedjax_sim.attacks.base import BackdoorTest
+from fedjax_sim.data.dataset import Dataset
+from fedjax_sim.data.normalize import Normalization, normalize
+from fedjax_sim.data.triggers import Trigger, stamp
+from fedjax_sim.models import Model
+
+PyTree = Any
+
+
+class Counts(NamedTuple):
+    """Sums over images, so that batches add up."""
+
+    total: Array  # i32 []
+    correct: Array
+    retained: Array  # confident enough
+    retained_correct: Array
+    loss: Array  # f32 [], summed cross-entropy
+
+
+def count_predictions(
+    logits: Array, labels: Array, mask: Array, threshold: float | None
+) -> Counts:
+    """Counts right and confident answers.
+
+    Args:
+      logits: f32 [B, C].
+      labels: i32 [B], the class that counts as right.
+      mask: bool [B], which images count.
+      threshold: low-confidence threshold; None retains everything.
+    """
+    correct = (logits.argmax(-1) == labels) & mask
+    confident = mask
+    if threshold is not None:
+        confident = mask & (jax.nn.softmax(logits).max(-1) > threshold)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return Counts(
+        total=mask.sum(),
+        correct=correct.sum(),
+        retained=confident.sum(),
+        retained_correct=(correct & confident).sum(),
+        loss=jnp.where(mask, losses, 0.0).sum(),
+    )
+
+
+def percent(part: float, whole: float) -> float:
+    """100 part / whole, and 0 of nothing is 0."""
+    return 100.0 * float(part) / float(whole) if whole else 0.0
+
+
+class ImageSet(NamedTuple):
+    """Images to classify, in equal batches; S batches of B."""
+
+    images: Array  # u8 [S, B, H, W, C]
+    labels: Array  # i32 [S, B], the class that counts as right
+    mask: Array  # bool [S, B], False = padding
+
+
+class TestSets(NamedTuple):
+    """The sets of one evaluation; None where a run has no such measure."""
+
+    clean: ImageSet
+    backdoor: ImageSet | None  # images of the victim class, labelled as the target
+    any_source: ImageSet | None  # of all classes but the target
+    all_sources: ImageSet | None  # of all classes, the target included
+
+
+def image_set(images: np.ndarray, labels: np.ndarray, batch_size: int) -> ImageSet:
+    """Cuts images u8 [T, H, W, C] into batches, the last one padded."""
+    batch_size = min(batch_size, max(len(images), 1))
+    count = -(-len(images) // batch_size)
+    missing = count * batch_size - len(images)
+    pad = lambda x: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
+    mask = np.arange(count * batch_size) < len(images)
+    parts = pad(images), pad(labels.astype(np.int32)), mask
+    return ImageSet(
+        *(jnp.asarray(x.reshape(count, batch_size, *x.shape[1:])) for x in parts)
+    )
+
+
+def make_test_sets(
+    dataset: Dataset, test: BackdoorTest | None, *, batch_size: int, any_source: bool
+) -> TestSets:
+    """Builds the sets that a run evaluates on."""
+    images, labels = dataset.test_images, dataset.test_labels
+    clean = image_set(images, labels, batch_size)
+    if test is None:
+        return TestSets(clean, None, None, None)
+
+    def triggered(where):
+        chosen = images[where]
+        return image_set(
+            chosen, np.full(len(chosen), test.target_class, np.int32), batch_size
+        )
+
+    others = labels != test.target_class
+    victims = others if test.victim_class is None else labels == test.victim_class
+    return TestSets(
+        clean,
+        triggered(victims),
+        triggered(others) if any_source else None,
+        triggered(np.ones_like(others)) if any_source else None,
+    )
+
+
+def evaluate(
+    model: Model,
+    params: PyTree,
+    buffers: PyTree,
+    sets: TestSets,
+    normalization: Normalization,
+    trigger: Trigger | None,
+    threshold: float | None,
+    predict=None,
+) -> dict[str, Counts]:
+    """Classifies every set with the global model in evaluation mode; jittable.
+
+    Args:
+      model, params, buffers: the global model.
+      sets: what to classify; all but `clean` get the trigger.
+      normalization: of the images.
+      trigger: None leaves the images as they are.
+      threshold: low-confidence threshold.
+      predict: `logits -> i32 [B]` replaces the argmax (a defence's vote or refusal).
+
+    Returns:
+      Counts by the name of the set.
+    """
+
+    def classify(images, stamped):
+        def batch(part):
+            x = normalize(part.images, normalization)
+            if stamped and trigger is not None:
+                x = stamp(x, trigger, jnp.ones(x.shape[0], bool))
+            logits, _ = model.apply(params, buffers, x, train=False)
+            counts = count_predictions(logits, part.labels, part.mask, threshold)
+            if predict is not None:
+                right = (predict(logits) == part.labels) & part.mask
+                counts = counts._replace(correct=right.sum())
+            return counts
+
+        return jax.tree.map(lambda x: x.sum(0), lax.map(batch, images))
+
+    return {
+        name: classify(images, stamped=name != "clean")
+        for name, images in sets._asdict().items()
+        if images is not None
+    }
+
+
+def evaluation_row(
+    counts: dict[str, Counts], threshold: float | None
+) -> dict[str, float | None]:
+    """Turns counts into the named percentages of a metrics row."""
+    clean = counts["clean"]
+    row: dict[str, float | None] = {
+        "mta": percent(clean.correct, clean.total),
+        "test_loss": float(clean.loss) / max(int(clean.total), 1),
+    }
+    names = {
+        "backdoor": "asr",
+        "any_source": "asr_any_source",
+        "all_sources": "asr_all",
+    }
+    for name, key in names.items():
+        if name in counts:
+            # No image of the victim class in the test set: the rate is unknown.
+            total = int(counts[name].total)
+            row[key] = percent(counts[name].correct, total) if total else None
+    if threshold is not None:
+        row["retained"] = percent(clean.retained, clean.total)
+        row["conditional_mta"] = percent(clean.retained_correct, clean.retained)
+        if "backdoor" in counts:
+            hit = counts["backdoor"]
+            row["retained_asr"] = percent(hit.retained, hit.total)
+            row["conditional_asr"] = percent(hit.retained_correct, hit.retained)
+    return row
+
+
+class Detection(NamedTuple):
+    """Sums over clients and rounds: who was flagged, who was malicious."""
+
+    true_positives: int = 0
+    false_positives: int = 0
+    false_negatives: int = 0
+    true_negatives: int = 0
+
+    def __add__(self, other: "Detection") -> "Detection":  # type: ignore[override]
+        return Detection(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def row(self) -> dict[str, float | int | None]:
+        """The counts, and the rates in percent (None where undefined)."""
+        tp, fp, fn, tn = self
+
+        def rate(part, whole):
+            return 100.0 * part / whole if whole else None
+
+        return {
+            "true_positives": tp,
+            "false_positives": fp,
+            "false_negatives": fn,
+            "true_negatives": tn,
+            "detection_accuracy": rate(tp + tn, sum(self)),
+            "false_positive_rate": rate(fp, fp + tn),
+            "false_negative_rate": rate(fn, fn + tp),
+        }
+
+
+def detection(flagged: np.ndarray, malicious: np.ndarray, present: np.ndarray):
+    """Counts one round; bool [n] each. Returns a `Detection`."""
+    return Detection(
+        int((flagged & malicious & present).sum()),
+        int((flagged & ~malicious & present).sum()),
+        int((~flagged & malicious & present).sum()),
+        int((~flagged & ~malicious & present).sum()),
+    )

@@ -1,0 +1,65 @@
+"""Generator and critic of DROP's distillation (Kariyappa et al. 2021, MAZE)."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from fedjax_sim.models.layers import (
+    BatchNorm,
+    Conv,
+    Dense,
+    InstanceNorm,
+    Lowering,
+    upsample,
+)
+
+
+class Generator(nn.Module):
+    """`conv3_gen`: latent [B, z] -> images in [-1, 1], [B, 4 start, 4 start, C].
+
+    With `affine_output=False` it is the generator of data-free model extraction
+    (Truong et al. 2021).
+    """
+
+    channels: int
+    start: int = 8  # 8 for 32x32 images, 7 for 28x28
+    affine_output: bool = True
+    lowering: Lowering = "patches"
+
+    @nn.compact
+    def __call__(self, z: Array, *, train: bool = False) -> Array:
+        def norm(name, **options):
+            return BatchNorm(name=name, **options)
+
+        x = Dense(128 * self.start**2, name="linear")(z)
+        # PyTorch's reshape is channel-major.
+        x = x.reshape(-1, 128, self.start, self.start).transpose(0, 2, 3, 1)
+        x = norm("bn0")(x, train=train)
+        for i, width in enumerate((128, 64)):
+            conv = Conv(
+                width, 3, padding=1, lowering=self.lowering, name=f"conv{i + 1}"
+            )
+            x = norm(f"bn{i + 1}")(conv(upsample(x, 2)), train=train)
+            x = nn.leaky_relu(x, 0.2)
+        conv = Conv(self.channels, 3, padding=1, lowering=self.lowering, name="conv3")
+        x = norm("bn3", affine=self.affine_output)(conv(x), train=train)
+        return jnp.tanh(x)
+
+
+class Critic(nn.Module):
+    """`conv3_dis`: images [B, H, W, C] -> realness map [B, 1, 1] or [B, 3, 3]."""
+
+    last_stride: int = 2  # 2 for 32x32 images (map 1x1), 1 for 28x28 (map 3x3)
+    lowering: Lowering = "patches"
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        del train  # InstanceNorm keeps no statistics
+        for i, (width, stride) in enumerate(
+            ((32, 2), (64, 2), (128, self.last_stride))
+        ):
+            x = Conv(width, 4, stride, 1, lowering=self.lowering, name=f"conv{i + 1}")(
+                x
+            )
+            x = nn.leaky_relu(InstanceNorm(name=f"norm{i + 1}")(x), 0.2)
+        return Conv(1, 4, lowering=self.lowering, name="conv4")(x)[..., 0]

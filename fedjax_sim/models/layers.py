@@ -1,0 +1,325 @@
+"""Layers that reach the machine's matmul speed inside a loop over clients.
+
+A convolution with one kernel per client (`vmap`) becomes a grouped convolution, and
+on XLA:CPU a convolution inside a loop is not the library one; both are several times
+slower than a matmul. So `Conv` offers two lowerings of the same arithmetic:
+
+* `patches`: gather the k*k shifted copies of the image and multiply by the kernel
+  as a matrix. Under `vmap` it becomes a batched matmul.
+* `native`: `lax.conv_general_dilated`.
+
+Which one is faster is measured per backend by `launch/bench.py`. Images are
+[B, H, W, C]. All layers take PyTorch's conventions for padding, initialisation and
+running statistics, because the published numbers were made with them.
+"""
+
+from functools import partial
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+Lowering = Literal["patches", "native"]
+
+
+def torch_uniform(fan_in: int):
+    """PyTorch's default for convolutions and linear layers, weight and bias.
+
+    Uniform in [-1/sqrt(fan_in), 1/sqrt(fan_in)], where fan_in counts the inputs of
+    one output unit.
+    """
+    bound = fan_in**-0.5
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def he_fan_out(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    """He et al. 2015 normal initialisation with variance 2 / (k^2 out_channels)."""
+    fan_out = shape[0] * shape[1] * shape[-1]
+    return jax.random.normal(key, shape, dtype) * (2.0 / fan_out) ** 0.5
+
+
+def extract_patches(x: Array, size: int, stride: int, padding: int) -> Array:
+    """Returns the receptive fields of a convolution.
+
+    Args:
+      x: f32 [B, H, W, C].
+      size, stride, padding: of the square kernel.
+
+    Returns:
+      f32 [B, H', W', size*size*C], channels ordered (row, column, input channel).
+    """
+    batch, height, width, channels = x.shape
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    rows = (height + 2 * padding - size) // stride + 1
+    cols = (width + 2 * padding - size) // stride + 1
+    shifted = [
+        lax.slice(
+            x,
+            (0, i, j, 0),
+            (batch, i + stride * (rows - 1) + 1, j + stride * (cols - 1) + 1, channels),
+            (1, stride, stride, 1),
+        )
+        for i in range(size)
+        for j in range(size)
+    ]
+    return jnp.concatenate(shifted, axis=-1)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def conv_by_patches(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    """Convolution as one matmul; x [B, H, W, C], kernel [k, k, C, O].
+
+    Its backward pass recomputes the patches (cheap) instead of keeping them (k*k
+    times the activation), and transposes them before the kernel's matmul, whose
+    plain form runs at half the speed on XLA:CPU.
+    """
+    patches = extract_patches(x, kernel.shape[0], stride, padding)
+    return patches @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def _conv_forward(x, kernel, stride, padding):
+    return conv_by_patches(x, kernel, stride, padding), (x, kernel)
+
+
+def _conv_backward(stride, padding, saved, grad):
+    x, kernel = saved
+    size, out = kernel.shape[0], kernel.shape[-1]
+    gather = partial(extract_patches, size=size, stride=stride, padding=padding)
+    patches = gather(x)
+    fields = patches.shape[-1]
+    flat_grad = grad.reshape(-1, out)
+    flat_patches = patches.reshape(-1, fields)
+    if fields >= 64:  # below, the copy costs more than the faster matmul saves
+        transposed = lax.optimization_barrier(flat_patches.T)
+        kernel_grad = transposed @ flat_grad
+    else:
+        kernel_grad = flat_patches.T @ flat_grad
+    patch_grad = (flat_grad @ kernel.reshape(fields, out).T).reshape(patches.shape)
+    (x_grad,) = jax.linear_transpose(gather, x)(patch_grad)
+    return x_grad, kernel_grad.reshape(kernel.shape)
+
+
+conv_by_patches.defvjp(_conv_forward, _conv_backward)
+
+
+def conv_native(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    """The same convolution by XLA's own operation."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        ((padding, padding), (padding, padding)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+class Conv(nn.Module):
+    """Square 2-D convolution, [B, H, W, C] -> [B, H', W', features]."""
+
+    features: int
+    size: int
+    stride: int = 1
+    padding: int = 0
+    use_bias: bool = True
+    lowering: Lowering = "patches"
+    kernel_init: nn.initializers.Initializer | None = None  # None: PyTorch's default
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        channels = x.shape[-1]
+        default = torch_uniform(self.size**2 * channels)
+        shape = (self.size, self.size, channels, self.features)
+        kernel = self.param("kernel", self.kernel_init or default, shape)
+        conv = conv_by_patches if self.lowering == "patches" else conv_native
+        x = conv(x, kernel, self.stride, self.padding)
+        if self.use_bias:
+            x = x + self.param("bias", default, (self.features,))
+        return x
+
+
+class Dense(nn.Module):
+    """Linear layer with PyTorch's initialisation, [..., F] -> [..., features]."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        init = torch_uniform(x.shape[-1])
+        kernel = self.param("kernel", init, (x.shape[-1], self.features))
+        return x @ kernel + self.param("bias", init, (self.features,))
+
+
+def max_pool(x: Array, size: int, stride: int, padding: int = 0) -> Array:
+    """Max pooling, [B, H, W, C] -> [B, H', W', C]; ties go to the first element."""
+    return _max_pool(x, size, stride, padding)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool(x, size, stride, padding):
+    return _max_pool_forward(x, size, stride, padding)[0]
+
+
+def _windows(x, size, stride, padding):
+    """The size*size shifted views of x that a window covers, each [B, H', W', C]."""
+    batch, height, width, channels = x.shape
+    rows = (height + 2 * padding - size) // stride + 1
+    cols = (width + 2 * padding - size) // stride + 1
+    if size == stride and not padding:
+        # No overlap: a reshape is cheaper than strided slices.
+        x = x[:, : rows * size, : cols * size]
+        x = x.reshape(batch, rows, size, cols, size, channels)
+        return [x[:, :, i, :, j] for i in range(size) for j in range(size)]
+    low = jnp.finfo(x.dtype).min
+    pad = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    x = jnp.pad(x, pad, constant_values=low)
+    return [
+        x[:, i : i + stride * (rows - 1) + 1 : stride][
+            :, :, j : j + stride * (cols - 1) + 1 : stride
+        ]
+        for i in range(size)
+        for j in range(size)
+    ]
+
+
+def _max_pool_forward(x, size, stride, padding):
+    windows = _windows(x, size, stride, padding)
+    best = windows[0]
+    for window in windows[1:]:
+        best = jnp.maximum(best, window)
+    # Keeping one byte per output instead of the input halves the backward traffic.
+    winner = jnp.full(best.shape, len(windows) - 1, jnp.int8)
+    for i in reversed(range(len(windows) - 1)):
+        winner = jnp.where(windows[i] == best, jnp.int8(i), winner)
+    return best, (winner, jnp.zeros((0, *x.shape[1:3]), jnp.int8))
+
+
+def _max_pool_backward(size, stride, padding, saved, grad):
+    winner, like = saved
+    batch, rows, cols, channels = grad.shape
+    height, width = like.shape[1:3]
+    if size == stride and not padding:
+        taps = jnp.arange(size * size, dtype=jnp.int8)
+        taps = taps.reshape(1, 1, size, 1, size, 1)
+        x_grad = jnp.where(
+            winner[:, :, None, :, None] == taps, grad[:, :, None, :, None], 0.0
+        ).reshape(batch, rows * size, cols * size, channels)
+        crop = ((0, 0), (0, height - rows * size), (0, width - cols * size), (0, 0))
+        return (jnp.pad(x_grad, crop),)
+
+    # The transpose of a strided slice: spread the gradient, put it back in place.
+    padded_height, padded_width = height + 2 * padding, width + 2 * padding
+    x_grad = 0.0
+    for tap in range(size * size):
+        i, j = divmod(tap, size)
+        spread = (
+            (0, 0, 0),
+            (i, padded_height - i - stride * (rows - 1) - 1, stride - 1),
+            (j, padded_width - j - stride * (cols - 1) - 1, stride - 1),
+            (0, 0, 0),
+        )
+        share = jnp.where(winner == tap, grad, 0.0)
+        x_grad = x_grad + lax.pad(share, jnp.zeros((), grad.dtype), spread)
+    return (x_grad[:, padding : padding + height, padding : padding + width],)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def avg_pool(x: Array, size: int) -> Array:
+    """Average pooling with stride `size`, [B, H, W, C] -> [B, H//size, W//size, C]."""
+    batch, height, width, channels = x.shape
+    rows, cols = height // size, width // size
+    x = x[:, : rows * size, : cols * size]
+    return x.reshape(batch, rows, size, cols, size, channels).mean((2, 4))
+
+
+def upsample(x: Array, factor: int) -> Array:
+    """Nearest-neighbour upsampling of [B, H, W, C] by an integer factor."""
+    return x.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation with PyTorch's running statistics.
+
+    Statistics are taken over all axes but the last, over the samples of `mask` only,
+    so that a padded batch gives the result of the short one. Training normalises with
+    the biased variance and moves the running variance by the unbiased one
+    (factor n/(n-1)), with weight 0.1; evaluation uses the running statistics.
+    """
+
+    momentum: float = 0.1  # weight of the new value, as in PyTorch
+    epsilon: float = 1e-5
+    affine: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, mask: Array | None = None) -> Array:
+        """Normalises x [B, ..., C]; `mask` bool [B] marks real samples."""
+        channels = x.shape[-1]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+        var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        scale, shift = 1.0, 0.0
+        if self.affine:
+            scale = self.param("scale", nn.initializers.ones, (channels,))
+            shift = self.param("bias", nn.initializers.zeros, (channels,))
+        if not train:
+            gain = scale * lax.rsqrt(var.value + self.epsilon)
+            return (x - mean.value) * gain + shift
+        axes = tuple(range(x.ndim - 1))
+        positions = x[0, ..., 0].size
+        if mask is None:
+            weight = jnp.ones((), x.dtype)
+            count = jnp.float32(x.shape[0] * positions)
+        else:
+            weight = mask.astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+            count = jnp.maximum(mask.sum(), 1) * jnp.float32(positions)
+        batch_mean = (x * weight).sum(axes) / count
+        centred = (x - batch_mean) * weight
+        batch_var = (centred * centred).sum(axes) / count
+        if not self.is_initializing():
+            keep = 1.0 - self.momentum
+            unbiased = batch_var * count / jnp.maximum(count - 1, 1)
+            mean.value = keep * mean.value + self.momentum * batch_mean
+            var.value = keep * var.value + self.momentum * unbiased
+        gain = scale * lax.rsqrt(batch_var + self.epsilon)
+        return (x - batch_mean) * gain + shift
+
+
+@jax.custom_vjp
+def standardise(x: Array) -> Array:
+    """Zero mean and unit (biased) variance per sample and channel; x [B, H, W, C]."""
+    return _standardise_forward(x)[0]
+
+
+def _standardise_forward(x):
+    mean = x.mean((1, 2), keepdims=True)
+    var = jnp.square(x - mean).mean((1, 2), keepdims=True)
+    rsigma = lax.rsqrt(var + 1e-5)
+    return (x - mean) * rsigma, (x, mean, rsigma)
+
+
+def _standardise_backward(saved, grad):
+    x, mean, rsigma = saved
+    normal = (x - mean) * rsigma
+    along = (grad * normal).mean((1, 2), keepdims=True)
+    return ((grad - grad.mean((1, 2), keepdims=True) - normal * along) * rsigma,)
+
+
+standardise.defvjp(_standardise_forward, _standardise_backward)
+
+
+class InstanceNorm(nn.Module):
+    """Instance normalisation: per sample and channel, eps 1e-5, affine, stateless."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Normalises x [B, H, W, C] over H and W."""
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        shift = self.param("bias", nn.initializers.zeros, (channels,))
+        return standardise(x) * scale + shift

@@ -1,0 +1,98 @@
+"""ResNet-18 for small images, as the DROP code builds it (He et al. 2016).
+
+A 3x3 stride-1 stem; on RGB images a 3x3 stride-2 max pool follows it, on grey ones
+(the EMNIST variant) not. BatchNorm everywhere. 11 173 962 parameters for RGB and ten
+classes, 11 191 791 for grey and 47.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from fedjax_sim.models.layers import (
+    BatchNorm,
+    Conv,
+    Dense,
+    Lowering,
+    he_fan_out,
+    max_pool,
+)
+
+
+class BasicBlock(nn.Module):
+    """conv-BN-ReLU-conv-BN plus identity or 1x1 projection, then ReLU."""
+
+    features: int
+    stride: int
+    lowering: Lowering
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, mask: Array | None) -> Array:
+        def conv(name, size, stride):
+            return Conv(
+                self.features,
+                size,
+                stride,
+                padding=size // 2,
+                use_bias=False,
+                lowering=self.lowering,
+                kernel_init=he_fan_out,
+                name=name,
+            )
+
+        shortcut = x
+        if self.stride != 1 or x.shape[-1] != self.features:
+            shortcut = conv("downsample_0", 1, self.stride)(x)
+            norm = BatchNorm(name="downsample_1")
+            shortcut = norm(shortcut, train=train, mask=mask)
+        x = conv("conv1", 3, self.stride)(x)
+        x = nn.relu(BatchNorm(name="bn1")(x, train=train, mask=mask))
+        x = conv("conv2", 3, 1)(x)
+        x = BatchNorm(name="bn2")(x, train=train, mask=mask)
+        return nn.relu(x + shortcut)
+
+
+class ResNet(nn.Module):
+    """ResNet of basic blocks; [B, H, W, C] -> logits [B, num_classes].
+
+    `stem="pool"` is the RGB variant, `stem="plain"` the EMNIST variant. With
+    `num_classes=None` the output is the 512-d feature, normalised to length one: the
+    encoder of Chameleon's contrastive stage.
+    """
+
+    num_classes: int | None
+    stem: str = "pool"
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    lowering: Lowering = "patches"
+
+    @nn.compact
+    def __call__(
+        self, x: Array, *, train: bool = False, mask: Array | None = None
+    ) -> Array:
+        # The grey stem is replaced after the He initialisation: PyTorch's default.
+        init = he_fan_out if self.stem == "pool" else None
+        x = Conv(
+            64,
+            3,
+            padding=1,
+            use_bias=False,
+            lowering=self.lowering,
+            kernel_init=init,
+            name="conv1",
+        )(x)
+        x = nn.relu(BatchNorm(name="bn1")(x, train=train, mask=mask))
+        if self.stem == "pool":
+            x = max_pool(x, 3, 2, 1)
+        for stage, count in enumerate(self.blocks):
+            for i in range(count):
+                x = BasicBlock(
+                    64 * 2**stage,
+                    2 if stage > 0 and i == 0 else 1,
+                    self.lowering,
+                    name=f"layer{stage + 1}_{i}",
+                )(x, train=train, mask=mask)
+        x = x.mean((1, 2))
+        if self.num_classes is None:
+            norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
+            return x / jnp.maximum(norm, 1e-12)
+        return Dense(self.num_classes, name="fc")(x)

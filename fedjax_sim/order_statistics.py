@@ -1,0 +1,193 @@
+"""Order statistics per coordinate over the clients that still count.
+
+Letters: `n` rows (clients), `k` columns (coordinates), `m` included rows.
+
+Everything here is one primitive, `mean_of_ranks`: the mean of the sorted values of
+ranks start..stop-1 of each column. `jnp.sort` along the client axis is about a
+hundred times slower than the memory on a CPU, so the primitive has two forms:
+
+* up to 112 rows a Batcher odd-even merge network of minimum and maximum. XLA fuses
+  the whole network into one loop over the columns that reads each value once;
+* above, where the network no longer fits the registers and its compilation grows,
+  a bisection on the bits of the values: 32 rounds of compare and count.
+
+On 2 CPU cores the median of [25, 1e6] takes 7 ms (`jnp.median` 1365 ms), of
+[100, 2e5] 20 ms (1514 ms).
+
+Excluded rows may hold anything. A NaN in an included row makes its column NaN,
+infinities are ordered like numbers, and without included rows the result is NaN.
+"""
+
+from functools import lru_cache
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+# Rows up to which the network wins: 112 rows 11 ms, 128 rows 110 ms for 1e5 columns
+# (registers spill), the bisection 48 and 54 ms.
+_NETWORK_ROWS = 112
+
+# Columns that the bisection treats at once on a CPU: [200, 256] floats stay in the
+# L2 cache during the 32 rounds.
+_BISECTION_COLUMNS = 256
+
+_SIGN = np.uint32(1 << 31)
+
+
+def median(
+    rows: Array, mask: Array, even: Literal["midpoint", "lower"] = "midpoint"
+) -> Array:
+    """Returns the median f32 [k] of the included rows in each column.
+
+    Args:
+      rows: f32 [n, k].
+      mask: bool [n], the included rows.
+      even: for an even number of rows the mean of the two middle values (midpoint),
+        or the smaller of them (lower, as `torch.median`).
+    """
+    m = mask.sum()
+    low = (m - 1) // 2
+    high = low if even == "lower" else m // 2
+    return mean_of_ranks(rows, mask, low, high + 1)
+
+
+def kth_smallest(rows: Array, mask: Array, rank: int | Array) -> Array:
+    """Returns the value f32 [k] of `rank` (from 0) among the included rows.
+
+    Args:
+      rows: f32 [n, k].
+      mask: bool [n], the included rows.
+      rank: i32 [], may be traced; clipped to 0..m-1.
+    """
+    rank = jnp.clip(rank, 0, mask.sum() - 1)
+    return mean_of_ranks(rows, mask, rank, rank + 1)
+
+
+def trimmed_mean(rows: Array, mask: Array, trim: int | Array) -> Array:
+    """Returns the mean f32 [k] without the `trim` smallest and largest values.
+
+    Args:
+      rows: f32 [n, k].
+      mask: bool [n], the included rows.
+      trim: i32 [], values dropped at each end, may be traced; clipped so that at
+        least one value is left.
+    """
+    m = mask.sum()
+    trim = jnp.clip(trim, 0, (m - 1) // 2)
+    return mean_of_ranks(rows, mask, trim, m - trim)
+
+
+def mean_of_ranks(
+    rows: Array, mask: Array, start: int | Array, stop: int | Array
+) -> Array:
+    """Returns the mean f32 [k] of the sorted included values of ranks start..stop-1.
+
+    Only the values of those ranks are added up, so that huge extremes cost no
+    precision; one or two values give the exact value and midpoint.
+
+    Args:
+      rows: f32 [n, k].
+      mask: bool [n], the included rows.
+      start: i32 [], first rank, from 0; may be traced.
+      stop: i32 [], one past the last rank, start < stop <= m; may be traced.
+    """
+    reduce = _network if rows.shape[0] <= _NETWORK_ROWS else _bisection
+    # Without the conditional XLA would copy the network into each consumer of its
+    # result.
+    return lax.cond(
+        mask.any(),
+        lambda: reduce(rows, mask, jnp.asarray(start), jnp.asarray(stop)),
+        lambda: jnp.full(rows.shape[1:], jnp.nan, rows.dtype),
+    )
+
+
+@lru_cache
+def _comparators(n: int) -> tuple[tuple[int, int], ...]:
+    """Batcher's odd-even merge sort for n wires (Knuth, TAOCP 3, 5.2.2, Alg. M)."""
+    pairs = []
+    run = 1
+    while run < n:
+        step = run
+        while step >= 1:
+            for base in range(step % run, n - step, 2 * step):
+                for low in range(base, min(base + step, n - step)):
+                    if low // (2 * run) == (low + step) // (2 * run):
+                        pairs.append((low, low + step))
+            step //= 2
+        run *= 2
+    return tuple(pairs)
+
+
+def _network(rows: Array, mask: Array, start: Array, stop: Array) -> Array:
+    # Rows stay slices [1, k]: with a reshape to [k] between the network and the sum
+    # XLA cuts the network into pieces that repeat each other's work. A NaN on a wire
+    # comes out of both sides of each comparator and so reaches every rank.
+    wires = [jnp.where(mask[i], rows[i : i + 1], jnp.inf) for i in range(rows.shape[0])]
+    for low, high in _comparators(rows.shape[0]):
+        wires[low], wires[high] = (
+            jnp.minimum(wires[low], wires[high]),
+            jnp.maximum(wires[low], wires[high]),
+        )
+    # Scaled before the sum, which therefore cannot overflow.
+    scale = 1.0 / (stop - start)
+    total = jnp.zeros_like(wires[0])
+    for rank, value in enumerate(wires):
+        total += jnp.where((start <= rank) & (rank < stop), scale * value, 0.0)
+    return total[0]
+
+
+def _bisection(rows: Array, mask: Array, start: Array, stop: Array) -> Array:
+    def reduce(columns: Array) -> Array:
+        return _bisect_columns(columns, mask, start, stop)
+
+    def in_chunks(columns: Array) -> Array:
+        n, k = columns.shape
+        width = min(_BISECTION_COLUMNS, k)
+
+        def chunk(i: Array, out: Array) -> Array:
+            # The last chunk overlaps its neighbour instead of being padded.
+            at = jnp.minimum(i * width, k - width)
+            part = reduce(lax.dynamic_slice(columns, (0, at), (n, width)))
+            return lax.dynamic_update_slice(out, part, (at,))
+
+        chunks = -(-k // width) if k else 0
+        return lax.fori_loop(0, chunks, chunk, jnp.zeros(k, columns.dtype))
+
+    return lax.platform_dependent(rows, cpu=in_chunks, default=reduce)
+
+
+def _bisect_columns(rows: Array, mask: Array, start: Array, stop: Array) -> Array:
+    values = jnp.where(mask[:, None], rows, jnp.inf)
+    keys = _ordered_bits(values)
+
+    def key_of_rank(rank: Array) -> Array:
+        def set_bit(i: Array, key: Array) -> Array:
+            # The largest key with at most `rank` keys below it, from the top bit on.
+            trial = key | (_SIGN >> i.astype(jnp.uint32))
+            return jnp.where((keys < trial).sum(0, keepdims=True) <= rank, trial, key)
+
+        return lax.fori_loop(0, 32, set_bit, jnp.zeros((1, rows.shape[1]), jnp.uint32))
+
+    low = key_of_rank(start)
+    high = lax.cond(stop == start + 1, lambda: low, lambda: key_of_rank(stop - 1))
+
+    scale = 1.0 / (stop - start)
+    from_low = jnp.minimum((keys <= low).sum(0, keepdims=True), stop) - start
+    from_high = stop - (keys < high).sum(0, keepdims=True)
+    inner = jnp.where((low < keys) & (keys < high), scale * values, 0.0)
+    total = inner.sum(0, keepdims=True) + scale * from_low * _from_ordered_bits(low)
+    total += jnp.where(low < high, scale * from_high * _from_ordered_bits(high), 0.0)
+    return jnp.where(jnp.isnan(values).any(0), jnp.nan, total[0])
+
+
+def _ordered_bits(values: Array) -> Array:
+    """Returns u32 keys that compare as the floats do (-0 below +0)."""
+    bits = lax.bitcast_convert_type(values, jnp.uint32)
+    return jnp.where(bits < _SIGN, bits | _SIGN, ~bits)
+
+
+def _from_ordered_bits(keys: Array) -> Array:
+    bits = jnp.where(keys < _SIGN, ~keys, keys ^ _SIGN)
+    return lax.bitcast_convert_type(bits, jnp.float32)

@@ -1,0 +1,522 @@
+"""Measures this machine: python launch/bench.py [--json=FILE] [--only=NAME,...].
+
+Parts: peak, clients, waste, order, gram, round, population. Everything is measured in
+one process; what is compared runs alternately, and the best of several repetitions
+counts. With PyTorch installed (`pip install 'fedjax_sim[bench]'`), the part `clients`
+also runs the same model and data as a sequential eager loop.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from fedjax_sim import federation as fed
+from fedjax_sim import models, order_statistics
+from fedjax_sim.attacks import none
+from fedjax_sim.clients import sampling, training
+from fedjax_sim.clients.batches import Reader, TrainData
+from fedjax_sim.clients.execution import Strategy, run_clients
+from fedjax_sim.clients.training import ClientTask, LocalWork
+from fedjax_sim.config import resolve
+from fedjax_sim.data import partition as partitions
+from fedjax_sim.data.augment import Augmentation
+from fedjax_sim.data.normalize import normalization
+from fedjax_sim.data.synthetic import load_synthetic
+from fedjax_sim.defenses.fedavg import fedavg
+from fedjax_sim.distances import squared_distances
+from fedjax_sim.flat import flat_layout, ravel
+
+_JSON = flags.DEFINE_string("json", None, "Also write the results to this file.")
+_ONLY = flags.DEFINE_list("only", None, "Run these parts only.")
+_MODELS = flags.DEFINE_list("models", None, "Measure these models only.")
+
+# name -> (model, options, image shape, batch size, clients, steps)
+MODELS = {
+    "cnn 28x28x1": ("cnn", {}, (28, 28, 1), 32, 8, 10),
+    "wide_cnn 28x28x1 same": ("wide_cnn", {"padding": 1}, (28, 28, 1), 32, 8, 10),
+    "cnn 32x32x3": ("cnn", {}, (32, 32, 3), 32, 8, 10),
+    "convnet 32x32x3": ("convnet", {}, (32, 32, 3), 32, 4, 4),
+    "resnet18 32x32x3": ("resnet18", {}, (32, 32, 3), 64, 4, 2),
+}
+
+
+def best_of(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Seconds per call: each runs once to warm up, then all alternate."""
+    for function in functions.values():
+        jax.block_until_ready(function())
+    best = dict.fromkeys(functions, float("inf"))
+    for _ in range(repeats):
+        for name, function in functions.items():
+            begun = time.perf_counter()
+            jax.block_until_ready(function())
+            best[name] = min(best[name], time.perf_counter() - begun)
+    return best
+
+
+def matmul_peak() -> float:
+    """FLOP/s of a large float32 matmul."""
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    a = jax.random.normal(jax.random.key(0), (size, size))
+    multiply = jax.jit(lambda a: jnp.dot(a, a, precision="highest"))
+    return 2 * size**3 / best_of({"": lambda: multiply(a)}, 20)[""]
+
+
+def memory_bandwidth() -> float:
+    """Bytes per second read by a sum over 100 MB."""
+    x = jnp.ones(25_000_000)
+    total = jax.jit(lambda x: x.reshape(-1, 10_000).sum(0))
+    return x.nbytes / best_of({"": lambda: total(x)}, 20)[""]
+
+
+def forward_flops(model: models.Model, shape: tuple[int, ...]) -> list[int]:
+    """Arithmetic of each matmul of a forward pass on one image."""
+    params, buffers = jax.eval_shape(model.init, jax.random.key(0))
+    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    jaxpr = jax.make_jaxpr(lambda p, b, x: model.apply(p, b, x, train=False)[0])(
+        params, buffers, image
+    )
+    found: list[int] = []
+
+    def visit(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                (left, _), _ = equation.params["dimension_numbers"]
+                inner = np.prod([equation.invars[0].aval.shape[i] for i in left])
+                found.append(int(2 * inner * equation.outvars[0].aval.size))
+            for value in equation.params.values():
+                if hasattr(value, "jaxpr"):
+                    visit(value.jaxpr)
+                elif hasattr(value, "eqns"):
+                    visit(value)
+
+    visit(jaxpr.jaxpr)
+    return found
+
+
+def step_flops(model: models.Model, shape: tuple[int, ...], batch: int) -> int:
+    """A forward pass and two backward ones, without the gradient of the images."""
+    forward = forward_flops(model, shape)
+    return batch * (3 * sum(forward) - forward[0])
+
+
+def client_program(model, layout, buffers, work, strategy, data, count):
+    """One jitted program that trains `count` clients."""
+    norm = normalization("half", data.images.shape[-1])
+    reader = Reader(Augmentation(), norm, None)
+    gradient = training.batch_gradient(model, work.microbatch)
+
+    def train(shared, task):
+        data, params = shared
+        local, _, _ = training.train_client(
+            reader=reader,
+            work=work,
+            gradient=gradient,
+            optimizer=training.sgd(0.01, 0.9, 0.0),
+            data=data,
+            params=layout.unravel(params),
+            buffers=buffers,
+            task=task,
+        )
+        return ravel(local) - params
+
+    @jax.jit
+    def program(data, params):
+        ids = jnp.arange(count)
+        tasks = ClientTask(
+            client_id=ids,
+            malicious=jnp.zeros(count, bool),
+            present=jnp.ones(count, bool),
+            round=jnp.ones(count, jnp.int32),
+            key=jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), ids),
+        )
+        steps = training.num_steps(work, data.counts[ids])
+        return run_clients(train, (data, params), tasks, steps, strategy=strategy)
+
+    return program
+
+
+def train_data(shape, clients, samples_each, labels=10) -> TrainData:
+    """Synthetic images, `samples_each` for every client."""
+    height, width, channels = shape
+    data = load_synthetic(
+        num_train=clients * samples_each,
+        num_test=10,
+        num_classes=labels,
+        height=height,
+        width=width,
+        channels=channels,
+    )
+    indices = np.arange(clients * samples_each, dtype=np.int32)
+    return jax.device_put(
+        TrainData(
+            data.train_images,
+            data.train_labels,
+            indices.reshape(clients, samples_each),
+            np.full(clients, samples_each, np.int32),
+            (),
+        )
+    )
+
+
+def bench_clients(peak: float) -> dict[str, Any]:
+    """Client steps per second of each model under each strategy."""
+    results = {}
+    cpu = jax.default_backend() == "cpu"
+    for label, (name, options, shape, batch, clients, steps) in MODELS.items():
+        if _MODELS.value and name not in _MODELS.value:
+            continue
+        data = train_data(shape, clients, batch * steps)
+        programs = {}
+        for lowering in ("patches", "native"):
+            model = models.build(
+                name, num_classes=10, image_shape=shape, lowering=lowering, **options
+            )
+            params, buffers = model.init(jax.random.key(0))
+            layout, flat = flat_layout(params), ravel(params)
+            micro = model.cpu_microbatch if cpu else None
+            for strategy, stack in (("map", 1), ("chunk:4", 4), ("vmap", None)):
+                if stack == 4 and clients <= 4:
+                    continue
+                if cpu and (lowering == "native" or name == "resnet18") and stack != 1:
+                    continue  # minutes per step: see DESIGN's table
+                work = LocalWork(batch, 1, None, micro)
+                program = client_program(
+                    model, layout, buffers, work, Strategy(stack), data, clients
+                )
+                key = f"{lowering} {strategy}"
+                programs[key] = lambda p=program, d=data, f=flat: p(d, f)
+                if micro:
+                    whole = work._replace(microbatch=None)
+                    program = client_program(
+                        model, layout, buffers, whole, Strategy(stack), data, clients
+                    )
+                    programs[f"{key} whole batch"] = lambda p=program, d=data, f=flat: (
+                        p(d, f)
+                    )
+        eager = torch_loop(name, options, shape, batch, steps)
+        if eager is not None:
+            programs["torch eager"] = eager
+        seconds = best_of(programs, 3 if name in ("resnet18", "convnet") else 6)
+        flops = step_flops(
+            models.build(name, num_classes=10, image_shape=shape, **options),
+            shape,
+            batch,
+        )
+        rows = {}
+        for key, total in seconds.items():
+            each = total / steps / (1 if key == "torch eager" else clients)
+            rows[key] = {
+                "ms_per_step": 1e3 * each,
+                "steps_per_second": 1 / each,
+                "fraction_of_peak": flops / each / peak,
+            }
+        print(f"\n{label}, batch {batch}, {flops / 1e9:.3f} GFLOP per step")
+        for key, row in rows.items():
+            ratio = ""
+            if "torch eager" in rows and key != "torch eager":
+                slow = rows["torch eager"]["ms_per_step"]
+                ratio = f"   {slow / row['ms_per_step']:.2f} x torch"
+            print(
+                f"  {key:26s} {row['ms_per_step']:9.2f} ms/step "
+                f"{row['steps_per_second']:8.1f} steps/s "
+                f"{row['fraction_of_peak']:5.2f} of peak{ratio}"
+            )
+        results[label] = rows
+    return results
+
+
+def torch_loop(name, options, shape, batch, steps):
+    """The same network as an eager PyTorch loop; None without PyTorch."""
+    try:
+        import torch
+        from torch import nn
+    except ImportError:
+        return None
+    height, _, channels = shape
+
+    def basic(inputs, outputs, stride):
+        class Block(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.main = nn.Sequential(
+                    nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+                    nn.BatchNorm2d(outputs),
+                    nn.ReLU(),
+                    nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+                    nn.BatchNorm2d(outputs),
+                )
+                self.side = nn.Identity()
+                if stride > 1 or inputs != outputs:
+                    self.side = nn.Sequential(
+                        nn.Conv2d(inputs, outputs, 1, stride, bias=False),
+                        nn.BatchNorm2d(outputs),
+                    )
+
+            def forward(self, x):
+                return torch.relu(self.main(x) + self.side(x))
+
+        return Block()
+
+    if name in ("cnn", "wide_cnn"):
+        padding = options.get("padding", 0)
+        wide = name == "wide_cnn" or channels == 3
+        a, b, c = (32, 64, 512) if wide else (30, 50, 100)
+        size = ((height - 2 + 2 * padding) // 2 - 2 + 2 * padding) // 2
+        network = nn.Sequential(
+            nn.Conv2d(channels, a, 3, padding=padding),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(a, b, 3, padding=padding),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(b * size * size, c),
+            nn.ReLU(),
+            nn.Linear(c, 10),
+        )
+    elif name == "convnet":
+        layers: list[Any] = []
+        for i in range(3):
+            inputs = channels if i == 0 else 128
+            layers += [nn.Conv2d(inputs, 128, 3, padding=1), nn.GroupNorm(128, 128)]
+            layers += [nn.ReLU(), nn.AvgPool2d(2)]
+        network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(2048, 10))
+    else:
+        stem = [nn.Conv2d(channels, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64)]
+        stem += [nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+        blocks = []
+        for stage in range(4):
+            width = 64 * 2**stage
+            blocks.append(basic(max(width // 2, 64), width, 1 if stage == 0 else 2))
+            blocks.append(basic(width, width, 1))
+        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10)]
+        network = nn.Sequential(*stem, *blocks, *head)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = network.to(device)
+    optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9)
+    images = torch.randn(batch, channels, *shape[:2], device=device)
+    labels = torch.zeros(batch, dtype=torch.long, device=device)
+
+    def loop():
+        for _ in range(steps):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(images), labels).backward()
+            optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return loop
+
+
+def bench_waste(peak: float) -> dict[str, Any]:
+    """What unequal clients cost: Dirichlet(0.1), 50 clients, batch 64."""
+    del peak
+    labels = np.repeat(np.arange(10), 2_000)
+    split = partitions.drop_dirichlet(labels, num_clients=50, seed=1, alpha=0.1)
+    shape, batch = (28, 28, 1), 64
+    model = models.build("cnn", num_classes=10, image_shape=shape)
+    params, buffers = model.init(jax.random.key(0))
+    base = train_data(shape, 1, len(labels))
+    data = base._replace(
+        indices=jnp.asarray(split.indices), counts=jnp.asarray(split.counts)
+    )
+    counts = split.counts
+    work = LocalWork(batch, 1)
+    layout, flat = flat_layout(params), ravel(params)
+    programs = {}
+    for key, stack in (("map", 1), ("chunk:5", 5), ("vmap", None)):
+        program = client_program(
+            model, layout, buffers, work, Strategy(stack), data, len(counts)
+        )
+        programs[key] = lambda p=program: p(data, flat)
+    seconds = best_of(programs, 3)
+    steps = -(-counts // batch)
+    slots = {
+        "map": int(steps.sum()),
+        "chunk:5": int(5 * np.sort(steps)[::-1][::5].sum()),
+        "vmap": int(len(counts) * steps.max()),
+    }
+    print(
+        f"\nDirichlet(0.1): {len(counts)} clients of {counts.min()} to {counts.max()} "
+        f"samples, mean {counts.mean():.0f}"
+    )
+    rows = {}
+    for key, total in seconds.items():
+        rows[key] = {
+            "padded_over_real_samples": slots[key] * batch / int(counts.sum()),
+            "seconds": total,
+            "us_per_real_sample": 1e6 * total / int(counts.sum()),
+        }
+        print(
+            f"  {key:8s} {rows[key]['padded_over_real_samples']:6.2f} samples computed "
+            f"per real one, {rows[key]['us_per_real_sample']:7.1f} us per real sample"
+        )
+    return rows
+
+
+def bench_order(peak: float) -> dict[str, Any]:
+    """Coordinate-wise median against jnp, NumPy and the memory bandwidth."""
+    del peak
+    bandwidth = memory_bandwidth()
+    rows = {}
+    print(f"\nmedian over clients; memory reads {bandwidth / 1e9:.1f} GB/s")
+    for n, d in ((25, 1_000_000), (100, 200_000)):
+        x = jax.random.normal(jax.random.key(n), (n, d))
+        host = np.asarray(x)
+        mask = jnp.ones(n, bool)
+        ours = jax.jit(lambda x, m: order_statistics.median(x, m))
+        theirs = jax.jit(lambda x: jnp.median(x, axis=0))
+        seconds = best_of(
+            {
+                "fedjax_sim": lambda x=x, m=mask, f=ours: f(x, m),
+                "jnp.median": lambda x=x, f=theirs: f(x),
+                "np.median": lambda h=host: np.median(h, axis=0),
+            },
+            3,
+        )
+        rows[f"[{n}, {d}]"] = {
+            "ms": {key: 1e3 * value for key, value in seconds.items()},
+            "speedup_over_jnp": seconds["jnp.median"] / seconds["fedjax_sim"],
+            "fraction_of_bandwidth": x.nbytes / seconds["fedjax_sim"] / bandwidth,
+        }
+        row = rows[f"[{n}, {d}]"]
+        times = ", ".join(f"{key} {value:.1f} ms" for key, value in row["ms"].items())
+        print(
+            f"  [{n}, {d}]: {times}; {row['speedup_over_jnp']:.0f} x jnp, "
+            f"{row['fraction_of_bandwidth']:.2f} of the bandwidth"
+        )
+    return rows
+
+
+def bench_gram(peak: float) -> dict[str, Any]:
+    """Pairwise distances of n updates from one Gram matrix."""
+    rows = {}
+    print("\nsquared distances by a Gram matrix")
+    for n, d in ((25, 1_200_000), (50, 1_200_000), (25, 11_000_000)):
+        x = jax.random.normal(jax.random.key(0), (n, d))
+        program = jax.jit(squared_distances)
+        seconds = best_of({"": lambda x=x, f=program: f(x)}, 4)[""]
+        rows[f"[{n}, {d}]"] = {
+            "ms": 1e3 * seconds,
+            "fraction_of_peak": 2 * n * n * d / seconds / peak,
+            "gb_per_second": x.nbytes / seconds / 1e9,
+        }
+        row = rows[f"[{n}, {d}]"]
+        print(
+            f"  [{n}, {d}]: {row['ms']:.1f} ms, {row['fraction_of_peak']:.2f} of peak, "
+            f"{row['gb_per_second']:.1f} GB/s"
+        )
+    return rows
+
+
+def small_federation(population: int, cohort: int, samples_each: int, defense):
+    """A federation whose clients do almost nothing: what remains is overhead."""
+    shape = (8, 8, 1)
+    model = models.build("mlp", num_classes=10, image_shape=shape)
+    data = train_data(shape, population, samples_each)
+    federation = fed.make_federation(
+        model=model,
+        reader=Reader(Augmentation(), normalization("half", 1), None),
+        work=LocalWork(batch_size=samples_each),
+        participation=sampling.uniform(population=population, cohort_size=cohort),
+        attack=none(),
+        defense=defense,
+        population=population,
+        num_malicious=0,
+        strategy=Strategy(1),
+    )
+    inputs = fed.Inputs(
+        jax.random.key(0),
+        data,
+        jnp.zeros(population, bool),
+        fed.Hyper(0.01, 0.9, 0.0, 1.0),
+    )
+    state = federation.init(inputs)
+    program = jax.jit(lambda s, i, n: fed.run_rounds(federation, s, i, n, 20)[0])
+    return lambda: program(state, inputs, 20)
+
+
+def bench_round(peak: float) -> dict[str, Any]:
+    """Milliseconds of a round with one tiny step per client."""
+    del peak
+    from fedjax_sim.defenses.droplet import droplet
+
+    seconds = best_of(
+        {
+            "fedavg": small_federation(50, 25, 8, fedavg()),
+            "droplet": small_federation(50, 25, 8, droplet()),
+        },
+        5,
+    )
+    rows = {key: 1e3 * value / 20 for key, value in seconds.items()}
+    print("\nround overhead, 25 clients of one tiny step")
+    for key, value in rows.items():
+        print(f"  {key}: {value:.2f} ms per round")
+    return rows
+
+
+def bench_population(peak: float) -> dict[str, Any]:
+    """The same cohort drawn from a small and a large population."""
+    del peak
+    seconds = best_of(
+        {str(n): small_federation(n, 50, 8, fedavg()) for n in (1_000, 100_000)},
+        5,
+    )
+    rows = {key: 1e3 * value / 20 for key, value in seconds.items()}
+    print("\npopulation, cohort of 50")
+    for key, value in rows.items():
+        print(f"  {key} clients: {value:.2f} ms per round")
+    return rows
+
+
+PARTS = {
+    "clients": bench_clients,
+    "waste": bench_waste,
+    "order": bench_order,
+    "gram": bench_gram,
+    "round": bench_round,
+    "population": bench_population,
+}
+
+
+def main(argv) -> None:
+    """Runs the parts and prints them."""
+    if len(argv) > 1:
+        sys.exit(f"error: {argv[1]} is not a flag")
+    chosen = _ONLY.value or list(PARTS)
+    unknown = [name for name in chosen if name not in (*PARTS, "peak")]
+    if unknown:
+        print(
+            f"error: --only={unknown[0]} is not a part; allowed: peak, "
+            f"{', '.join(PARTS)}",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    resolve({})  # the schema loads: what is measured is what runs
+    peak = matmul_peak()
+    device = jax.devices()[0].device_kind
+    print(f"{jax.default_backend()} ({device}), jax {jax.__version__}")
+    print(f"matmul peak {peak / 1e9:.0f} GFLOP/s (float32)")
+    results: dict[str, Any] = {
+        "backend": jax.default_backend(),
+        "device": device,
+        "jax": jax.__version__,
+        "matmul_peak_gflops": peak / 1e9,
+    }
+    for name in chosen:
+        if name in PARTS:
+            results[name] = PARTS[name](peak)
+    if _JSON.value:
+        with open(_JSON.value, "w") as file:
+            json.dump(results, file, indent=2)
+
+
+if __name__ == "__main__":
+    app.run(main)

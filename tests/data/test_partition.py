@@ -1,0 +1,236 @@
+"""Every partition uses a sample at most once and keeps its own promise."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedjax_sim.data import partition as p
+from fedjax_sim.errors import InputError
+
+
+def _labels(num_samples: int, num_classes: int, seed: int = 0) -> np.ndarray:
+    labels = np.random.default_rng(seed).integers(0, num_classes, num_samples)
+    labels[:num_classes] = np.arange(num_classes)
+    return labels.astype(np.int32)
+
+
+def _rows(split: p.Partition) -> list[np.ndarray]:
+    return [row[:count] for row, count in zip(split.indices, split.counts, strict=True)]
+
+
+OPTIONS = {
+    "drop_dirichlet": {"alpha": 100.0},
+    "sinkhorn_dirichlet": {"alpha": 5.0},
+    "labels_per_client": {"num_labels": 2},
+}
+
+
+@pytest.mark.parametrize("name", p.PARTITIONS)
+@settings(max_examples=15, deadline=None)
+@given(
+    num_clients=st.integers(1, 12),
+    num_classes=st.integers(2, 6),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_every_partition_is_valid_and_reproducible(
+    name, num_clients, num_classes, seed
+):
+    labels = _labels(600, num_classes, seed)
+    arguments = dict(num_clients=num_clients, seed=seed, **OPTIONS.get(name, {}))
+    split = p.PARTITIONS[name](labels, **arguments)
+    p.check(split, len(labels))
+    assert split.indices.dtype == split.counts.dtype == np.int32
+    assert len(split.counts) == num_clients and split.counts.min() > 0
+    again = p.PARTITIONS[name](labels, **arguments)
+    assert p.fingerprint(again) == p.fingerprint(split)
+
+
+@pytest.mark.parametrize("name", p.PARTITIONS)
+def test_seeds_differ(name):
+    labels = _labels(400, 4)
+    options = OPTIONS.get(name, {})
+    prints = {
+        p.fingerprint(p.PARTITIONS[name](labels, num_clients=5, seed=seed, **options))
+        for seed in range(4)
+    }
+    assert len(prints) == 4
+
+
+@pytest.mark.parametrize("name", p.PARTITIONS)
+@pytest.mark.parametrize("num_clients", [0, 11])
+def test_bad_number_of_clients(name, num_clients):
+    with pytest.raises(InputError, match=f"num_clients={num_clients}"):
+        p.PARTITIONS[name](_labels(10, 2), num_clients=num_clients, seed=0)
+
+
+@pytest.mark.parametrize("name", p.PARTITIONS)
+def test_negative_seed(name):
+    options = OPTIONS.get(name, {})
+    with pytest.raises(InputError, match="seed=-1"):
+        p.PARTITIONS[name](_labels(50, 2), num_clients=2, seed=-1, **options)
+
+
+def _naive_round_robin(class_sizes, num_clients):
+    """Literally [DROP] 1.5, one sample at a time."""
+    left = list(class_sizes)
+    size = sum(left) // num_clients
+    counts = np.zeros((num_clients, len(left)), int)
+    for client in range(num_clients):
+        while counts[client].sum() < size:
+            for label in range(len(left)):
+                if left[label] and counts[client].sum() < size:
+                    left[label] -= 1
+                    counts[client, label] += 1
+    return counts
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=7), st.integers(1, 9))
+def test_round_robin_counts_equal_the_literal_procedure(sizes, num_clients):
+    np.testing.assert_array_equal(
+        p.round_robin_counts(np.array(sizes), num_clients),
+        _naive_round_robin(sizes, num_clients),
+    )
+
+
+def test_drop_iid_is_balanced_for_balanced_classes():
+    labels = np.repeat(np.arange(10), 100)
+    split = p.drop_iid(labels, num_clients=5, seed=3)
+    for row in _rows(split):
+        assert np.bincount(labels[row]).tolist() == [20] * 10
+        assert len(set(labels[row][:10])) < 10  # shuffled, not dealt in turns
+
+
+def test_available_data_ratio_keeps_the_first_samples():
+    labels = _labels(1000, 3)
+    for name in ("drop_iid", "drop_dirichlet"):
+        split = p.PARTITIONS[name](
+            labels, num_clients=4, seed=0, available_data_ratio=0.29
+        )
+        assert p.flatten(split).max() < 290
+    split = p.drop_iid(labels, num_clients=4, seed=0, available_data_ratio=0.29)
+    assert split.counts.sum() == 288  # 4 * (290 // 4)
+    with pytest.raises(InputError, match=r"available_data_ratio=1\.5"):
+        p.drop_iid(labels, num_clients=4, seed=0, available_data_ratio=1.5)
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("name", ["drop_dirichlet", "sinkhorn_dirichlet"])
+def test_bad_alpha(name, alpha):
+    with pytest.raises(InputError, match="alpha="):
+        p.PARTITIONS[name](_labels(100, 2), num_clients=2, seed=0, alpha=alpha)
+
+
+def test_a_client_without_samples_is_an_error():
+    with pytest.raises(InputError, match="without a sample; raise alpha"):
+        p.drop_dirichlet(_labels(100, 2), num_clients=20, seed=0, alpha=0.05)
+
+
+def test_sinkhorn_balances_clients():
+    labels = np.repeat(np.arange(10), 500)
+    split = p.sinkhorn_dirichlet(labels, num_clients=50, seed=4, alpha=0.1)
+    assert split.counts.min() >= 90 and split.counts.max() <= 110
+    assert split.counts.sum() == len(labels)
+    plain = p.sinkhorn_dirichlet(
+        labels, num_clients=50, seed=4, alpha=1.0, balance=False
+    )
+    assert plain.counts.sum() == len(labels)
+    assert plain.counts.std() > 5 * split.counts.std()
+
+
+def test_sinkhorn_redraws_what_underflows(monkeypatch):
+    good = np.array([[0.5, 0.5], [0.25, 0.75]])
+    draws = iter([np.array([[1.0, 0.0], [1.0, 0.0]]), np.full((2, 2), np.nan), good])
+
+    class Generator:
+        def __init__(self, seed):
+            del seed
+
+        def dirichlet(self, alpha, size):
+            del alpha, size
+            return next(draws)
+
+    monkeypatch.setattr(np.random, "RandomState", Generator)
+    labels = np.repeat([0, 1], 8)
+    split = p.sinkhorn_dirichlet(labels, num_clients=2, seed=0, alpha=0.1)
+    assert split.counts.sum() == 16 and split.counts.min() >= 7
+
+
+def test_sinkhorn_gives_up_on_a_hopeless_alpha():
+    with pytest.raises(InputError, match="underflows"):
+        p.sinkhorn_dirichlet(_labels(100, 2), num_clients=50, seed=0, alpha=1e-6)
+
+
+def test_labels_per_client():
+    labels = _labels(2000, 10)
+    split = p.labels_per_client(labels, num_clients=20, seed=42, num_labels=5)
+    holders = np.zeros(10, int)
+    for row in _rows(split):
+        held = np.unique(labels[row])
+        assert len(held) == 5
+        holders[held] += 1
+    assert holders.tolist() == [10] * 10
+    assert split.counts.sum() == len(labels)
+    with pytest.raises(InputError, match="num_labels=11"):
+        p.labels_per_client(labels, num_clients=20, seed=0, num_labels=11)
+    with pytest.raises(InputError, match="lower either"):
+        p.labels_per_client(_labels(30, 10), num_clients=30, seed=0, num_labels=9)
+
+
+def test_shards_limit_the_labels_of_a_client():
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 60))
+    split = p.shards(labels, num_clients=30, seed=1)
+    assert split.counts.tolist() == [20] * 30
+    assert max(len(np.unique(labels[row])) for row in _rows(split)) <= 2
+    with pytest.raises(InputError, match="shards_per_client=0"):
+        p.shards(labels, num_clients=30, seed=1, shards_per_client=0)
+    with pytest.raises(InputError, match="more than the 600 training samples"):
+        p.shards(labels, num_clients=30, seed=1, shards_per_client=21)
+
+
+def test_fingerprint_ignores_padding_but_not_order():
+    split = p.Partition(np.array([[3, 1], [2, 0]], np.int32), np.array([2, 1]))
+    padded = p.Partition(np.array([[3, 1, 7], [2, 9, 9]]), np.array([2, 1]))
+    swapped = split._replace(indices=split.indices[:, ::-1])
+    moved = p.Partition(np.array([[3, 0], [1, 2]]), np.array([1, 2]))
+    assert p.fingerprint(split) == p.fingerprint(padded)
+    assert len({p.fingerprint(x) for x in (split, swapped, moved)}) == 3
+
+
+def test_fake_clients():
+    split = p.random_equal(_labels(20, 2), num_clients=4, seed=0)
+    grown = p.with_fake_clients(split, 3)
+    assert grown.counts.tolist() == [5] * 4 + [0] * 3
+    assert grown.indices.shape == (7, 5)
+    p.check(grown, 20)
+    np.testing.assert_array_equal(p.flatten(grown), p.flatten(split))
+    with pytest.raises(InputError, match="num_fake=-1"):
+        p.with_fake_clients(split, -1)
+
+
+@pytest.mark.parametrize(
+    ("indices", "counts", "message"),
+    [
+        ([[0, 1], [1, 0]], [2, 1], "sample 1 is used more than once"),
+        ([[0, 1], [4, 0]], [2, 1], r"outside 0\.\.3"),
+        ([[0, -1], [2, 0]], [2, 1], r"outside 0\.\.3"),
+        ([[0, 1], [2, 0]], [3, 1], r"counts outside 0\.\.2"),
+        ([[0, 1], [2, 0]], [2], "expected"),
+    ],
+)
+def test_check_finds(indices, counts, message):
+    with pytest.raises(InputError, match=message):
+        p.check(p.Partition(np.array(indices), np.array(counts)), 4)
+
+
+def test_a_hundred_thousand_clients_take_seconds():
+    labels = _labels(1_000_000, 10)
+    start = time.perf_counter()
+    for name in ("random_equal", "shards", "drop_iid"):
+        split = p.PARTITIONS[name](labels, num_clients=100_000, seed=0)
+        p.check(split, len(labels))
+        assert split.counts.tolist() == [10] * 100_000
+    assert time.perf_counter() - start < 20

@@ -1,0 +1,153 @@
+"""Triggers: the right pixels, the right values, and a clear word if they miss."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_sim.data import triggers as t
+from fedjax_sim.data.normalize import NORMALIZATIONS, normalization, normalize
+from fedjax_sim.errors import InputError
+
+COLOUR, GREY = (32, 32, 3), (28, 28, 1)
+HALF = normalization("half", 3)
+
+
+def _pixels(trigger: t.Trigger) -> list[tuple[int, int]]:
+    mask = np.asarray(trigger.mask).any(axis=-1)
+    return [tuple(pixel) for pixel in np.argwhere(mask).tolist()]
+
+
+@pytest.mark.parametrize("name", t.TRIGGERS)
+@pytest.mark.parametrize("shape", [COLOUR, GREY])
+def test_every_trigger(name, shape):
+    trigger = t.TRIGGERS[name](shape, normalization("half", shape[-1]))
+    assert trigger.mask.shape == trigger.value.shape == shape
+    assert trigger.mask.dtype == bool and trigger.value.dtype == jnp.float32
+    assert trigger.mask.any() and not trigger.value[~trigger.mask].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "position", "pixels"),
+    [
+        ("1pixel", "top_left", [(1, 1)]),
+        ("1pixel", "top_right", [(1, 30)]),
+        ("1pixel", "bottom_left", [(30, 1)]),
+        ("4pixel", "top_left", [(1, 1), (1, 3), (2, 2), (3, 3)]),
+        ("4pixel", "top_right", [(1, 29), (1, 31), (2, 30), (3, 31)]),
+        ("4pixel", "bottom_left", [(29, 1), (29, 3), (30, 2), (31, 3)]),
+    ],
+)
+def test_drop_positions(name, position, pixels):
+    trigger = t.TRIGGERS[name](COLOUR, HALF, position=position)
+    assert _pixels(trigger) == pixels
+    row, column = pixels[0]
+    np.testing.assert_array_equal(trigger.value[row, column], [1, -1, -1])
+
+
+def test_drop_on_the_smallest_images():
+    trigger = t.four_pixel((8, 8, 1), normalization("half", 1))
+    assert trigger.mask.sum() == 4 and float(trigger.value.max()) == 1.0
+    t.four_pixel((4, 4, 1), normalization("half", 1), position="top_right")
+
+
+@pytest.mark.parametrize("name", ["9pixel", "leadfl_1pixel", "fedredefense_4pixel"])
+def test_a_pattern_that_does_not_fit(name):
+    with pytest.raises(InputError, match=f"'{name}' sets rows .* have 8x8 pixels"):
+        t.TRIGGERS[name]((8, 8, 1), normalization("half", 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("4pixel", {"position": "bottom_right"}, "allowed: top_left, top_right"),
+        ("9pixel", {"values": "cooked"}, "allowed: raw, code"),
+        ("block", {"height": 0}, "height=0"),
+        ("block", {"column": 30}, r"columns 30\.\.33"),
+        ("block", {"row": -1}, r"rows -1\.\.2"),
+    ],
+)
+def test_bad_options(name, options, message):
+    with pytest.raises(InputError, match=message):
+        t.TRIGGERS[name](COLOUR, HALF, **options)
+
+
+def test_red_needs_one_or_three_channels():
+    with pytest.raises(InputError, match="1 or 3 channels, not 2"):
+        t.one_pixel((32, 32, 2), normalization("half", 2))
+
+
+def test_block_is_set_after_normalisation():
+    trigger = t.block(COLOUR, HALF, height=2, width=3, row=5, column=6)
+    assert _pixels(trigger) == [(r, c) for r in (5, 6) for c in (6, 7, 8)]
+    np.testing.assert_array_equal(trigger.value[5, 6], [1, 0, 0])
+    assert trigger.mask[5, 6].all()
+
+
+def test_leadfl_values():
+    raw = t.nine_pixel(GREY, normalization("unit", 1))
+    code = t.nine_pixel(GREY, normalization("unit", 1), values="code")
+    assert raw.mask.sum() == 9 and float(raw.value.sum()) == 6
+    np.testing.assert_allclose(code.value[3, 23], 2.8215, atol=1e-4)
+    np.testing.assert_allclose(code.value[3, 24], -0.4242, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [COLOUR, GREY])
+def test_dba_parts_make_the_whole(shape):
+    whole = t.fedredefense_four_pixel(shape, normalization("half", shape[-1]))
+    parts = t.fedredefense_dba_parts(shape)
+    np.testing.assert_array_equal(parts.mask.any(axis=0), whole.mask)
+    expected = [(26, 26), (24, 26), (26, 24), (25, 25)]
+    for client_id in range(72, 76):
+        part = jax.jit(t.dba_part)(parts, client_id)
+        assert _pixels(part) == [expected[client_id % 4]]
+        assert part.mask.sum() == 1 and float(part.value.sum()) == 1
+
+
+def test_stamp_only_where_asked():
+    with jax.numpy_rank_promotion("raise"):
+        images = jax.random.normal(jax.random.key(0), (3, *COLOUR))
+        trigger = t.four_pixel(COLOUR, HALF)
+        where = jnp.array([True, False, True])
+        seen = jax.jit(t.stamp)(images, trigger, where)
+        np.testing.assert_array_equal(seen[1], images[1])
+        for image, before in ((seen[0], images[0]), (seen[2], images[2])):
+            np.testing.assert_array_equal(
+                image, np.where(trigger.mask, trigger.value, before)
+            )
+        # One trigger per image.
+        parts = t.fedredefense_dba_parts(COLOUR)
+        each = t.dba_part(parts, jnp.array([0, 1, 2]))
+        seen = t.stamp(images, each, jnp.ones(3, bool))
+        assert [int((a != b).sum()) for a, b in zip(seen, images, strict=True)] == [
+            1,
+            1,
+            1,
+        ]
+
+
+def test_normalize():
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
+    with jax.numpy_rank_promotion("raise"):
+        for name, (mean, _) in NORMALIZATIONS.items():
+            if not isinstance(mean, float) and len(mean) != 3:
+                continue
+            constants = normalization(name, 3)
+            expected = (images / 255 - constants.mean) / constants.std
+            seen = jax.jit(normalize)(jnp.asarray(images), constants)
+            assert seen.dtype == jnp.float32
+            np.testing.assert_allclose(seen, expected, atol=1e-6)
+    assert normalization("half", 2).mean.tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "message"),
+    [
+        ("mnist", 3, "1 channels, the images have 3"),
+        ("cifar10", 1, "3 channels, the images have 1"),
+        ("cifar", 3, "did you mean 'cifar10'"),
+    ],
+)
+def test_bad_normalization(name, channels, message):
+    with pytest.raises(InputError, match=message):
+        normalization(name, channels)

@@ -1,0 +1,57 @@
+"""Runs every golden file through the adapter of its family and prefix.
+
+    pytest tests/golden --golden_dir=DIR
+
+The prefix of a file is what stands before `__`; where there is no such adapter, its
+name without a trailing `_<number>` or `_seed<number>`. A file without an adapter is
+a failure: numbers that nobody looks at prove nothing.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import adapters_data
+import adapters_defenses
+import adapters_models
+import numpy as np
+import pytest
+
+Check = Callable[[dict[str, np.ndarray]], None]
+FAMILIES = ("drop_family", "fedredefense_family", "leadfl_family")
+
+# (family, prefix) -> check. Prefixes of the data package serve all families.
+ADAPTERS: dict[tuple[str, str], Check] = {
+    (family, prefix): check
+    for family in FAMILIES
+    for table in (
+        adapters_data.ADAPTERS,
+        adapters_defenses.ADAPTERS.get(family, {}),
+        adapters_models.ADAPTERS.get(family, {}),
+    )
+    for prefix, check in table.items()
+}
+
+
+def find_adapter(path: Path) -> Check | None:
+    for prefix in (path.stem.split("__")[0], re.sub(r"_(seed)?\d+$", "", path.stem)):
+        if (path.parent.name, prefix) in ADAPTERS:
+            return ADAPTERS[path.parent.name, prefix]
+    return None
+
+
+def test_folder_holds_golden_files(golden_folder):
+    assert golden_folder.is_dir(), f"{golden_folder} is not a folder"
+    assert any(golden_folder.rglob("*.npz")), f"{golden_folder} holds no .npz file"
+
+
+def test_golden(golden_file):
+    check = find_adapter(golden_file)
+    if check is None:
+        pytest.fail(
+            f"no adapter for {golden_file.name} of {golden_file.parent.name}: nothing "
+            "here checks these numbers yet",
+            pytrace=False,
+        )
+    with np.load(golden_file, allow_pickle=False) as arrays:
+        check(dict(arrays))

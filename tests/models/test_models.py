@@ -1,0 +1,173 @@
+"""Networks: published parameter counts, the table of models, and its errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_sim.errors import InputError
+from fedjax_sim.models import MODELS, build
+from fedjax_sim.models.gan import Critic, Generator
+from fedjax_sim.models.resnet import ResNet
+
+GREY, RGB = (28, 28, 1), (32, 32, 3)
+
+
+def size(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+    ("name", "image_shape", "num_classes", "options", "parameters", "buffers"),
+    [
+        ("resnet18", RGB, 10, {}, 11_173_962, 9_600),
+        ("resnet18", GREY, 47, {}, 11_191_791, 9_600),
+        ("resnet18", RGB, 47, {}, 11_192_943, 9_600),
+        ("resnet34", RGB, 10, {}, 21_282_122, 17_024),
+        ("convnet", RGB, 10, {}, 320_010, 0),
+        ("convnet", GREY, 10, {}, 317_706, 0),
+        ("cnn", GREY, 10, {}, 139_960, 0),
+        ("cnn", RGB, 10, {}, 1_204_682, 0),
+        ("cnn", GREY, 10, {"padding": 1}, 259_960, 0),
+        ("cnn", RGB, 10, {"padding": 1}, 2_122_186, 0),
+        ("wide_cnn", RGB, 10, {}, 1_204_682, 0),
+        ("wide_cnn", GREY, 10, {"padding": 1}, 1_630_090, 0),
+        ("leadfl_fashion", GREY, 10, {}, 29_034, 96),
+        ("leadfl_fashion", GREY, 10, {"batch_norm": False}, 28_938, 0),
+        ("leadfl_cifar", RGB, 10, {}, 551_466, 896),
+        ("mlp", (8, 8, 1), 10, {}, 65 * 64 + 65 * 10, 0),
+        ("mlp", (8, 8, 1), 10, {"width": 5}, 65 * 5 + 6 * 10, 0),
+    ],
+)
+def test_parameter_counts(
+    name, image_shape, num_classes, options, parameters, buffers
+):
+    model = build(name, num_classes=num_classes, image_shape=image_shape, **options)
+    trees = jax.eval_shape(model.init, jax.random.key(0))
+    assert tuple(map(size, trees)) == (parameters, buffers)
+    assert model.couples_samples == (buffers > 0)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "parameters"),
+    [
+        (ResNet(None), RGB, 11_168_832),
+        (ResNet(None, "plain"), GREY, 11_167_680),
+        (Generator(3), (100,), 1_051_145),
+        (Generator(1, start=7), (100,), 856_067),
+        (Generator(3, affine_output=False), (100,), 1_051_139),
+        (Critic(), RGB, 168_097),
+        (Critic(last_stride=1), GREY, 167_073),
+    ],
+)
+def test_parameter_counts_of_the_distillation_networks(module, shape, parameters):
+    example = jnp.zeros((1, *shape))
+    variables = jax.eval_shape(module.init, jax.random.key(0), example)
+    assert size(variables["params"]) == parameters
+
+
+@pytest.mark.parametrize(
+    ("critic", "shape", "map_shape"),
+    [(Critic(), RGB, (2, 1, 1)), (Critic(last_stride=1), GREY, (2, 3, 3))],
+)
+def test_realness_maps(critic, shape, map_shape):
+    run = lambda key, x: critic.init_with_output(key, x)[0]
+    x = jnp.zeros((2, *shape))
+    assert jax.eval_shape(run, jax.random.key(0), x).shape == map_shape
+
+
+# The smallest images each network is used with here, to keep the test light.
+SHAPES = {"cnn": (10, 10, 1), "wide_cnn": (10, 10, 1)}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_runs(name):
+    shape = SHAPES.get(name, (8, 8, 3))
+    model = build(name, num_classes=4, image_shape=shape)
+    params, buffers = model.init(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (3, *shape))
+    mask = jnp.array([True, True, False])
+
+    @jax.jit
+    def both(params, buffers, x):
+        evaluated = model.apply(params, buffers, x, train=False)
+        return evaluated, model.apply(params, buffers, x, train=True, mask=mask)
+
+    (in_eval, same), (in_train, changed) = both(params, buffers, x)
+    for logits in (in_eval, in_train):
+        assert logits.shape == (3, 4) and logits.dtype == jnp.float32
+        assert jnp.isfinite(logits).all()
+    jax.tree.map(np.testing.assert_array_equal, same, buffers)
+    assert jax.tree.structure(changed) == jax.tree.structure(buffers)
+    moved = [
+        not np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(changed), jax.tree.leaves(buffers), strict=True)
+    ]
+    assert all(moved) and bool(moved) == model.couples_samples
+
+
+@pytest.mark.parametrize("name", ["convnet", "cnn", "leadfl_fashion", "leadfl_cifar"])
+def test_lowerings_agree(name):
+    shape = SHAPES.get(name, (8, 8, 3))
+    outputs = []
+    for lowering in ("patches", "native"):
+        model = build(name, num_classes=4, image_shape=shape, lowering=lowering)
+        params, buffers = model.init(jax.random.key(0))
+        x = jax.random.normal(jax.random.key(1), (3, *shape))
+        outputs.append(model.apply(params, buffers, x, train=True)[0])
+    np.testing.assert_allclose(*outputs, atol=1e-5)
+
+
+def test_double_softmax_returns_probabilities():
+    model = build(
+        "leadfl_cifar", num_classes=3, image_shape=(8, 8, 1), double_softmax=True
+    )
+    params, buffers = model.init(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
+    out, _ = model.apply(params, buffers, x, train=False)
+    np.testing.assert_allclose(out.sum(-1), 1, atol=1e-6)
+    assert (out > 0).all()
+
+
+def test_initialisation_of_the_residual_network():
+    plain, _ = build("resnet18", num_classes=10, image_shape=GREY).init(
+        jax.random.key(0)
+    )
+    pooled, _ = build("resnet18", num_classes=10, image_shape=RGB).init(
+        jax.random.key(0)
+    )
+    # The grey stem has PyTorch's uniform default with fan-in 9, the RGB one He's.
+    assert 0.95 / 3 < jnp.abs(plain["conv1"]["kernel"]).max() <= 1 / 3
+    he = (2 / (9 * 64)) ** 0.5
+    np.testing.assert_allclose(pooled["conv1"]["kernel"].std(), he, rtol=0.06)
+    np.testing.assert_allclose(
+        pooled["layer4_1"]["conv2"]["kernel"].std(), (2 / (9 * 512)) ** 0.5, rtol=0.01
+    )
+    assert jnp.abs(pooled["fc"]["kernel"]).max() <= 512**-0.5
+    assert "bias" not in pooled["layer1_0"]["conv1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "image_shape"),
+    [
+        ("convnet", (4, 4, 3)),
+        ("cnn", (4, 4, 1)),
+        ("cnn", (8, 8, 1)),
+        ("wide_cnn", (2, 2, 3)),
+        ("leadfl_fashion", (2, 2, 1)),
+        ("leadfl_cifar", (4, 4, 3)),
+        ("leadfl_cifar", (32, 4, 3)),
+        ("mlp", (0, 0, 1)),
+    ],
+)
+def test_too_small_images(name, image_shape):
+    with pytest.raises(InputError) as error:
+        build(name, num_classes=10, image_shape=image_shape)
+    message = str(error.value)
+    assert "\n" not in message
+    assert name in message and "x".join(map(str, image_shape)) in message
+
+
+def test_unknown_model_names_the_nearest():
+    with pytest.raises(InputError, match=r"model.name = 'resnet19'.*'resnet18'\?"):
+        build("resnet19", num_classes=10, image_shape=RGB)
