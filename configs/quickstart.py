@@ -1,6 +1,9 @@
 """A targeted backdoor on handwritten digits: FedAvg falls, DROPlet holds.
 
 python launch/run.py --config=configs/quickstart.py --workdir=runs/quickstart
+
+About 20 seconds on two CPU cores, compilation included. Expected (seed 0): MTA 98 and
+ASR 83 under FedAvg, MTA 97 and ASR 0 under DROPlet.
 """
 
 from ml_collections import ConfigDict

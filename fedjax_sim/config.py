@@ -35,7 +35,8 @@ from fedjax_sim.defenses import DEFENSES
 from fedjax_sim.errors import InputError, did_you_mean
 
 Positive = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[float, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 PARTICIPATIONS: dict[str, Callable] = {
     "uniform": sampling.uniform,
@@ -74,7 +75,7 @@ class PartitionSection(Named):
 
     name: str = "drop_iid"
     num_clients: Positive = 10  # N, genuine clients
-    seed: int | None = None  # None: the run's seed
+    seed: Seed | None = None  # None: the run's seed
 
 
 class ModelSection(Named):
@@ -152,13 +153,12 @@ class Log(Section):
     """What a run writes beside its results."""
 
     tensorboard: bool = False
-    rounds: bool = True  # one row per round in rounds.jsonl
 
 
 class Config(Section):
     """A complete run."""
 
-    seed: int = 0
+    seed: Seed = 0
     rounds: Positive = 20
     data: Data = Data()
     partition: PartitionSection = PartitionSection()
@@ -184,9 +184,18 @@ def _from_table(table: Mapping[str, Any], get: Callable = lambda entry: entry):
     return factory
 
 
+def _find_source(key: str, name: str) -> Callable:
+    if not name.startswith("tfds:") and name not in sources.SOURCES:
+        hint = did_you_mean(name, sources.SOURCES)
+        raise InputError(
+            f"config.{key}.name = {name!r} does not exist; {hint}, or tfds:NAME"
+        )
+    return sources.loader(name)
+
+
 # Section -> (how to find the factory, arguments that the run itself supplies).
 _FACTORIES: dict[str, tuple[Callable[[str, str], Callable], tuple[str, ...]]] = {
-    "data": (lambda key, name: sources.loader(name), ("data_dir", "name")),
+    "data": (_find_source, ("data_dir", "name")),
     "partition": (_from_table(PARTITIONS), ("labels", "num_clients", "seed")),
     "model": (
         _from_table(models.MODELS, lambda entry: entry.build),
@@ -267,19 +276,26 @@ def _validate(schema: type[BaseModel], values: Mapping[str, Any], section: str):
     try:
         return schema.model_validate(values)
     except pydantic.ValidationError as problem:
-        error = problem.errors()[0]
-    path = [str(part) for part in error["loc"] if not str(part).startswith("constrain")]
+        errors = problem.errors()
+    error = errors[0]
+    # Behind the fields `loc` names the members of a union, which share one input.
+    path, fields = [], schema.model_fields
+    for part in map(str, error["loc"]):
+        if part not in fields and error["type"] != "extra_forbidden":
+            break
+        path.append(part)
+        if part in fields:
+            fields = getattr(fields[part].annotation, "model_fields", {})
+    depth = len(path)
     path = ([section] if section else []) + path
     key = ".".join(path)
     if error["type"] == "extra_forbidden":
-        fields = schema.model_fields
-        for part in path[:-1]:
-            fields = fields[part].annotation.model_fields
         names = [name for name in fields if name != "options"]
         raise InputError(f"config.{key} is not a key; {did_you_mean(path[-1], names)}")
     if error["type"] == "missing":
         raise InputError(f"config.{key} must be given")
-    message = error["msg"][0].lower() + error["msg"][1:]
+    same = [e for e in errors if e["loc"][:depth] == error["loc"][:depth]]
+    message = ", or ".join(e["msg"][0].lower() + e["msg"][1:] for e in same)
     raise InputError(f"config.{key} = {error['input']!r}: {message}")
 
 
@@ -338,7 +354,12 @@ def load_file(path: str) -> ConfigDict:
     if spec is None or spec.loader is None:
         raise InputError(f"--config={path}: a Python file (.py) is needed")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise InputError(
+            f"--config={path}: line {error.lineno} is not Python ({error.msg})"
+        ) from None
     if not hasattr(module, "get_config"):
         raise InputError(f"--config={path}: the file defines no get_config()")
     takes_argument = bool(inspect.signature(module.get_config).parameters)
@@ -368,7 +389,10 @@ def file_arguments(text: str, **defaults: Any) -> dict[str, Any]:
             )
         kind = type(defaults[key])
         try:
-            values[key] = kind(value)
+            read = kind(value) if kind is not bool else parse_value(value)
+            if not isinstance(read, kind):
+                raise ValueError(value)
+            values[key] = read
         except ValueError:
             raise InputError(
                 f"--config=...:{key}={value}: a value of type {kind.__name__} is needed"
@@ -413,6 +437,8 @@ def override(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
         section, _, key = path.partition(".")
         if key != "name" or section not in _FACTORIES or not isinstance(value, str):
             continue
+        if not isinstance(values.get(section, {}), dict):
+            raise InputError(f"config.{path}: config.{section} is a value, no group")
         known = _option_fields(section, value)
         fixed = Config.model_fields[section].annotation.model_fields
         values[section] = {

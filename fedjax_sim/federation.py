@@ -301,9 +301,8 @@ def _client_trainer(model, reader, work, attack, defense, layout, buffer_layout)
     gradient = training.batch_gradient(model, work.microbatch)
 
     def benign_optimizer(hyper):
-        if defense.client_optimizer is not None:
-            return defense.client_optimizer(hyper.learning_rate, layout)
-        return training.sgd(hyper.learning_rate, hyper.momentum, hyper.weight_decay)
+        make = defense.client_optimizer or training.sgd
+        return make(hyper.learning_rate, hyper.momentum, hyper.weight_decay)
 
     def malicious_optimizer(hyper, attack_state):
         plain = training.sgd(hyper.learning_rate, hyper.momentum, hyper.weight_decay)

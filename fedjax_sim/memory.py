@@ -42,11 +42,16 @@ def _peak(jaxpr: core.Jaxpr) -> int:
     live = sum(sizes.values())
     peak = live
     for i, equation in enumerate(jaxpr.eqns):
-        inner = max((_peak(sub) for sub in _inner(equation.params)), default=0)
-        # The inner program's inputs are live already.
-        inputs = sum(_bytes(v) for v in equation.invars)
+        # What a sub-program is given is live already, at least as a part.
+        inner = max(
+            (
+                _peak(sub) - sum(map(_bytes, sub.invars))
+                for sub in _inner(equation.params)
+            ),
+            default=0,
+        )
         outputs = sum(_bytes(v) for v in equation.outvars)
-        peak = max(peak, live + max(outputs, inner - inputs))
+        peak = max(peak, live + max(outputs, inner))
         for variable in equation.outvars:
             if variable in last_use:
                 sizes[variable] = _bytes(variable)

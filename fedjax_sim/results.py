@@ -3,7 +3,7 @@
     config.json      the resolved config, every key
     provenance.json  versions, backend, devices, git revision, data and partition
     metrics.jsonl    one row per evaluated round
-    rounds.jsonl     one row per round (config.log.rounds)
+    rounds.jsonl     one row per round
     summary.json     written last: its presence means that the run is finished
     checkpoints/     orbax checkpoints of the federation's state, the newest two
     tensorboard/     the numbers of metrics.jsonl (config.log.tensorboard)
@@ -12,7 +12,7 @@
 Rates are percentages, times seconds, rounds count from 1. `null` = undefined.
 
 metrics.jsonl
-    round               evaluated after this round (0: the initial model)
+    round               evaluated after this round
     mta, test_loss      accuracy and mean cross-entropy on the clean test set
     asr                 attack success rate (null: no test image of the victim class)
     asr_any_source, asr_all
@@ -144,13 +144,25 @@ class Rows:
         self.path = path
 
     def read(self) -> list[dict[str, Any]]:
-        """Returns the rows; a last line cut short by a kill is left out."""
+        """Returns the rows; a last line cut short by a kill is left out.
+
+        Raises:
+          InputError: another line is damaged.
+        """
         if not self.path.exists():
             return []
         rows = []
-        for line in self.path.read_text().splitlines(keepends=True):
-            if line.endswith("\n"):
+        lines = self.path.read_text().splitlines(keepends=True)
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith("\n"):
+                break
+            try:
                 rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise InputError(
+                    f"{self.path}: line {number} is not valid JSON ({error.msg}); "
+                    "restore the file or start in a new --workdir"
+                ) from None
         return rows
 
     def keep_until(self, last_round: int) -> list[dict[str, Any]]:

@@ -48,19 +48,29 @@ def backdoor(
       InputError: a class outside the data set, victim equal to target, a dpr outside
         [0, 1], an empty window, or a trigger that does not fit the images.
     """
+    if isinstance(dpr, float | int) and not 0 <= dpr <= 1:
+        raise InputError(
+            f"config.attack.dpr = {dpr} must lie between 0 and 1: a fraction of the "
+            "victim-class samples of each malicious client"
+        )
     if trigger not in TRIGGERS:
         hint = did_you_mean(trigger, TRIGGERS)
-        raise InputError(f"attack.trigger = {trigger!r} is not a trigger; {hint}")
+        raise InputError(
+            f"config.attack.trigger = {trigger!r} is not a trigger; {hint}"
+        )
     if start_round < 1:
-        raise InputError(f"attack.start_round = {start_round} must be at least 1")
+        raise InputError(
+            f"config.attack.start_round = {start_round} must be at least 1"
+        )
     if end_round is not None and end_round <= start_round:
         raise InputError(
-            f"attack.end_round = {end_round} must be larger than "
-            f"attack.start_round = {start_round}, or None"
+            f"config.attack.end_round = {end_round} must be larger than "
+            f"config.attack.start_round = {start_round}, or None"
         )
     if victim_class == target_class:
         raise InputError(
-            f"attack.victim_class = {victim_class} must differ from attack.target_class"
+            f"config.attack.victim_class = {victim_class} must differ from "
+            "config.attack.target_class"
         )
 
     def make_trigger(spec: AttackSpec) -> Trigger:
@@ -72,7 +82,7 @@ def backdoor(
         for name, value in (("victim", victim_class), ("target", target_class)):
             if value is not None and not 0 <= value < spec.num_classes:
                 raise InputError(
-                    f"attack.{name}_class = {value} must lie between 0 and "
+                    f"config.attack.{name}_class = {value} must lie between 0 and "
                     f"{spec.num_classes - 1}"
                 )
 

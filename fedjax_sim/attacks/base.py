@@ -98,7 +98,16 @@ class CraftView(NamedTuple):
 
 
 class Attack(NamedTuple):
-    """An adversary; see the module's docstring for its seams."""
+    """An adversary; see the module's docstring for its seams.
+
+    `init(spec)` gives the state; `active(round) -> bool []`; `observe(state, round,
+    global_params f32 [d]) -> state`, before every round; `poison(spec) -> Poison`;
+    `local_transform(state, layout)` goes in front of SGD; `local_gradient(model,
+    state, inputs, task)` returns a gradient function of the form of
+    `clients.training.batch_gradient`; `craft(state, view) -> (state, updates f32
+    [n, d])`, of which only the rows of attacking clients are used; `test(spec)` says
+    how success is measured.
+    """
 
     knowledge: tuple[Knowledge, ...]
     init: Callable[[AttackSpec], PyTree] = lambda spec: ()

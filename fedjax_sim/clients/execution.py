@@ -44,8 +44,8 @@ def parse_strategy(text: str) -> Strategy:
     match = re.fullmatch(r"chunk:([1-9][0-9]*)", text)
     if not match:
         raise InputError(
-            f"execution.clients = {text!r} is not a strategy; allowed: auto, vmap, "
-            "map, chunk:K with K a positive number"
+            f"config.execution.clients = {text!r} is not a strategy; allowed: auto, "
+            "vmap, map, chunk:K with K a positive number"
         )
     return Strategy(int(match[1]))
 

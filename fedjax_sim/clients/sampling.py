@@ -65,7 +65,7 @@ def enforced(*, population: int, cohort_size: int, num_malicious: int) -> Partic
     share, rest = divmod(cohort_size * num_malicious, population)
     if rest:
         raise InputError(
-            f"participation.name = 'enforced' needs n*M/N to be an integer, but "
+            f"config.participation.name = 'enforced' needs n*M/N to be an integer, but "
             f"{cohort_size}*{num_malicious}/{population} is not"
         )
 
@@ -97,18 +97,18 @@ def periodic(
     benign = population - num_malicious
     if not 0 <= burst <= period or period < 1:
         raise InputError(
-            f"participation.burst = {burst} must lie between 0 and "
-            f"participation.period = {period}"
+            f"config.participation.burst = {burst} must lie between 0 and "
+            f"config.participation.period = {period}"
         )
     if not 0 <= malicious_in_burst <= min(cohort_size, num_malicious):
         raise InputError(
-            f"participation.malicious_in_burst = {malicious_in_burst} must lie between "
-            f"0 and min(cohort, malicious clients) = {min(cohort_size, num_malicious)}"
+            f"config.participation.malicious_in_burst = {malicious_in_burst} must lie "
+            f"between 0 and min(cohort, malicious clients) = {min(cohort_size, num_malicious)}"
         )
     if benign < cohort_size:
         raise InputError(
-            f"participation.name = 'periodic' needs {cohort_size} benign clients "
-            f"for its quiet rounds, the population has {benign}"
+            f"config.participation.name = 'periodic' needs {cohort_size} benign "
+            f"clients for its quiet rounds, the population has {benign}"
         )
 
     def sample(key, round_index, malicious, eligible):
@@ -133,23 +133,24 @@ def explicit(*, population: int, schedule: np.ndarray) -> Participation:
       InputError: an id is out of range or stands twice in one round.
     """
     schedule = np.asarray(schedule)
-    if schedule.ndim != 2 or not np.issubdtype(schedule.dtype, np.integer):
+    integers = np.issubdtype(schedule.dtype, np.integer)
+    if schedule.ndim != 2 or not len(schedule) or not integers:
         raise InputError(
-            "participation.schedule must be an integer array [rounds, clients], got "
-            f"{schedule.dtype} {list(schedule.shape)}"
+            "config.participation.schedule must be an integer array [rounds, clients], "
+            f"got {schedule.dtype} {list(schedule.shape)}"
         )
     _check_cohort(schedule.shape[1], population)
     rows = np.sort(schedule, axis=1)
     if rows.min() < 0 or rows.max() >= population:
         raise InputError(
-            f"participation.schedule holds client ids from {rows.min()} to "
+            f"config.participation.schedule holds client ids from {rows.min()} to "
             f"{rows.max()}, allowed: 0 to {population - 1}"
         )
     repeated = (np.diff(rows, axis=1) == 0).any(1)
     if repeated.any():
         first = int(repeated.argmax())
         raise InputError(
-            f"participation.schedule names a client twice in round {first + 1}"
+            f"config.participation.schedule names a client twice in round {first + 1}"
         )
     rows = jnp.asarray(rows, jnp.int32)
 
@@ -162,17 +163,21 @@ def explicit(*, population: int, schedule: np.ndarray) -> Participation:
 
 
 def _draw_groups(key, malicious, eligible, num_malicious, num_benign):
-    """Draws each group without replacement, the benign ones first."""
+    """Draws from each group without replacement."""
     benign_key, malicious_key = jax.random.split(key)
     benign = _draw(benign_key, eligible & ~malicious, num_benign)
     attackers = _draw(malicious_key, eligible & malicious, num_malicious)
-    joined = [jnp.concatenate(pair) for pair in zip(benign, attackers, strict=True)]
-    return _ascending(*joined)
+    # The groups fill their empty places with ids that the other may have drawn.
+    taken = jnp.zeros(eligible.shape, bool)
+    for ids, present in (benign, attackers):
+        taken = taken.at[ids].max(present)
+    _, ids = jax.lax.top_k(taken.astype(jnp.float32), num_malicious + num_benign)
+    return _ascending(ids, taken[ids])
 
 
 def _check_cohort(cohort_size: int, population: int) -> None:
     if not 1 <= cohort_size <= population:
         raise InputError(
-            f"participation.clients_per_round = {cohort_size} must lie between 1 and "
-            f"the population of {population} clients"
+            f"config.participation.clients_per_round = {cohort_size} must lie between "
+            f"1 and the population of {population} clients"
         )

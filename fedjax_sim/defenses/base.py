@@ -113,11 +113,13 @@ Reduce = Callable[[Cohort, RoundContext], Aggregate]
 class Defense(NamedTuple):
     """A server rule, and the four things it may change besides the server step.
 
-    The optional fields mean "as usual" when None: `client_optimizer(learning_rate,
-    layout)` replaces the optimiser of benign clients, `benign_loss` their loss,
-    `eligible(state) -> bool [N]` says which clients may be sampled, and `predict`
-    replaces the argmax of the global model at evaluation:
-    `predict(state, logits f32 [B, C]) -> i32 [B]`, where -1 refuses an answer.
+    The optional fields mean "as usual" when None. `client_optimizer(learning_rate,
+    momentum, weight_decay)` replaces the optimiser of benign clients; its update is
+    also given `epoch_start` (bool []) and `key`. `benign_loss(model, inputs, task)`
+    returns the gradient function of benign clients, of the form of
+    `clients.training.batch_gradient`. `eligible(state) -> bool [N]` says which clients
+    may be sampled. `predict(state, logits f32 [B, C]) -> i32 [B]` replaces the argmax
+    of the global model at evaluation; -1 refuses an answer.
     """
 
     init: Callable[[FederationSpec], PyTree]
@@ -128,7 +130,7 @@ class Defense(NamedTuple):
         [PyTree, GlobalModel, Cohort, RoundContext], tuple[PyTree, GlobalModel]
     ]
     client_optimizer: (
-        Callable[[Array, FlatLayout], optax.GradientTransformationExtraArgs] | None
+        Callable[[Array, Array, Array], optax.GradientTransformationExtraArgs] | None
     ) = None
     benign_loss: Callable[..., Any] | None = None
     eligible: Callable[[PyTree], Array] | None = None

@@ -117,7 +117,7 @@ def build(
     """
     if name not in MODELS:
         hint = did_you_mean(name, MODELS)
-        raise InputError(f"model.name = {name!r} is not a model; {hint}")
+        raise InputError(f"config.model.name = {name!r} is not a model; {hint}")
     entry = MODELS[name]
     module = entry.build(num_classes, image_shape, lowering, **options)
     example = jnp.zeros((1, *image_shape))
@@ -126,7 +126,8 @@ def build(
     except (TypeError, ValueError, ZeroDivisionError) as error:
         shape = "x".join(map(str, image_shape))
         raise InputError(
-            f"model.name = {name!r} does not take images of {shape} pixels ({error})"
+            f"config.model.name = {name!r} does not take images of {shape} pixels "
+            f"({error})"
         ) from error
 
     def init(key: Array) -> tuple[PyTree, PyTree]:

@@ -1,5 +1,7 @@
 """Who takes part: distinct ascending ids, the promised counts, honest frequencies."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,13 +13,17 @@ from fedjax_sim.errors import InputError
 ROUNDS = 4000
 
 
+@cache
+def sampler(schedule):
+    return jax.jit(jax.vmap(schedule.sample, (0, 0, None, None)))
+
+
 def cohorts(schedule, malicious, eligible=None, rounds=ROUNDS, seed=0):
     """Samples rounds 1, 2, ...; returns ids [rounds, n] and present [rounds, n]."""
     malicious = jnp.asarray(malicious)
     eligible = jnp.ones(malicious.shape, bool) if eligible is None else eligible
     keys = jax.random.split(jax.random.key(seed), rounds)
-    sample = jax.jit(jax.vmap(schedule.sample, (0, 0, None, None)))
-    ids, present = sample(
+    ids, present = sampler(schedule)(
         keys, jnp.arange(1, rounds + 1), malicious, jnp.asarray(eligible)
     )
     assert ids.shape == present.shape == (rounds, schedule.cohort_size)
@@ -84,25 +90,27 @@ def test_only_eligible_clients_are_sampled():
     assert_frequency(hits, 5 / 10, ROUNDS)
 
 
+SCARCE = {
+    "uniform": uniform(population=10, cohort_size=5),
+    "enforced": enforced(population=10, cohort_size=5, num_malicious=4),
+    "periodic": periodic(
+        population=10,
+        cohort_size=5,
+        num_malicious=4,
+        period=1,
+        burst=1,
+        malicious_in_burst=2,
+    ),
+}
+
+
 @pytest.mark.parametrize("eligible_ids", [[], [7], [1, 4, 7], [0, 1, 2, 3, 9]])
-@pytest.mark.parametrize("name", ["uniform", "enforced", "periodic"])
+@pytest.mark.parametrize("name", SCARCE)
 def test_fewer_eligible_than_asked_for_all_take_part(name, eligible_ids):
-    population, count = 10, 5
+    population = 10
     malicious = is_malicious(population, 4)
-    schedule = {
-        "uniform": uniform(population=population, cohort_size=count),
-        "enforced": enforced(population=population, cohort_size=5, num_malicious=4),
-        "periodic": periodic(
-            population=population,
-            cohort_size=count,
-            num_malicious=4,
-            period=1,
-            burst=1,
-            malicious_in_burst=2,
-        ),
-    }[name]
     eligible = np.isin(np.arange(population), eligible_ids)
-    ids, present = cohorts(schedule, malicious, eligible, rounds=50)
+    ids, present = cohorts(SCARCE[name], malicious, eligible, rounds=50)
     assert_distinct_and_ascending(ids)
     groups = [(eligible, 5)]
     if name != "uniform":

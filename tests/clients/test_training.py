@@ -1,5 +1,6 @@
 """Local training: PyTorch's SGD, batches, poison, and what a client may not do."""
 
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -22,6 +23,15 @@ from fedjax_sim.models import build
 SHAPE, CLASSES, SAMPLES = (4, 4, 1), 3, 20
 UNIT = normalization("unit", 1)
 PLAIN = Reader(Augmentation(), UNIT, None)
+
+# Tests compile more than they compute: leave out the compiler's slow passes.
+quick_jit = partial(
+    jax.jit,
+    compiler_options={
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    },
+)
 
 
 def make_data(rows, shape=SHAPE, labels=None):
@@ -50,26 +60,33 @@ def task(client=0, present=True, seed=0, round_index=1):
     )
 
 
-def train(model, data, work, task, *, lr=0.1, momentum=0.0, weight_decay=0.0):
-    """Returns (global params, global buffers, local params, local buffers, loss)."""
-    params, buffers = model.init(jax.random.key(3))
+@cache
+def trainer(model, work):
+    """Compiled once: client, data and hyper-parameters are arguments."""
 
-    @jax.jit
-    def run(params, buffers, data, task):
+    @quick_jit
+    def run(params, buffers, data, task, settings):
         return training.train_client(
             reader=PLAIN,
             work=work,
             gradient=training.batch_gradient(model, work.microbatch),
-            optimizer=training.sgd(lr, momentum, weight_decay),
+            optimizer=training.sgd(*settings),
             data=data,
             params=params,
             buffers=buffers,
             task=task,
         )
 
-    return params, buffers, *run(params, buffers, data, task)
+    return quick_jit(model.init)(jax.random.key(3)), run
 
 
+def train(model, data, work, task, *, lr=0.1, momentum=0.0, weight_decay=0.0):
+    """Returns (global params, global buffers, local params, local buffers, loss)."""
+    start, run = trainer(model, work)
+    return *start, *run(*start, data, task, (lr, momentum, weight_decay))
+
+
+@cache
 def mlp():
     return build("mlp", num_classes=CLASSES, image_shape=SHAPE, width=5)
 
@@ -157,10 +174,16 @@ def test_client_without_samples_sends_exactly_nothing():
             assert np.isnan(loss)
 
 
+@cache
+def microbatched():
+    return build("cnn", num_classes=CLASSES, image_shape=(10, 10, 1))
+
+
 @pytest.mark.parametrize("count", [1, 3, 8, 11])
 def test_microbatches_change_only_the_rounding(count):
-    model = build("cnn", num_classes=CLASSES, image_shape=(10, 10, 1))
-    data = make_data([list(range(count))], (10, 10, 1))
+    model = microbatched()
+    # The second client holds as much as fits, so that one program serves all counts.
+    data = make_data([range(count), range(12)], (10, 10, 1))
     whole = train(model, data, LocalWork(8, epochs=2), task(), momentum=0.9)
     for microbatch in (2, 4):
         work = LocalWork(8, epochs=2, microbatch=microbatch)
@@ -204,7 +227,7 @@ def record(data, work, task, capacity=60):
         return grads._replace(epoch_starts=starts), state
 
     optimizer = optax.GradientTransformationExtraArgs(lambda params: (), update)
-    visits, (seen, steps), loss = jax.jit(
+    visits, (seen, steps), loss = quick_jit(
         lambda data, task: training.train_client(
             reader=PLAIN,
             work=work,

@@ -5,6 +5,7 @@ AssertionError on a difference.
 """
 
 import contextlib
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,15 @@ from fedjax_sim.models.resnet import ResNet
 
 Arrays = dict[str, np.ndarray]
 LOWERINGS = ("patches", "native")
+
+# Tests compile more than they compute: leave out the compiler's slow passes.
+quick_jit = partial(
+    jax.jit,
+    compiler_options={
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    },
+)
 
 _CRITIC = {"0": "conv1", "1": "norm1", "3": "conv2", "4": "norm2"}
 _CRITIC |= {"6": "conv3", "7": "norm3", "9": "conv4"}
@@ -105,7 +115,7 @@ def check_model_forward(arrays: Arrays) -> None:
     for lowering in LOWERINGS:
         module = make(lowering)
 
-        @jax.jit
+        @quick_jit
         def forward(variables, inputs, module=module):
             answer = module.apply(variables, inputs, train=False)
             return answer, *module.apply(
@@ -161,7 +171,7 @@ def _train(module, params, arrays, microbatch):
     optimizer = sgd(float(arrays["lr"]), 0.0, 0.0)
     state, total = optimizer.init(params), 0.0
 
-    @jax.jit
+    @quick_jit
     def step(params, state, batch):
         loss, _, grads = gradient(params, {}, batch)
         updates, state = optimizer.update(grads, state, params)
@@ -190,7 +200,7 @@ def check_client_train(arrays: Arrays) -> None:
         convert = lambda flat: to_flax(split_flat(flat, layout), rename, flattened)
         params = jax.tree.map(jnp.asarray, convert(arrays["global_params"])["params"])
         first = arrays["images"][0].transpose(0, 2, 3, 1)
-        logits = module.apply({"params": params}, first)
+        logits = quick_jit(module.apply)({"params": params}, first)
         expected = arrays["expected_logits_batch0"]
         assert_close(logits, expected, tolerance, f"{lowering} logits")
         trained, loss = _train(module, params, arrays, microbatch)
@@ -300,7 +310,10 @@ def check_selection(arrays: Arrays) -> None:
         replay = sampling.explicit(population=population, schedule=schedule)
         assert replay.cohort_size == size
         ids, present = jax.vmap(replay.sample, (None, 0, None, None))(
-            jax.random.key(0), jnp.arange(1, rounds + 1), jnp.asarray(malicious), eligible
+            jax.random.key(0),
+            jnp.arange(1, rounds + 1),
+            jnp.asarray(malicious),
+            eligible,
         )
         assert present.all()
         np.testing.assert_array_equal(ids, np.sort(schedule, axis=1), err_msg=name)

@@ -1,5 +1,7 @@
 """Layers: against JAX's and flax's own operations, and against hand computations."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -22,9 +24,20 @@ CONVOLUTIONS = [
     (5, 3, 0, 9, 11, 3),
 ]
 
+# Tests compile more than they compute: leave out the compiler's slow passes.
+quick_jit = partial(
+    jax.jit,
+    compiler_options={
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    },
+)
+
 
 def normal(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    """Fixed draws; NumPy needs no compilation for every shape."""
+    draws = np.random.default_rng(seed).normal(size=shape)
+    return jnp.asarray(draws, jnp.float32)
 
 
 def close(actual, expected, tolerance=1e-5):
@@ -63,13 +76,17 @@ def test_convolution_equals_lax(conv, size, stride, padding, height, width, chan
         out, pullback = jax.vjp(lambda x, k: conv(x, k, stride, padding), x, kernel)
         return out, pullback(normal(2, *out.shape))
 
-    trees_close(jax.jit(both, static_argnums=0)(conv), both(lax_conv))
+    both = quick_jit(both, static_argnums=0)
+    trees_close(both(conv), both(lax_conv))
 
 
 def test_patches_are_ordered_row_column_channel():
     x = jnp.arange(2 * 3 * 2.0).reshape(1, 2, 3, 2)
     patches = layers.extract_patches(x, 2, 1, 0)
-    assert patches.tolist() == [[[[0, 1, 2, 3, 6, 7, 8, 9], [2, 3, 4, 5, 8, 9, 10, 11]]]]
+    assert patches[0, 0].tolist() == [
+        [0, 1, 2, 3, 6, 7, 8, 9],
+        [2, 3, 4, 5, 8, 9, 10, 11],
+    ]
 
 
 @pytest.mark.parametrize("channels", [2, 8])
@@ -85,11 +102,12 @@ def test_convolution_with_a_kernel_per_client(conv, channels):
         loss = lambda x, k: jnp.sin(lax_conv(x, k, 2, 1)).sum()
         return jax.value_and_grad(loss, (0, 1))(x, kernel)
 
+    expected = quick_jit(expected)
     one_by_one = [expected(*pair) for pair in zip(x, kernels, strict=True)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *one_by_one)
-    trees_close(jax.jit(jax.vmap(gradients))(x, kernels), stacked)
-    in_a_loop = jax.jit(lambda x, k: jax.lax.map(lambda pair: gradients(*pair), (x, k)))
-    trees_close(in_a_loop(x, kernels), stacked)
+    trees_close(quick_jit(jax.vmap(gradients))(x, kernels), stacked)
+    in_a_loop = lambda x, k: jax.lax.map(lambda pair: gradients(*pair), (x, k))
+    trees_close(quick_jit(in_a_loop)(x, kernels), stacked)
 
 
 @pytest.mark.parametrize("channels", [2, 8])
@@ -101,10 +119,8 @@ def test_second_derivative_of_convolution(channels):
         slope = jax.grad(lambda x, k: jnp.tanh(conv(x, k, 2, 1)).sum())
         return lambda x, k: (slope(x, k) ** 2).sum()
 
-    trees_close(
-        jax.jit(jax.grad(penalty(layers.conv_by_patches), (0, 1)))(x, kernel),
-        jax.grad(penalty(lax_conv), (0, 1))(x, kernel),
-    )
+    gradient = lambda conv: quick_jit(jax.grad(penalty(conv), (0, 1)))(x, kernel)
+    trees_close(gradient(layers.conv_by_patches), gradient(lax_conv))
 
 
 def test_conv_module_adds_its_bias_in_both_lowerings():
@@ -122,8 +138,9 @@ def test_conv_module_adds_its_bias_in_both_lowerings():
 
 def test_dense_is_affine():
     module = Dense(2)
-    params = {"kernel": jnp.array([[1.0, 2.0], [3.0, 4.0]]), "bias": jnp.array([5, -5.0])}
-    assert module.apply({"params": params}, jnp.array([[1.0, 10.0]])).tolist() == [[36, 37]]
+    kernel, bias = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([5.0, -5.0])
+    variables = {"params": {"kernel": kernel, "bias": bias}}
+    assert module.apply(variables, jnp.array([[1.0, 10.0]])).tolist() == [[36, 37]]
 
 
 # ---------------------------------------------------------------------- pooling
@@ -145,18 +162,22 @@ POOLS = [  # size, stride, padding, height, width
 def test_max_pool_equals_flax(size, stride, padding, height, width):
     shape = (2, height, width, 3)
     # No ties, and all negative: padding with zeros would win everywhere.
-    x = -1.0 - jax.random.permutation(jax.random.key(0), 2 * height * width * 3)
-    x = x.reshape(shape).astype(jnp.float32)
+    x = -1.0 - np.random.default_rng(0).permutation(2 * height * width * 3)
+    x = jnp.asarray(x.reshape(shape), jnp.float32)
 
     def reference(x):
         pad = ((padding, padding), (padding, padding))
         return nn.max_pool(x, (size, size), (stride, stride), pad)
 
-    expected, pull_expected = jax.vjp(reference, x)
-    actual, pull = jax.vjp(lambda x: layers.max_pool(x, size, stride, padding), x)
+    @partial(quick_jit, static_argnums=0)
+    def both(pool):
+        out, pullback = jax.vjp(pool, x)
+        return out, pullback(normal(1, *out.shape))
+
+    expected, expected_grad = both(reference)
+    actual, grad = both(lambda x: layers.max_pool(x, size, stride, padding))
     np.testing.assert_array_equal(actual, expected)
-    weights = normal(1, *expected.shape)
-    close(pull(weights)[0], pull_expected(weights)[0], 1e-6)
+    close(grad[0], expected_grad[0], 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -171,16 +192,17 @@ def test_max_pool_equals_flax(size, stride, padding, height, width):
 )
 def test_ties_go_to_the_first_element(size, stride, height, width, expected):
     x = jnp.full((1, height, width, 1), 7.0)
-    grad = jax.grad(lambda x: layers.max_pool(x, size, stride).sum())(x)
+    grad = quick_jit(jax.grad(lambda x: layers.max_pool(x, size, stride).sum()))(x)
     assert grad[0, ..., 0].tolist() == expected
 
 
 def test_max_pool_under_vmap_and_in_a_loop():
     x = normal(0, 3, 2, 7, 7, 2)
     grad = jax.grad(lambda x: jnp.sin(layers.max_pool(x, 3, 2, 1)).sum())
-    expected = jnp.stack([grad(one) for one in x])
-    close(jax.vmap(grad)(x), expected, 1e-6)
-    close(jax.jit(lambda x: jax.lax.map(grad, x))(x), expected, 1e-6)
+    alone = quick_jit(grad)
+    expected = jnp.stack([alone(one) for one in x])
+    close(quick_jit(jax.vmap(grad))(x), expected, 1e-6)
+    close(quick_jit(lambda x: jax.lax.map(grad, x))(x), expected, 1e-6)
 
 
 @pytest.mark.parametrize(("size", "height", "width"), [(2, 6, 4), (2, 7, 5), (3, 8, 9)])
@@ -205,9 +227,16 @@ def test_upsample_repeats_pixels():
 
 def batch_norm(x, mask=None, train=True, affine=True, **start):
     module = BatchNorm(affine=affine)
-    variables = module.init(jax.random.key(0), x, train=False)
-    variables["batch_stats"] |= start
-    return module.apply(variables, x, train=train, mask=mask, mutable=["batch_stats"])
+
+    @quick_jit
+    def run(x, mask, start):
+        variables = module.init(jax.random.key(0), x, train=False)
+        variables["batch_stats"] |= start
+        return module.apply(
+            variables, x, train=train, mask=mask, mutable=["batch_stats"]
+        )
+
+    return run(x, mask, start)
 
 
 def test_batch_norm_by_hand():
@@ -258,7 +287,7 @@ def test_masked_batch_equals_the_short_batch(affine):
         out = out[:5]
         return (jnp.sin(out) * weights).sum(), (out, changed)
 
-    run = jax.value_and_grad(loss, (0, 1), has_aux=True)
+    run = quick_jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
     (short_loss, short_aux), (short_params, short_x) = run(params, x, None)
     (long_loss, long_aux), (long_params, long_x) = run(params, padded, mask)
     close(long_loss, short_loss)
@@ -288,9 +317,11 @@ def test_instance_norm_equals_its_formula():
     apply = lambda params, x: module.apply({"params": params}, x)
     close(apply(params, x), formula(params, x))
     first = lambda f: jax.grad(lambda p, x: jnp.sin(f(p, x)).sum(), (0, 1))
-    trees_close(first(apply)(params, x), first(formula)(params, x))
+    trees_close(
+        quick_jit(first(apply))(params, x), quick_jit(first(formula))(params, x)
+    )
     second = lambda f: jax.grad(lambda x: (first(f)(params, x)[1] ** 2).sum())
-    close(second(apply)(x), second(formula)(x), 1e-4)
+    close(quick_jit(second(apply))(x), quick_jit(second(formula))(x), 1e-4)
 
 
 def test_instance_norm_of_a_constant_is_its_shift():

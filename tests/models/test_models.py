@@ -1,5 +1,7 @@
 """Networks: published parameter counts, the table of models, and its errors."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,15 @@ from fedjax_sim.models.gan import Critic, Generator
 from fedjax_sim.models.resnet import ResNet
 
 GREY, RGB = (28, 28, 1), (32, 32, 3)
+
+# Tests compile more than they compute: leave out the compiler's slow passes.
+quick_jit = partial(
+    jax.jit,
+    compiler_options={
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    },
+)
 
 
 def size(tree):
@@ -39,9 +50,7 @@ def size(tree):
         ("mlp", (8, 8, 1), 10, {"width": 5}, 65 * 5 + 6 * 10, 0),
     ],
 )
-def test_parameter_counts(
-    name, image_shape, num_classes, options, parameters, buffers
-):
+def test_parameter_counts(name, image_shape, num_classes, options, parameters, buffers):
     model = build(name, num_classes=num_classes, image_shape=image_shape, **options)
     trees = jax.eval_shape(model.init, jax.random.key(0))
     assert tuple(map(size, trees)) == (parameters, buffers)
@@ -84,16 +93,17 @@ SHAPES = {"cnn": (10, 10, 1), "wide_cnn": (10, 10, 1)}
 def test_every_model_runs(name):
     shape = SHAPES.get(name, (8, 8, 3))
     model = build(name, num_classes=4, image_shape=shape)
-    params, buffers = model.init(jax.random.key(0))
-    x = jax.random.normal(jax.random.key(1), (3, *shape))
     mask = jnp.array([True, True, False])
 
-    @jax.jit
-    def both(params, buffers, x):
+    @quick_jit
+    def run(key):
+        params, buffers = model.init(key)
+        x = jax.random.normal(key, (3, *shape))
         evaluated = model.apply(params, buffers, x, train=False)
-        return evaluated, model.apply(params, buffers, x, train=True, mask=mask)
+        trained = model.apply(params, buffers, x, train=True, mask=mask)
+        return buffers, evaluated, trained
 
-    (in_eval, same), (in_train, changed) = both(params, buffers, x)
+    buffers, (in_eval, same), (in_train, changed) = run(jax.random.key(0))
     for logits in (in_eval, in_train):
         assert logits.shape == (3, 4) and logits.dtype == jnp.float32
         assert jnp.isfinite(logits).all()
@@ -112,9 +122,12 @@ def test_lowerings_agree(name):
     outputs = []
     for lowering in ("patches", "native"):
         model = build(name, num_classes=4, image_shape=shape, lowering=lowering)
-        params, buffers = model.init(jax.random.key(0))
-        x = jax.random.normal(jax.random.key(1), (3, *shape))
-        outputs.append(model.apply(params, buffers, x, train=True)[0])
+
+        def run(key, model=model):
+            x = jax.random.normal(key, (3, *shape))
+            return model.apply(*model.init(key), x, train=True)[0]
+
+        outputs.append(quick_jit(run)(jax.random.key(0)))
     np.testing.assert_allclose(*outputs, atol=1e-5)
 
 
@@ -122,29 +135,35 @@ def test_double_softmax_returns_probabilities():
     model = build(
         "leadfl_cifar", num_classes=3, image_shape=(8, 8, 1), double_softmax=True
     )
-    params, buffers = model.init(jax.random.key(0))
-    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
-    out, _ = model.apply(params, buffers, x, train=False)
+
+    @quick_jit
+    def run(key):
+        x = jax.random.normal(key, (2, 8, 8, 1))
+        return model.apply(*model.init(key), x, train=False)[0]
+
+    out = run(jax.random.key(0))
     np.testing.assert_allclose(out.sum(-1), 1, atol=1e-6)
     assert (out > 0).all()
 
 
 def test_initialisation_of_the_residual_network():
-    plain, _ = build("resnet18", num_classes=10, image_shape=GREY).init(
-        jax.random.key(0)
-    )
-    pooled, _ = build("resnet18", num_classes=10, image_shape=RGB).init(
-        jax.random.key(0)
-    )
+    @quick_jit
+    def kernels(key):  # returns few of them, so the others are never drawn
+        grey, rgb = (
+            build("resnet18", num_classes=10, image_shape=shape).init(key)[0]
+            for shape in (GREY, RGB)
+        )
+        assert list(rgb["layer1_0"]["conv1"]) == ["kernel"]  # no bias
+        inner = rgb["layer4_1"]["conv2"]["kernel"]
+        return grey["conv1"]["kernel"], rgb["conv1"]["kernel"], inner, rgb["fc"]
+
+    grey_stem, rgb_stem, inner, head = kernels(jax.random.key(0))
     # The grey stem has PyTorch's uniform default with fan-in 9, the RGB one He's.
-    assert 0.95 / 3 < jnp.abs(plain["conv1"]["kernel"]).max() <= 1 / 3
-    he = (2 / (9 * 64)) ** 0.5
-    np.testing.assert_allclose(pooled["conv1"]["kernel"].std(), he, rtol=0.06)
-    np.testing.assert_allclose(
-        pooled["layer4_1"]["conv2"]["kernel"].std(), (2 / (9 * 512)) ** 0.5, rtol=0.01
-    )
-    assert jnp.abs(pooled["fc"]["kernel"]).max() <= 512**-0.5
-    assert "bias" not in pooled["layer1_0"]["conv1"]
+    assert 0.95 / 3 < jnp.abs(grey_stem).max() <= 1 / 3
+    np.testing.assert_allclose(rgb_stem.std(), (2 / (9 * 64)) ** 0.5, rtol=0.06)
+    np.testing.assert_allclose(inner.std(), (2 / (9 * 512)) ** 0.5, rtol=0.01)
+    assert 0.95 * 512**-0.5 < jnp.abs(head["kernel"]).max() <= 512**-0.5
+    assert 0 < jnp.abs(head["bias"]).max() <= 512**-0.5
 
 
 @pytest.mark.parametrize(
