@@ -100,10 +100,11 @@ def periodic(
             f"config.participation.burst = {burst} must lie between 0 and "
             f"config.participation.period = {period}"
         )
-    if not 0 <= malicious_in_burst <= min(cohort_size, num_malicious):
+    most = min(cohort_size, num_malicious)
+    if not 0 <= malicious_in_burst <= most:
         raise InputError(
             f"config.participation.malicious_in_burst = {malicious_in_burst} must lie "
-            f"between 0 and min(cohort, malicious clients) = {min(cohort_size, num_malicious)}"
+            f"between 0 and min(cohort, malicious clients) = {most}"
         )
     if benign < cohort_size:
         raise InputError(
