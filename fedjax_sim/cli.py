@@ -1,7 +1,6 @@
 """The command line of a run: flags in, run directories and a table out."""
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -135,10 +134,9 @@ def _run_all(runs: dict[str, Config], workdir: Path) -> int:
     devices = max(config.execution.devices for config in runs.values())
     if devices > 1:
         jax.config.update("jax_num_cpu_devices", devices)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--workdir={workdir}: {os.strerror(error.errno)}") from None
+    if len(runs) > 1:  # a mistake in the last one shows before the first one runs
+        for config in runs.values():
+            experiment.build(config)
     summaries = []
     for name, config in runs.items():
         folder = workdir / name if name else workdir

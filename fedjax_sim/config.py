@@ -16,6 +16,7 @@ import importlib.util
 import inspect
 import typing
 from collections.abc import Callable, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -136,7 +137,7 @@ class Execution(Section):
     """How the work is laid out; no effect on results but rounding."""
 
     clients: str = "auto"  # auto, vmap, map or chunk:K
-    lowering: Literal["auto", "patches", "native"] = "auto"
+    lowering: Literal["auto", "patches", "blocked", "native"] = "auto"
     microbatch: Literal["auto", "off"] | Positive = "auto"
     devices: Positive = 1
     memory_gib: Annotated[float, Field(gt=0)] | Literal["auto", "unlimited"] = "auto"
@@ -390,7 +391,7 @@ def file_arguments(text: str, **defaults: Any) -> dict[str, Any]:
         kind = type(defaults[key])
         try:
             read = kind(value) if kind is not bool else parse_value(value)
-            if not isinstance(read, kind):
+            if not isinstance(read, kind) or (kind is float and not isfinite(read)):
                 raise ValueError(value)
             values[key] = read
         except ValueError:
@@ -447,9 +448,10 @@ def override(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     for path, value in changes.items():
         *parents, key = path.split(".")
         place = values
-        for parent in parents:
+        for depth, parent in enumerate(parents, start=1):
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
-                raise InputError(f"config.{path}: config.{parent} is a value, no group")
+                above = ".".join(parents[:depth])
+                raise InputError(f"config.{path}: config.{above} is a value, no group")
         place[key] = value
     return values

@@ -3,6 +3,7 @@
 Everything that touches the disk, the clock or the terminal lives here and above.
 """
 
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -380,7 +381,10 @@ def run(config: Config, workdir: Path, name: str = "run") -> tuple[int, dict]:
     Raises:
       InputError: see `build`; also a directory in use, or of another config.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--workdir={workdir}: {os.strerror(error.errno)}") from None
     lock = results.Lock(workdir)
     try:
         _check_same_config(config, workdir)
@@ -405,7 +409,7 @@ def _check_same_config(config: Config, workdir: Path) -> None:
             continue  # how a run is recorded may change, what it computes may not
         if isinstance(before, dict) and isinstance(after, dict):
             keys = sorted({*before, *after})
-            key = next(k for k in keys if before.get(k) != after.get(k))
+            key = next(k for k in keys if before.get(k, ...) != after.get(k, ...))
             section, before, after = f"{section}.{key}", before.get(key), after.get(key)
         raise InputError(
             f"--workdir={workdir} holds a run with config.{section} = {before!r}, not "
@@ -461,7 +465,7 @@ def _run_locked(config: Config, workdir: Path, name: str) -> tuple[int, dict]:
     round_rows = rounds_file.keep_until(done)
     metric_rows = metrics_file.keep_until(done)
 
-    every = config.evaluation.every
+    every, by_rounds = config.evaluation.every, config.checkpoint.every_rounds
     capacity = min(every, config.rounds)
     begun = time.monotonic()
     step = (
@@ -477,7 +481,7 @@ def _run_locked(config: Config, workdir: Path, name: str) -> tuple[int, dict]:
     evaluate = jax.jit(experiment.evaluate).lower(state, experiment.test_sets).compile()
     compile_seconds = time.monotonic() - begun
 
-    saved_at, saved_round = time.monotonic(), done
+    saved_at = time.monotonic()
     seconds = {"train": 0.0, "defend": 0.0}
     pace: float | None = None
     progress = Progress(name, config.rounds, done)
@@ -488,6 +492,8 @@ def _run_locked(config: Config, workdir: Path, name: str) -> tuple[int, dict]:
             # Cut long calls, so that signals and checkpoints need not wait.
             fitting = 1 if pace is None else max(1, int(SECONDS_PER_CALL / pace))
             count = min(count, fitting)
+            if by_rounds is not None:
+                count = min(count, by_rounds - done % by_rounds)
             begun = time.monotonic()
             state, reports = step(state, inputs, jnp.int32(count))
             reports = jax.tree.map(lambda x, n=count: np.asarray(x)[:n], reports)
@@ -515,13 +521,12 @@ def _run_locked(config: Config, workdir: Path, name: str) -> tuple[int, dict]:
                     _write_scalars(writer, row)
                 progress.show(row)
             progress.advance(done)
-            by_rounds = config.checkpoint.every_rounds
             due = time.monotonic() - saved_at >= config.checkpoint.every_seconds or (
-                by_rounds is not None and done // by_rounds > saved_round // by_rounds
+                by_rounds is not None and done % by_rounds == 0
             )
             if due or interrupt.requested or done == config.rounds:
                 checkpoints.save(done, state)
-                saved_at, saved_round = time.monotonic(), done
+                saved_at = time.monotonic()
             if interrupt.requested and done < config.rounds:
                 break
     checkpoints.close()

@@ -1,11 +1,13 @@
 """The papers' experimental protocols, as bases that config files fill in."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from fedjax_sim.config import choose, file_arguments
+from fedjax_sim.errors import InputError
 
 # (lr, batch size, local epochs) of [DROP] Table 2 (CIFAR-10, CINIC-10, GTSRB).
 DROP_LEARNING = {
@@ -71,6 +73,11 @@ def drop(
         mcr=20.0,
         alpha=0.0,
     )
+    for key, highest in (("dpr", 100), ("mcr", 100), ("alpha", math.inf)):
+        if not 0 <= given[key] <= highest:
+            raise InputError(
+                f"--config=...:{key}={given[key]} must lie between 0 and {highest}"
+            )
     lr, batch_size, epochs = choose("learning", given["learning"], learning)
     defense = {"name": given["defense"]}
     if given["defense"] in ("median", "multikrum"):

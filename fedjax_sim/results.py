@@ -81,7 +81,11 @@ class Lock:
     """
 
     def __init__(self, workdir: Path):
-        self._file = open(workdir / "lock", "w")  # noqa: SIM115 - held for the run
+        try:
+            self._file = open(workdir / "lock", "w")  # noqa: SIM115 - held for the run
+        except OSError as error:
+            reason = os.strerror(error.errno)
+            raise InputError(f"--workdir={workdir}: lock: {reason}") from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

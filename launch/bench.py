@@ -43,7 +43,7 @@ MODELS = {
     "wide_cnn 28x28x1 same": ("wide_cnn", {"padding": 1}, (28, 28, 1), 32, 8, 10),
     "cnn 32x32x3": ("cnn", {}, (32, 32, 3), 32, 8, 10),
     "convnet 32x32x3": ("convnet", {}, (32, 32, 3), 32, 4, 4),
-    "resnet18 32x32x3": ("resnet18", {}, (32, 32, 3), 64, 4, 2),
+    "resnet18 32x32x3": ("resnet18", {}, (32, 32, 3), 64, 2, 6),
 }
 
 
@@ -174,7 +174,7 @@ def bench_clients(peak: float) -> dict[str, Any]:
             continue
         data = train_data(shape, clients, batch * steps)
         programs = {}
-        for lowering in ("patches", "native"):
+        for lowering in ("blocked", "patches", "native"):
             model = models.build(
                 name, num_classes=10, image_shape=shape, lowering=lowering, **options
             )
@@ -186,6 +186,8 @@ def bench_clients(peak: float) -> dict[str, Any]:
                     continue
                 if cpu and lowering == "native" and (stack != 1 or name != "cnn"):
                     continue  # up to 100 times slower: one example is enough
+                if lowering == "blocked" and not cpu:
+                    continue
                 work = LocalWork(batch, 1, None, micro)
                 program = client_program(
                     model, layout, buffers, work, Strategy(stack), data, clients
@@ -316,11 +318,11 @@ def torch_loop(name, options, shape, batch, steps):
 
 
 def bench_waste(peak: float) -> dict[str, Any]:
-    """What unequal clients cost: Dirichlet(0.1), 50 clients, batch 64."""
+    """What unequal clients cost: Dirichlet(0.1), 50 clients, batch 32."""
     del peak
-    labels = np.repeat(np.arange(10), 2_000)
+    labels = np.repeat(np.arange(10), 1_000)
     split = partitions.drop_dirichlet(labels, num_clients=50, seed=1, alpha=0.1)
-    shape, batch = (28, 28, 1), 64
+    shape, batch = (28, 28, 1), 32
     model = models.build("cnn", num_classes=10, image_shape=shape)
     params, buffers = model.init(jax.random.key(0))
     base = train_data(shape, 1, len(labels))

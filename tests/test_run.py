@@ -433,19 +433,6 @@ def test_options_of_the_log(config_file, tmp_path, capfd):
         assert set(row) == METRICS | more
 
 
-def test_without_rows_per_round(config_file, tmp_path, capfd):
-    code, _, err = command(
-        capfd,
-        f"--config={config_file}",
-        f"--workdir={tmp_path / 'run'}",
-        "--config.log.rounds=false",
-    )
-
-    assert (code, err) == (0, "")
-    assert rows(tmp_path / "run" / "rounds.jsonl") == []
-    assert len(rows(tmp_path / "run" / "metrics.jsonl")) == 4
-
-
 def test_non_finite_clients_are_counted(config_file, tmp_path, capfd, monkeypatch):
     def broken():
         craft = lambda state, view: (state, view.updates * np.nan)

@@ -2,10 +2,12 @@
 
 A convolution with one kernel per client (`vmap`) becomes a grouped convolution, and
 on XLA:CPU a convolution inside a loop is not the library one; both are several times
-slower than a matmul. So `Conv` offers two lowerings of the same arithmetic:
+slower than a matmul. So `Conv` offers three lowerings of the same arithmetic:
 
 * `patches`: gather the k*k shifted copies of the image and multiply by the kernel
   as a matrix. Under `vmap` it becomes a batched matmul.
+* `blocked`: the same for a few images at a time, so that the patches stay in a CPU's
+  cache.
 * `native`: `lax.conv_general_dilated`.
 
 Which one is faster is measured per backend by `launch/bench.py`. Images are
@@ -21,7 +23,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-Lowering = Literal["patches", "native"]
+Lowering = Literal["patches", "blocked", "native"]
+
+# Patches of one block; they and what the matmuls make of them stay in the L3 cache.
+_BLOCK_BYTES = 4 * 2**20
 
 
 def torch_uniform(fan_in: int):
@@ -71,38 +76,79 @@ def extract_patches(x: Array, size: int, stride: int, padding: int) -> Array:
     return jnp.concatenate(shifted, axis=-1)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def conv_by_patches(x: Array, kernel: Array, stride: int, padding: int) -> Array:
-    """Convolution as one matmul; x [B, H, W, C], kernel [k, k, C, O].
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def conv_by_patches(
+    x: Array, kernel: Array, stride: int, padding: int, block_bytes: int | None = None
+) -> Array:
+    """Convolution as matmuls; x [B, H, W, C], kernel [k, k, C, O].
 
-    Its backward pass recomputes the patches (cheap) instead of keeping them (k*k
-    times the activation), and transposes them before the kernel's matmul, whose
-    plain form runs at half the speed on XLA:CPU.
+    The backward pass gathers the patches again (cheap) instead of keeping k*k times
+    the activation. With `block_bytes` the images are taken in equal blocks whose
+    patches are at most so large.
     """
-    patches = extract_patches(x, kernel.shape[0], stride, padding)
-    return patches @ kernel.reshape(-1, kernel.shape[-1])
+    return _conv_forward(x, kernel, stride, padding, block_bytes)[0]
 
 
-def _conv_forward(x, kernel, stride, padding):
-    return conv_by_patches(x, kernel, stride, padding), (x, kernel)
+def _num_blocks(x: Array, kernel: Array, stride: int, block_bytes: int | None) -> int:
+    if block_bytes is None:
+        return 1
+    batch, height, width, _ = x.shape
+    per_image = 4 * height * width * kernel[..., 0].size // stride**2
+    fitting = max(1, block_bytes // per_image)
+    return min(
+        n for n in range(1, batch + 1) if batch % n == 0 and batch <= n * fitting
+    )
 
 
-def _conv_backward(stride, padding, saved, grad):
+def _split(x: Array, blocks: int) -> Array:
+    return x.reshape(blocks, -1, *x.shape[1:])
+
+
+def _conv_forward(x, kernel, stride, padding, block_bytes):
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+
+    def conv(x):
+        return extract_patches(x, kernel.shape[0], stride, padding) @ matrix
+
+    blocks = _num_blocks(x, kernel, stride, block_bytes)
+    if blocks == 1:
+        return conv(x), (x, kernel)
+    y = lax.map(conv, _split(x, blocks))
+    return y.reshape(-1, *y.shape[2:]), (x, kernel)
+
+
+def _conv_backward(stride, padding, block_bytes, saved, grad):
     x, kernel = saved
     size, out = kernel.shape[0], kernel.shape[-1]
+    matrix = kernel.reshape(-1, out)
     gather = partial(extract_patches, size=size, stride=stride, padding=padding)
-    patches = gather(x)
-    fields = patches.shape[-1]
-    flat_grad = grad.reshape(-1, out)
-    flat_patches = patches.reshape(-1, fields)
-    if fields >= 64:  # below, the copy costs more than the faster matmul saves
-        transposed = lax.optimization_barrier(flat_patches.T)
-        kernel_grad = transposed @ flat_grad
-    else:
-        kernel_grad = flat_patches.T @ flat_grad
-    patch_grad = (flat_grad @ kernel.reshape(fields, out).T).reshape(patches.shape)
-    (x_grad,) = jax.linear_transpose(gather, x)(patch_grad)
-    return x_grad, kernel_grad.reshape(kernel.shape)
+
+    def gradients(x, grad):
+        patches = gather(x)
+        fields = patches.shape[-1]
+        flat_grad, flat_patches = grad.reshape(-1, out), patches.reshape(-1, fields)
+        if fields >= 64:
+            # A matmul that sums over the rows of its left side runs at half the speed
+            # on XLA:CPU; below 64 columns the copy costs more than it saves.
+            matrix_grad = lax.optimization_barrier(flat_patches.T) @ flat_grad
+        else:
+            matrix_grad = flat_patches.T @ flat_grad
+        patch_grad = (flat_grad @ matrix.T).reshape(patches.shape)
+        (x_grad,) = jax.linear_transpose(gather, x)(patch_grad)
+        return matrix_grad, x_grad
+
+    blocks = _num_blocks(x, kernel, stride, block_bytes)
+    if blocks == 1:
+        matrix_grad, x_grad = gradients(x, grad)
+        return x_grad, matrix_grad.reshape(kernel.shape)
+
+    def add_block(total, block):
+        matrix_grad, x_grad = gradients(*block)
+        return total + matrix_grad, x_grad
+
+    parts = _split(x, blocks), _split(grad, blocks)
+    matrix_grad, x_grad = lax.scan(add_block, jnp.zeros_like(matrix), parts)
+    return x_grad.reshape(x.shape), matrix_grad.reshape(kernel.shape)
 
 
 conv_by_patches.defvjp(_conv_forward, _conv_backward)
@@ -136,8 +182,11 @@ class Conv(nn.Module):
         default = torch_uniform(self.size**2 * channels)
         shape = (self.size, self.size, channels, self.features)
         kernel = self.param("kernel", self.kernel_init or default, shape)
-        conv = conv_by_patches if self.lowering == "patches" else conv_native
-        x = conv(x, kernel, self.stride, self.padding)
+        if self.lowering == "native":
+            x = conv_native(x, kernel, self.stride, self.padding)
+        else:
+            block = _BLOCK_BYTES if self.lowering == "blocked" else None
+            x = conv_by_patches(x, kernel, self.stride, self.padding, block)
         if self.use_bias:
             x = x + self.param("bias", default, (self.features,))
         return x

@@ -24,7 +24,7 @@ from fedjax_sim.models.gan import Critic, Generator
 from fedjax_sim.models.resnet import ResNet
 
 Arrays = dict[str, np.ndarray]
-LOWERINGS = ("patches", "native")
+LOWERINGS = ("patches", "blocked", "native")
 
 # Tests compile more than they compute: leave out the compiler's slow passes.
 quick_jit = partial(

@@ -123,10 +123,26 @@ def test_second_derivative_of_convolution(channels):
     trees_close(gradient(layers.conv_by_patches), gradient(lax_conv))
 
 
-def test_conv_module_adds_its_bias_in_both_lowerings():
+@pytest.mark.parametrize("block_bytes", [1, 3 * 4 * 36 * 27, 10**9])
+def test_blocks_of_images_change_nothing(block_bytes):
+    x, kernel = normal(0, 6, 6, 6, 3), normal(1, 3, 3, 3, 5)
+
+    def value_and_gradients(conv):
+        loss = lambda x, k: (slope(x, k) * conv(x, k)).sum()
+        slope = lambda x, k: jnp.sin(conv(x, k))
+        return quick_jit(jax.value_and_grad(loss, (0, 1)))(x, kernel)
+
+    blocked = lambda x, k: layers.conv_by_patches(x, k, 1, 1, block_bytes)
+    trees_close(
+        value_and_gradients(blocked),
+        value_and_gradients(lambda x, k: layers.conv_by_patches(x, k, 1, 1)),
+    )
+
+
+def test_conv_module_adds_its_bias_in_all_lowerings():
     x = normal(0, 2, 6, 6, 3)
     outputs = []
-    for lowering in ("patches", "native"):
+    for lowering in ("patches", "blocked", "native"):
         module = Conv(4, 3, stride=2, padding=1, lowering=lowering)
         variables = module.init(jax.random.key(1), x)
         kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]
