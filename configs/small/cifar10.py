@@ -4,7 +4,9 @@
         --config.data.data_dir=DIR --workdir=runs/small_cifar10
 
 DIR holds the official `cifar-10-batches-py`. The first 20 000 training images among 20
-clients, 4 of them malicious, FedAvg against DROPlet.
+clients, 4 of them malicious. About 10 minutes for each run on two busy CPU cores.
+Expected (seed 0): MTA 63.4 and ASR 45.0 (still rising) under FedAvg, MTA 61.5 and ASR
+1.4 under DROPlet.
 """
 
 from ml_collections import ConfigDict
