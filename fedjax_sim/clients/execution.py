@@ -54,7 +54,7 @@ def auto_strategy(backend: str) -> Strategy:
     """The measured choice for a backend (`launch/bench.py` prints the comparison).
 
     On a CPU one client at a time keeps activations in the cache and every core in one
-    matmul: 1.4 to 2 times faster than `vmap`. Accelerators need several clients to
+    matmul: 1.2 to 1.6 times faster than `vmap`. Accelerators need several clients to
     fill them; eight bounds the memory. The accelerator figure is a prior, not yet a
     measurement.
     """
