@@ -134,12 +134,13 @@ def _run_all(runs: dict[str, Config], workdir: Path) -> int:
     devices = max(config.execution.devices for config in runs.values())
     if devices > 1:
         jax.config.update("jax_num_cpu_devices", devices)
-    if len(runs) > 1:  # a mistake in the last one shows before the first one runs
-        for config in runs.values():
-            experiment.build(config)
+    folders = {name: workdir / name if name else workdir for name in runs}
+    waiting = [n for n in runs if not (folders[n] / "summary.json").exists()]
+    for name in waiting[1:]:  # a mistake in the last one shows before the first runs
+        experiment.build(runs[name])
     summaries = []
     for name, config in runs.items():
-        folder = workdir / name if name else workdir
+        folder = folders[name]
         label = name or config.defense.name
         code, summary = experiment.run(config, folder, label)
         if code:
