@@ -27,6 +27,7 @@ from pydantic import BaseModel, Field
 from fedjax_sim import models
 from fedjax_sim.attacks import ATTACKS
 from fedjax_sim.clients import sampling
+from fedjax_sim.clients.defenses import CLIENT_DEFENSES
 from fedjax_sim.clients.execution import parse_strategy
 from fedjax_sim.data import sources
 from fedjax_sim.data.augment import AUGMENTATIONS
@@ -107,7 +108,8 @@ class AttackSection(Named):
     """The adversary and how many clients it controls."""
 
     name: str = "none"
-    num_malicious: Annotated[int, Field(ge=0)] = 0  # M
+    num_malicious: Annotated[int, Field(ge=0)] = 0  # M among the genuine clients
+    num_fake: Annotated[int, Field(ge=0)] = 0  # malicious clients beyond them, no data
     malicious_clients: Literal["random", "last"] = "random"
 
 
@@ -115,6 +117,12 @@ class DefenseSection(Named):
     """The server rule."""
 
     name: str = "fedavg"
+
+
+class ClientDefenseSection(Named):
+    """What benign clients change in their own training."""
+
+    name: str = "none"
 
 
 class Server(Section):
@@ -168,6 +176,7 @@ class Config(Section):
     participation: ParticipationSection = ParticipationSection()
     attack: AttackSection = AttackSection()
     defense: DefenseSection = DefenseSection()
+    client_defense: ClientDefenseSection = ClientDefenseSection()
     server: Server = Server()
     evaluation: Evaluation = Evaluation()
     execution: Execution = Execution()
@@ -208,6 +217,10 @@ _FACTORIES: dict[str, tuple[Callable[[str, str], Callable], tuple[str, ...]]] = 
     ),
     "attack": (_from_table(ATTACKS, lambda entry: entry.factory), ()),
     "defense": (_from_table(DEFENSES, lambda entry: entry.factory), ()),
+    "client_defense": (
+        _from_table(CLIENT_DEFENSES, lambda entry: entry.factory),
+        (),
+    ),
 }
 
 
@@ -310,19 +323,20 @@ def _check(config: Config) -> None:
             raise InputError(
                 f"config.{key} = {value!r} does not exist; {did_you_mean(value, table)}"
             )
-    population = config.partition.num_clients
+    genuine, fake = config.partition.num_clients, config.attack.num_fake
     cohort = config.participation.clients_per_round
-    if config.participation.name != "explicit" and cohort > population:
+    if config.participation.name != "explicit" and cohort > genuine + fake:
+        fakes = f" + config.attack.num_fake = {fake}" if fake else ""
         raise InputError(
             f"config.participation.clients_per_round = {cohort} must be at most "
-            f"config.partition.num_clients = {population}"
+            f"config.partition.num_clients = {genuine}{fakes}"
         )
-    if config.attack.num_malicious > population:
+    if config.attack.num_malicious > genuine:
         raise InputError(
             f"config.attack.num_malicious = {config.attack.num_malicious} must be at "
-            f"most config.partition.num_clients = {population}"
+            f"most config.partition.num_clients = {genuine}"
         )
-    if config.attack.name != "none" and config.attack.num_malicious == 0:
+    if config.attack.name != "none" and config.attack.num_malicious + fake == 0:
         raise InputError(
             f"config.attack.num_malicious = 0, but config.attack.name = "
             f"{config.attack.name!r} needs at least one malicious client"

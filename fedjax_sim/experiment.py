@@ -24,6 +24,7 @@ from fedjax_sim.attacks.base import Attack, AttackSpec
 from fedjax_sim.checkpoint import Checkpoints
 from fedjax_sim.clients import training
 from fedjax_sim.clients.batches import Batch, Reader, TrainData
+from fedjax_sim.clients.defenses import CLIENT_DEFENSES
 from fedjax_sim.clients.execution import (
     Strategy,
     auto_lowering,
@@ -34,13 +35,13 @@ from fedjax_sim.clients.training import LocalWork
 from fedjax_sim.config import PARTICIPATIONS, Config, to_dict
 from fedjax_sim.data import partition as partitions
 from fedjax_sim.data import sources
-from fedjax_sim.data.augment import AUGMENTATIONS
+from fedjax_sim.data.augment import AUGMENTATIONS, augment
 from fedjax_sim.data.dataset import Dataset
 from fedjax_sim.data.normalize import normalization
 from fedjax_sim.data.partition import Partition
 from fedjax_sim.data.poison import realised_fraction
 from fedjax_sim.defenses import DEFENSES
-from fedjax_sim.defenses.base import Defense
+from fedjax_sim.defenses.base import Defense, GlobalModel, RootRequest
 from fedjax_sim.errors import InputError
 from fedjax_sim.progress import Progress
 from fedjax_sim.rng import Purpose, stream
@@ -83,12 +84,57 @@ def load_data(config: Config) -> Dataset:
 
 
 def choose_malicious(config: Config, key: jax.Array) -> np.ndarray:
-    """Returns the sorted ids of the malicious clients, fixed for the run."""
-    population, count = config.partition.num_clients, config.attack.num_malicious
+    """Returns the sorted ids of the malicious clients, fixed for the run.
+
+    Fake clients come after the genuine ones and are all malicious.
+    """
+    genuine, count = config.partition.num_clients, config.attack.num_malicious
+    fakes = np.arange(genuine, genuine + config.attack.num_fake)
     if config.attack.malicious_clients == "last":
-        return np.arange(population - count, population)
-    draw = jax.random.permutation(stream(key, Purpose.MALICIOUS_SET), population)
-    return np.sort(np.asarray(draw[:count]))
+        return np.concatenate([np.arange(genuine - count, genuine), fakes])
+    draw = jax.random.permutation(stream(key, Purpose.MALICIOUS_SET), genuine)
+    return np.concatenate([np.sort(np.asarray(draw[:count])), fakes])
+
+
+def _root_data(
+    config: Config, request: RootRequest | None, dataset: Dataset, key: jax.Array
+) -> fed.RootData | None:
+    """Draws the server's own samples from the training data, fixed for the run.
+
+    Raises:
+      InputError: the defence asks for more samples than there are.
+    """
+    if request is None:
+        return None
+    total, wanted = len(dataset.train_labels), request.num_samples
+    if wanted > total:
+        raise InputError(
+            f"config.defense.name = {config.defense.name!r} asks for {wanted} clean "
+            f"samples of the server, but the training data has {total}"
+        )
+    order_key, augment_key = jax.random.split(stream(key, Purpose.ROOT_DATA))
+    order = np.asarray(jax.random.permutation(order_key, total))
+    if request.balanced:
+        # Rank of each sample within its class: take all first ones, then second ones.
+        labels = dataset.train_labels[order]
+        rank = np.zeros(total, np.int64)
+        for label in np.unique(labels):
+            rank[labels == label] = np.arange((labels == label).sum())
+        order = order[np.argsort(rank, kind="stable")]
+    chosen = order[:wanted]
+    images = dataset.train_images[chosen]
+    labels = dataset.train_labels[chosen].astype(np.int32)
+    seen = images
+    if request.augmented:
+        seen = augment(augment_key, images, AUGMENTATIONS[config.data.augmentation])
+    own = TrainData(
+        images=images,
+        labels=labels,
+        indices=np.arange(wanted, dtype=np.int32)[None],
+        counts=np.array([wanted], np.int32),
+        poison_plan=(),
+    )
+    return fed.RootData(own, seen)
 
 
 def build(
@@ -107,14 +153,16 @@ def build(
     """
     dataset = dataset or load_data(config)
     root = jax.random.key(config.seed)
-    population = config.partition.num_clients
+    genuine, num_fake = config.partition.num_clients, config.attack.num_fake
+    population = genuine + num_fake
     seed = config.seed if config.partition.seed is None else config.partition.seed
     partition = partitions.PARTITIONS[config.partition.name](
         dataset.train_labels,
-        num_clients=population,
+        num_clients=genuine,
         seed=seed,
         **config.partition.options,
     )
+    partition = partitions.with_fake_clients(partition, num_fake)
     malicious_ids = choose_malicious(config, root)
     backend = jax.default_backend()
     lowering = config.execution.lowering
@@ -127,7 +175,12 @@ def build(
         **config.model.options,
     )
     attack: Attack = ATTACKS[config.attack.name].factory(**config.attack.options)
-    defense: Defense = DEFENSES[config.defense.name].factory(**config.defense.options)
+    if num_fake and attack.trains:
+        raise InputError(
+            f"config.attack.num_fake = {num_fake}: fake clients have no data, and "
+            f"config.attack.name = {config.attack.name!r} trains on data; allowed: 0"
+        )
+    defense = _defense(config)
     norm = normalization(config.data.normalization, image_shape[-1])
     params = jax.eval_shape(model.init, root)[0]
     layout = fed.flat_layout(
@@ -157,13 +210,15 @@ def build(
     )
     federation = fed.make_federation(
         model=model,
+        image_shape=image_shape,
+        num_classes=dataset.num_classes,
         reader=reader,
         work=work,
         participation=participation,
         attack=attack,
         defense=defense,
         population=population,
-        num_malicious=config.attack.num_malicious,
+        num_malicious=len(malicious_ids),
         attack_spec=spec,
         server_optimizer=_server_optimizer(config.server.optimizer),
         strategy=strategy,
@@ -188,6 +243,7 @@ def build(
             np.float32(config.client.weight_decay),
             np.float32(config.server.lr),
         ),
+        root=_root_data(config, defense.root, dataset, root),
     )
     place = NamedSharding(mesh, P()) if mesh else jax.devices()[0]
     inputs = jax.device_put(inputs, place)
@@ -201,13 +257,16 @@ def build(
     )
 
     def evaluate(state, sets):
-        predict = None
+        predict, network = None, federation.network
         if defense.predict is not None:
-            predict = lambda logits: defense.predict(state.defense, logits)
+            global_model = GlobalModel(state.params, state.buffers)
+            predict = lambda images: defense.predict(
+                state.defense, global_model, network, images
+            )
         return metrics.evaluate(
             model,
-            federation.layout.unravel(state.params),
-            federation.buffer_layout.unravel(state.buffers),
+            network.layout.unravel(state.params),
+            network.buffer_layout.unravel(state.buffers),
             sets,
             norm,
             test.trigger if test else None,
@@ -249,6 +308,22 @@ def build(
     return Experiment(config, federation, inputs, test_sets, evaluate, facts)
 
 
+def _defense(config: Config) -> Defense:
+    """The server rule, with what benign clients change in their own training."""
+    defense = DEFENSES[config.defense.name].factory(**config.defense.options)
+    section = config.client_defense
+    optimizer = CLIENT_DEFENSES[section.name].factory(**section.options)
+    if optimizer is None:
+        return defense
+    if defense.client_optimizer is not None:
+        raise InputError(
+            f"config.client_defense.name = {section.name!r}: "
+            f"config.defense.name = {config.defense.name!r} has an optimiser of its "
+            "own for benign clients; allowed: none"
+        )
+    return defense._replace(client_optimizer=optimizer)
+
+
 def _size_summary(partition: Partition) -> dict[str, float]:
     counts = partition.counts
     return {
@@ -280,9 +355,9 @@ def _microbatch(config: Config, model: models.Model, backend: str) -> int | None
 def _participation(config: Config):
     section = config.participation
     facts = {
-        "population": config.partition.num_clients,
+        "population": config.partition.num_clients + config.attack.num_fake,
         "cohort_size": section.clients_per_round,
-        "num_malicious": config.attack.num_malicious,
+        "num_malicious": config.attack.num_malicious + config.attack.num_fake,
     }
     options = dict(section.options)
     if section.name == "explicit":

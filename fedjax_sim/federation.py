@@ -21,22 +21,24 @@ from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fedjax_sim.attacks.base import Attack, AttackSpec, CraftView
+from fedjax_sim.attacks.base import Attack, AttackSpec, CraftView, LocalTools
 from fedjax_sim.clients import training
 from fedjax_sim.clients.batches import Reader, TrainData
 from fedjax_sim.clients.execution import Strategy, run_clients
 from fedjax_sim.clients.sampling import Participation
 from fedjax_sim.clients.training import ClientResult, ClientTask, LocalWork
+from fedjax_sim.data.normalize import normalize
 from fedjax_sim.defenses.base import (
     Cohort,
     Defense,
     FederationSpec,
     GlobalModel,
+    Root,
     RoundContext,
     included,
 )
-from fedjax_sim.flat import FlatLayout, flat_layout, ravel
-from fedjax_sim.models import Model
+from fedjax_sim.flat import flat_layout, ravel
+from fedjax_sim.models import Model, Network
 from fedjax_sim.rng import Purpose, stream
 
 PyTree = Any
@@ -62,6 +64,13 @@ class Hyper(NamedTuple):
     server_lr: Array | float
 
 
+class RootData(NamedTuple):
+    """The server's own samples, m of them."""
+
+    train: TrainData  # of one client, the server
+    images: Array  # u8 [m, H, W, C], augmented once if the defence asked for it
+
+
 class Inputs(NamedTuple):
     """What stays the same in all rounds of a run."""
 
@@ -69,6 +78,7 @@ class Inputs(NamedTuple):
     data: TrainData
     malicious: Array  # bool [N]
     hyper: Hyper
+    root: RootData | None = None  # for a defence that asks for it
 
 
 class RoundReport(NamedTuple):
@@ -91,9 +101,7 @@ class RoundReport(NamedTuple):
 class Federation(NamedTuple):
     """A federation: its static parts and its pure functions."""
 
-    model: Model
-    layout: FlatLayout
-    buffer_layout: FlatLayout
+    network: Network
     spec: FederationSpec
     init: Callable[[Inputs], FedState]
     round_step: Callable[[FedState, Inputs], tuple[FedState, RoundReport]]
@@ -117,6 +125,8 @@ def _clock_of(dependency: Array, origin: float) -> Array:
 def make_federation(
     *,
     model: Model,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
     reader: Reader,
     work: LocalWork,
     participation: Participation,
@@ -133,7 +143,8 @@ def make_federation(
     """Composes a federation.
 
     Args:
-      model: the network.
+      model: the network, for images of `image_shape` (H, W, C).
+      image_shape, num_classes: of the data.
       reader: how samples become batches (with the attack's poison).
       work: local epochs or steps and batch size.
       participation: schedule of cohorts.
@@ -157,22 +168,33 @@ def make_federation(
         flat_layout(zeros(params_shape)),
         flat_layout(zeros(buffers_shape)),
     )
+    network = Network(model, layout, buffer_layout, image_shape, num_classes)
     cohort_size = participation.cohort_size
     spec = FederationSpec(
         population, cohort_size, num_malicious, layout, buffer_layout.size
     )
     defense_init = defense.init(spec)
     attack_init = attack.init(attack_spec)
-    train = _client_trainer(model, reader, work, attack, defense, layout, buffer_layout)
+    train = _client_trainer(network, reader, work, attack, defense)
+
+    def root(inputs: Inputs) -> Root | None:
+        if defense.root is None:
+            return None
+        return _root(network, reader, work, defense, inputs)
 
     def init(inputs: Inputs) -> FedState:
-        params, buffers = model.init(stream(inputs.key, Purpose.MODEL_INIT))
-        params = ravel(params)
+        params, buffers = map(ravel, model.init(stream(inputs.key, Purpose.MODEL_INIT)))
+        if defense.start is not None:
+            params, buffers = defense.start(
+                GlobalModel(params, buffers),
+                root(inputs),
+                stream(inputs.key, Purpose.DEFENSE, 0),
+            )
         optimizer = server_optimizer and server_optimizer(inputs.hyper.server_lr)
         return FedState(
             round=jnp.int32(0),
             params=params,
-            buffers=ravel(buffers),
+            buffers=buffers,
             server=optimizer.init(params) if optimizer else (),
             defense=jax.tree.map(jnp.asarray, defense_init),
             attack=jax.tree.map(jnp.asarray, attack_init),
@@ -199,17 +221,23 @@ def make_federation(
         attacking = inputs.malicious[ids] & active & present
 
         client_key = stream(inputs.key, Purpose.LOCAL_TRAINING, round_index)
+        training_now = present if attack.trains else present & ~attacking
         counts = jnp.where(present, inputs.data.counts[ids], 0)
         tasks = ClientTask(
             client_id=ids,
             malicious=attacking,
-            present=present,
+            present=training_now,
             round=jnp.full(cohort_size, round_index),
             key=jax.vmap(jax.random.fold_in, (None, 0))(client_key, ids),
         )
         results = run_clients(
             train,
-            (inputs, state.params, state.buffers, attack_state),
+            (
+                inputs,
+                GlobalModel(state.params, state.buffers),
+                state.defense if defense.broadcast else (),
+                attack_state,
+            ),
             tasks,
             training.num_steps(work, counts),
             strategy=strategy,
@@ -221,9 +249,18 @@ def make_federation(
 
         updates = results.update
         if attack.craft is not None:
-            attack_state, updates = _craft(
-                attack, attack_state, state, inputs, updates, attacking, present, ids
+            view = CraftView(
+                round=round_index,
+                key=stream(inputs.key, Purpose.ATTACK, round_index),
+                global_params=state.params,
+                updates=updates,
+                malicious=attacking,
+                present=present,
+                client_ids=ids,
+                defense=state.defense,
+                network=network,
             )
+            attack_state, updates = _craft(attack, attack_state, view, defense)
         no_clock = jnp.zeros(2, jnp.int32)
         clock = lambda x: (
             no_clock if clock_origin is None else _clock_of(x, clock_origin)
@@ -243,6 +280,9 @@ def make_federation(
             key=stream(inputs.key, Purpose.DEFENSE, round_index),
             global_params=state.params,
             global_buffers=state.buffers,
+            root=root(inputs),
+            network=network,
+            malicious=attacking,
         )
         update_norms = jnp.linalg.norm(updates, axis=1)
         defense_state, cohort, aggregate = defense.aggregate(
@@ -293,81 +333,153 @@ def make_federation(
         )
         return new_state, report
 
-    return Federation(model, layout, buffer_layout, spec, init, round_step, eligible)
+    return Federation(network, spec, init, round_step, eligible)
 
 
-def _client_trainer(model, reader, work, attack, defense, layout, buffer_layout):
+def _root(network, reader, work, defense, inputs) -> Root:
+    """The server's samples, and local training on them as a client would do it."""
+    reader = reader._replace(poison=None)
+    gradient = training.batch_gradient(network.model, work.microbatch)
+    hyper, request, data = inputs.hyper, defense.root, inputs.root
+    own = lambda asked, usual: usual if asked is None else asked
+    optimizer = training.sgd(
+        hyper.learning_rate,
+        own(request.momentum, hyper.momentum),
+        own(request.weight_decay, hyper.weight_decay),
+    )
+
+    def train(model: GlobalModel, key: Array) -> GlobalModel:
+        params, buffers, _ = training.train_client(
+            reader=reader,
+            work=work,
+            gradient=gradient,
+            optimizer=optimizer,
+            data=data.train,
+            params=network.layout.unravel(model.params),
+            buffers=network.buffer_layout.unravel(model.buffers),
+            task=ClientTask(
+                client_id=jnp.int32(0),
+                malicious=jnp.bool_(False),
+                present=jnp.bool_(True),
+                round=jnp.int32(0),
+                key=key,
+            ),
+        )
+        return GlobalModel(ravel(params), ravel(buffers))
+
+    images = normalize(data.images, reader.normalization)
+    return Root(images, data.train.labels, train)
+
+
+def _client_trainer(network, reader, work, attack, defense):
     """Returns `train(shared, task) -> ClientResult` for benign and malicious alike."""
-    gradient = training.batch_gradient(model, work.microbatch)
-
-    def benign_optimizer(hyper):
-        make = defense.client_optimizer or training.sgd
-        return make(hyper.learning_rate, hyper.momentum, hyper.weight_decay)
-
-    def malicious_optimizer(hyper, attack_state):
-        plain = training.sgd(hyper.learning_rate, hyper.momentum, hyper.weight_decay)
-        if attack.local_transform is None:
-            return plain
-        return optax.chain(attack.local_transform(attack_state, layout), plain)
+    gradient = training.batch_gradient(network.model, work.microbatch)
 
     def train(shared, task):
-        inputs, params, buffers, attack_state = shared
+        inputs, model, defense_state, attack_state = shared
+        if defense.broadcast is not None:
+            model = defense.broadcast(defense_state, task.client_id)
+        hyper = inputs.hyper
+        rates = hyper.learning_rate, hyper.momentum, hyper.weight_decay
+        params = network.layout.unravel(model.params)
 
-        def run(optimizer, gradient):
+        def run(params, buffers, optimizer, gradient, work=work, first_epoch=0):
             return training.train_client(
                 reader=reader,
                 work=work,
                 gradient=gradient,
                 optimizer=optimizer,
                 data=inputs.data,
-                params=layout.unravel(params),
-                buffers=buffer_layout.unravel(buffers),
+                params=params,
+                buffers=buffers,
                 task=task,
+                first_epoch=first_epoch,
             )
 
-        def as_benign():
+        def as_benign(params, buffers):
+            optimizer = (defense.client_optimizer or training.sgd)(*rates)
             loss = defense.benign_loss
-            benign = loss(model, inputs, task) if loss else gradient
-            return run(benign_optimizer(inputs.hyper), benign)
+            benign = loss(network.model, inputs, task) if loss else gradient
+            return run(params, buffers, optimizer, benign)
 
-        def as_malicious():
-            own = attack.local_gradient
-            malicious = own(model, attack_state, inputs, task) if own else gradient
-            return run(malicious_optimizer(inputs.hyper, attack_state), malicious)
+        def as_malicious(params, buffers):
+            optimizer = training.sgd(*rates)
+            if attack.local_transform is not None:
+                own = attack.local_transform(attack_state, network.layout)
+                optimizer = optax.chain(own, optimizer)
+            if attack.local_stages is None:
+                return run(params, buffers, optimizer, gradient)
+            tools = LocalTools(
+                state=attack_state,
+                model=network.model,
+                normalization=reader.normalization,
+                task=task,
+                hyper=hyper,
+                epochs=work.epochs,
+                gradient=gradient,
+                optimizer=optimizer,
+                global_params=params,
+            )
+            done, loss = 0, jnp.float32(0)
+            for stage in attack.local_stages(tools):
+                params, buffers, loss = run(
+                    params,
+                    buffers,
+                    stage.optimizer,
+                    stage.gradient,
+                    training.with_epochs(work, stage.epochs),
+                    done,
+                )
+                done += stage.epochs
+            return params, buffers, loss
 
         same = (
             defense.client_optimizer is None
             and defense.benign_loss is None
             and attack.local_transform is None
-            and attack.local_gradient is None
+            and attack.local_stages is None
         )
+        start = params, network.buffer_layout.unravel(model.buffers)
         if same:  # poison alone differs, and that is data
-            local, buffers_after, loss = as_benign()
+            local, buffers, loss = as_benign(*start)
         else:
-            local, buffers_after, loss = lax.cond(
-                task.malicious, as_malicious, as_benign
+            local, buffers, loss = lax.cond(
+                task.malicious, as_malicious, as_benign, *start
             )
-        return ClientResult(ravel(local) - params, ravel(buffers_after), loss)
+        return ClientResult(ravel(local) - model.params, ravel(buffers), loss)
 
     return train
 
 
-def _craft(attack, attack_state, state, inputs, updates, attacking, present, ids):
+def _craft(attack, attack_state, view, defense):
     """Lets the attack replace its own rows, seeing only what it declares to know."""
-    known = attacking
-    if "benign_updates" in attack.knowledge:
-        known = present
-    view = CraftView(
-        round=state.round + 1,
-        key=stream(inputs.key, Purpose.ATTACK, state.round + 1),
-        global_params=state.params,
-        updates=jnp.where(known[:, None], updates, 0.0),
-        malicious=attacking,
-        present=present,
-        client_ids=ids,
+    informed = "aggregation_rule" in attack.knowledge
+    known = view.present if "benign_updates" in attack.knowledge else view.malicious
+    shown = view._replace(
+        updates=jnp.where(known[:, None], view.updates, 0.0),
+        defense=view.defense if informed else None,
     )
-    attack_state, crafted = attack.craft(attack_state, view)
-    return attack_state, jnp.where(attacking[:, None], crafted, updates)
+    if defense.groups is None:
+        attack_state, crafted = attack.craft(attack_state, shown)
+        return attack_state, jnp.where(view.malicious[:, None], crafted, view.updates)
+
+    # The attackers of each group act on their own and from the same state.
+    group_of = defense.groups.of(view.defense)[view.client_ids]
+
+    def act(group, carry):
+        _, updates = carry
+        member = group_of == group
+        first = view.client_ids[jnp.argmax(member)]
+        own = shown._replace(
+            global_params=defense.broadcast(view.defense, first).params,
+            updates=jnp.where(member[:, None], shown.updates, 0.0),
+            malicious=view.malicious & member,
+            present=view.present & member,
+        )
+        state, crafted = attack.craft(attack_state, own)
+        return state, jnp.where(own.malicious[:, None], crafted, updates)
+
+    return lax.fori_loop(0, defense.groups.count, act, (attack_state, view.updates))
 
 
 def run_rounds(

@@ -144,7 +144,8 @@ def evaluate(
       normalization: of the images.
       trigger: None leaves the images as they are.
       threshold: low-confidence threshold.
-      predict: `logits -> i32 [B]` replaces the argmax (a defence's vote or refusal).
+      predict: `images f32 [B, H, W, C] -> i32 [B]` replaces the argmax (a defence's
+        vote or refusal).
 
     Returns:
       Counts by the name of the set.
@@ -158,7 +159,7 @@ def evaluate(
             logits, _ = model.apply(params, buffers, x, train=False)
             counts = count_predictions(logits, part.labels, part.mask, threshold)
             if predict is not None:
-                right = (predict(logits) == part.labels) & part.mask
+                right = (predict(x) == part.labels) & part.mask
                 counts = counts._replace(correct=right.sum())
             return counts
 

@@ -21,6 +21,7 @@ class Purpose(enum.IntEnum):
     LOCAL_TRAINING = 3
     DEFENSE = 4
     ATTACK = 5
+    ROOT_DATA = 6
 
 
 def stream(root: Array, purpose: Purpose, *indices: Array | int) -> Array:

@@ -4,8 +4,8 @@
   is applied on the fly inside the batch function; the data set is never copied.
 * `local_transform`: a gradient transformation in front of the malicious clients'
   optimiser (Neurotoxin's mask).
-* `local_gradient`: a malicious gradient in place of the loss gradient (MGDA mixing,
-  contrastive stages).
+* `local_stages`: other local work than the benign one: a gradient of its own (MGDA
+  mixing), more epochs, several stages one after the other (Chameleon).
 * `craft`: the malicious updates, from what the attacker is said to know.
 * `active`: in which rounds the malicious clients act; in all others they train as
   benign clients do on clean data.
@@ -30,6 +30,7 @@ from fedjax_sim.data.normalize import Normalization
 from fedjax_sim.data.partition import Partition
 from fedjax_sim.data.triggers import Trigger
 from fedjax_sim.flat import FlatLayout
+from fedjax_sim.models import Model, Network
 
 PyTree = Any
 Knowledge = Literal["own_data", "own_updates", "benign_updates", "aggregation_rule"]
@@ -95,6 +96,34 @@ class CraftView(NamedTuple):
     malicious: Array  # bool [n], malicious and active
     present: Array  # bool [n], places of the cohort that are filled
     client_ids: Array  # i32 [n]
+    defense: PyTree = None  # the server's state, for who knows "aggregation_rule"
+    network: Network | None = None
+
+
+class LocalTools(NamedTuple):
+    """What malicious local work may be made from."""
+
+    state: PyTree  # of the attack
+    model: Model
+    normalization: Normalization
+    task: Any  # clients.training.ClientTask
+    hyper: Any  # federation.Hyper: learning_rate, momentum, weight_decay
+    epochs: int  # of benign clients
+    gradient: Callable[..., Any]  # of benign clients
+    optimizer: optax.GradientTransformationExtraArgs  # of benign clients
+    global_params: PyTree  # tree of the broadcast model
+
+
+class LocalStage(NamedTuple):
+    """One stage of malicious local work.
+
+    `gradient` has the form of `clients.training.batch_gradient`; the optimiser starts
+    afresh and is also given `epoch_start` and `key`.
+    """
+
+    epochs: int
+    gradient: Callable[..., Any]
+    optimizer: optax.GradientTransformationExtraArgs
 
 
 class Attack(NamedTuple):
@@ -102,11 +131,11 @@ class Attack(NamedTuple):
 
     `init(spec)` gives the state; `active(round) -> bool []`; `observe(state, round,
     global_params f32 [d]) -> state`, before every round; `poison(spec) -> Poison`;
-    `local_transform(state, layout)` goes in front of SGD; `local_gradient(model,
-    state, inputs, task)` returns a gradient function of the form of
-    `clients.training.batch_gradient`; `craft(state, view) -> (state, updates f32
-    [n, d])`, of which only the rows of attacking clients are used; `test(spec)` says
-    how success is measured.
+    `local_transform(state, layout)` goes in front of SGD; `local_stages(tools)`
+    replaces the local work; `craft(state, view) -> (state, updates f32 [n, d])`, of
+    which only the rows of attacking clients are used; `test(spec)` says how success
+    is measured. With `trains=False` attacking clients do no local work: their rows of
+    `CraftView.updates` are zero.
     """
 
     knowledge: tuple[Knowledge, ...]
@@ -117,9 +146,10 @@ class Attack(NamedTuple):
     local_transform: (
         Callable[[PyTree, FlatLayout], optax.GradientTransformationExtraArgs] | None
     ) = None
-    local_gradient: Callable[..., Any] | None = None
+    local_stages: Callable[[LocalTools], tuple[LocalStage, ...]] | None = None
     craft: Callable[[PyTree, CraftView], tuple[PyTree, Array]] | None = None
     test: Callable[[AttackSpec], BackdoorTest] | None = None
+    trains: bool = True
 
 
 def window(start_round: int, end_round: int | None) -> Callable[[Array], Array]:

@@ -77,6 +77,13 @@ def num_steps(work: LocalWork, count: Array) -> Array:
     return work.epochs * num_batches(work, count)
 
 
+def with_epochs(work: LocalWork, epochs: int) -> LocalWork:
+    """Returns the work of `epochs` epochs; a number of steps grows in proportion."""
+    if work.steps is None:
+        return work._replace(epochs=epochs)
+    return work._replace(steps=max(1, round(work.steps * epochs / work.epochs)))
+
+
 def batch_loss(model: Model, params: PyTree, buffers: PyTree, batch: Batch):
     """Summed cross-entropy of the real samples; returns (sum, new buffers)."""
     logits, buffers = model.apply(
@@ -136,6 +143,7 @@ def train_client(
     params: PyTree,
     buffers: PyTree,
     task: ClientTask,
+    first_epoch: int = 0,
 ) -> tuple[PyTree, PyTree, Array]:
     """Trains one client from the global model.
 
@@ -150,6 +158,7 @@ def train_client(
       data: the training data of all clients.
       params, buffers: trees of the global model.
       task: the client.
+      first_epoch: the number of the first epoch, where other work went before.
 
     Returns:
       (local parameters, local buffers, mean training loss).
@@ -163,9 +172,10 @@ def train_client(
     samples = jnp.pad(samples, (0, padding))
 
     def epoch(index, carry):
-        order_key, step_key = jax.random.split(jax.random.fold_in(task.key, index))
+        number = first_epoch + index
+        order_key, step_key = jax.random.split(jax.random.fold_in(task.key, number))
         order = shuffled(order_key, samples, count)
-        context = ClientContext(task.client_id, task.malicious, task.round, index)
+        context = ClientContext(task.client_id, task.malicious, task.round, number)
 
         def step(i, carry):
             params, buffers, state, loss, seen = carry

@@ -29,6 +29,7 @@ import optax
 from jax import Array
 
 from fedjax_sim.flat import FlatLayout
+from fedjax_sim.models import Network
 
 PyTree = Any
 
@@ -59,6 +60,42 @@ class Cohort(NamedTuple):
     scores: dict[str, Array]  # named per-client values for the report, each [n]
 
 
+class GlobalModel(NamedTuple):
+    """A global model in flat form."""
+
+    params: Array  # f32 [d]
+    buffers: Array  # f32 [b]
+
+
+class RootRequest(NamedTuple):
+    """The clean samples that a defence asks for, and how the server trains on them.
+
+    Attributes:
+      num_samples: how many training samples the server owns.
+      balanced: as many of each class as possible; otherwise drawn uniformly.
+      augmented: `Root.images` are augmented as training images are, once and for all.
+      momentum, weight_decay: of the server's own training; None means the clients'.
+    """
+
+    num_samples: int
+    balanced: bool = False
+    augmented: bool = False
+    momentum: float | None = None
+    weight_decay: float | None = None
+
+
+class Root(NamedTuple):
+    """A server's own clean samples (m of them), and training on them.
+
+    `train(model, key) -> model` trains as a client would: epochs, batch size,
+    learning rate and augmentation of the run.
+    """
+
+    images: Array  # f32 [m, H, W, C], normalised
+    labels: Array  # i32 [m]
+    train: Callable[[GlobalModel, Array], GlobalModel]
+
+
 class RoundContext(NamedTuple):
     """What a server knows in a round beside the cohort."""
 
@@ -66,19 +103,15 @@ class RoundContext(NamedTuple):
     key: Array  # PRNG key of this defence in this round
     global_params: Array  # f32 [d], the model that was broadcast
     global_buffers: Array  # f32 [b]
+    root: Root | None = None  # for defences with a `RootRequest`
+    network: Network | None = None  # what the parameters are parameters of
+    malicious: Array | None = None  # bool [n], who attacks: for oracles only
 
 
 class Aggregate(NamedTuple):
     """The outcome of a reduction: one update and the new running statistics."""
 
     update: Array  # f32 [d]
-    buffers: Array  # f32 [b]
-
-
-class GlobalModel(NamedTuple):
-    """A global model in flat form."""
-
-    params: Array  # f32 [d]
     buffers: Array  # f32 [b]
 
 
@@ -109,17 +142,39 @@ class After(NamedTuple):
 
 Reduce = Callable[[Cohort, RoundContext], Aggregate]
 
+# (learning rate, momentum, weight decay) -> the optimiser of benign clients; its update
+# is also given `epoch_start` (bool [], first step of an epoch) and `key`.
+ClientOptimizer = Callable[[Array, Array, Array], optax.GradientTransformationExtraArgs]
+
+
+class Groups(NamedTuple):
+    """Clients divided into groups: `of(state) -> i32 [N]`, from 0 to `count` - 1."""
+
+    count: int
+    of: Callable[[PyTree], Array]
+
 
 class Defense(NamedTuple):
-    """A server rule, and the four things it may change besides the server step.
+    """A server rule, and what it may change besides the server step.
 
-    The optional fields mean "as usual" when None. `client_optimizer(learning_rate,
-    momentum, weight_decay)` replaces the optimiser of benign clients; its update is
-    also given `epoch_start` (bool []) and `key`. `benign_loss(model, inputs, task)`
-    returns the gradient function of benign clients, of the form of
-    `clients.training.batch_gradient`. `eligible(state) -> bool [N]` says which clients
-    may be sampled. `predict(state, logits f32 [B, C]) -> i32 [B]` replaces the argmax
-    of the global model at evaluation; -1 refuses an answer.
+    The optional fields mean "as usual" when None.
+
+    Attributes:
+      init: `(spec) -> state`; may raise `InputError` for an impossible federation.
+      aggregate: `(state, cohort, context) -> (state, judged cohort, aggregate)`.
+      after: `(state, model, cohort, context) -> (state, model)`.
+      root: clean samples that the server needs; they come as `RoundContext.root`.
+      start: `(model, root, key) -> model`, before the first round.
+      client_optimizer: of benign clients, in place of SGD.
+      benign_loss: `(model, inputs, task)` -> the gradient function of benign clients,
+        of the form of `clients.training.batch_gradient`.
+      eligible: `(state) -> bool [N]`, which clients may be sampled.
+      broadcast: `(state, client_id) -> model`, where clients do not all start from
+        the global model.
+      groups: the clients that share a model; an attacker of one group sees nothing
+        of another.
+      predict: `(state, model, network, images f32 [B, H, W, C]) -> i32 [B]` replaces
+        the argmax of the global model at evaluation; -1 refuses an answer.
     """
 
     init: Callable[[FederationSpec], PyTree]
@@ -129,12 +184,14 @@ class Defense(NamedTuple):
     after: Callable[
         [PyTree, GlobalModel, Cohort, RoundContext], tuple[PyTree, GlobalModel]
     ]
-    client_optimizer: (
-        Callable[[Array, Array, Array], optax.GradientTransformationExtraArgs] | None
-    ) = None
+    root: RootRequest | None = None
+    start: Callable[[GlobalModel, Root, Array], GlobalModel] | None = None
+    client_optimizer: ClientOptimizer | None = None
     benign_loss: Callable[..., Any] | None = None
     eligible: Callable[[PyTree], Array] | None = None
-    predict: Callable[[PyTree, Array], Array] | None = None
+    broadcast: Callable[[PyTree, Array], GlobalModel] | None = None
+    groups: Groups | None = None
+    predict: Callable[[PyTree, GlobalModel, Network, Array], Array] | None = None
 
 
 def included(cohort: Cohort) -> Array:
@@ -203,8 +260,8 @@ def pipeline(
       *stages: applied in order to the cohort of finite updates.
       reduce: turns the cohort into one update; `weighted_mean()` by default.
       after: acts on the new global model.
-      **changes: the optional fields of `Defense`. `eligible` and `predict` are given
-        the state of the pipeline: `(stage states, after state)`.
+      **changes: the optional fields of `Defense`. Those that take a state are given
+        that of the pipeline: `(stage states, after state)`.
     """
     reduce = reduce or weighted_mean()
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fedjax_sim.errors import InputError, did_you_mean
+from fedjax_sim.flat import FlatLayout
 from fedjax_sim.models.cnn import LeadFLCifarCNN, LeadFLFashionCNN, TwoLayerCNN
 from fedjax_sim.models.convnet import ConvNet
 from fedjax_sim.models.layers import Lowering
@@ -23,18 +24,62 @@ class Model(NamedTuple):
 
     `init(key) -> (params, buffers)`; `apply(params, buffers, images f32 [B, H, W, C],
     train, mask) -> (logits f32 [B, classes], buffers)`, where `mask` bool [B] marks
-    the real samples of a padded batch and `train` is a Python bool.
+    the real samples of a padded batch and `train` is a Python bool. `features` is
+    called as `apply` and returns what the last linear layer is given, f32 [B, p].
     """
 
     name: str
     init: Callable[[Array], tuple[PyTree, PyTree]]
     apply: Callable[..., tuple[Array, PyTree]]
+    features: Callable[..., tuple[Array, PyTree]]
+    head: str  # name of the last linear layer
     couples_samples: bool  # batch statistics: a batch cannot be split
     cpu_microbatch: int | None  # measured: see launch/bench.py
 
 
+class Network(NamedTuple):
+    """A model on flat vectors, in evaluation mode: as servers and attackers use it.
+
+    Attributes:
+      model: the model on trees.
+      layout, buffer_layout: of its parameters [d] and buffers [b].
+      image_shape: (H, W, C).
+      num_classes: outputs of the last layer.
+    """
+
+    model: Model
+    layout: FlatLayout
+    buffer_layout: FlatLayout
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+    def logits(self, params: Array, buffers: Array, images: Array) -> Array:
+        """Returns f32 [B, outputs] for normalised images f32 [B, H, W, C]."""
+        trees = self.layout.unravel(params), self.buffer_layout.unravel(buffers)
+        return self.model.apply(*trees, images, train=False)[0]
+
+    def features(self, params: Array, buffers: Array, images: Array) -> Array:
+        """Returns f32 [B, p], what the last linear layer is given."""
+        trees = self.layout.unravel(params), self.buffer_layout.unravel(buffers)
+        return self.model.features(*trees, images, train=False)[0]
+
+    def head(self, vector: Array) -> Array:
+        """Returns the entries of f32 [..., d] that belong to the last linear layer."""
+        layout = self.layout
+        spans = zip(layout.names, layout.offsets, layout.offsets[1:], strict=False)
+        return jnp.concatenate(
+            [
+                vector[..., start:stop]
+                for name, start, stop in spans
+                if name.split("/")[0] == self.model.head
+            ],
+            axis=-1,
+        )
+
+
 class _Entry(NamedTuple):
     build: Callable[..., nn.Module]
+    head: str  # name of the last linear layer
     # Samples per forward-backward pass that keep the activations of one pass inside
     # the CPU's cache; None where the weights' traffic outweighs that.
     cpu_microbatch: int | None = None
@@ -91,14 +136,14 @@ def _mlp(num_classes: int, image_shape, lowering: Lowering, *, width: int = 64):
 
 
 MODELS: dict[str, _Entry] = {
-    "resnet18": _Entry(_resnet((2, 2, 2, 2))),
-    "resnet34": _Entry(_resnet((3, 4, 6, 3))),
-    "convnet": _Entry(_convnet, cpu_microbatch=4),
-    "cnn": _Entry(_cnn),
-    "wide_cnn": _Entry(_wide_cnn),
-    "leadfl_fashion": _Entry(_leadfl_fashion),
-    "leadfl_cifar": _Entry(_leadfl_cifar),
-    "mlp": _Entry(_mlp),
+    "resnet18": _Entry(_resnet((2, 2, 2, 2)), "fc"),
+    "resnet34": _Entry(_resnet((3, 4, 6, 3)), "fc"),
+    "convnet": _Entry(_convnet, "linear", cpu_microbatch=4),
+    "cnn": _Entry(_cnn, "fc2"),
+    "wide_cnn": _Entry(_wide_cnn, "fc2"),
+    "leadfl_fashion": _Entry(_leadfl_fashion, "fc"),
+    "leadfl_cifar": _Entry(_leadfl_cifar, "fc2"),
+    "mlp": _Entry(_mlp, "fc2"),
 }
 
 
@@ -135,14 +180,29 @@ def build(
         return variables["params"], variables.get("batch_stats", {})
 
     def apply(params, buffers, images, *, train, mask=None):
-        variables = {"params": params, "batch_stats": buffers}
-        if not train or not buffers:
-            logits = module.apply(variables, images, train=train, mask=mask)
-            return logits, buffers
-        logits, changed = module.apply(
-            variables, images, train=True, mask=mask, mutable=["batch_stats"]
-        )
-        return logits, changed["batch_stats"]
+        return _run(module, params, buffers, images, train=train, mask=mask)
+
+    def features(params, buffers, images, *, train, mask=None):
+        seen = []
+
+        def note(next_call, args, kwargs, context):
+            if context.module.name == entry.head:
+                seen.append(args[0])
+            return next_call(*args, **kwargs)
+
+        with nn.intercept_methods(note):
+            _, buffers = _run(module, params, buffers, images, train=train, mask=mask)
+        return seen[-1], buffers
 
     couples = "batch_stats" in variables
-    return Model(name, init, apply, couples, entry.cpu_microbatch)
+    return Model(name, init, apply, features, entry.head, couples, entry.cpu_microbatch)
+
+
+def _run(module, params, buffers, images, *, train, mask):
+    variables = {"params": params, "batch_stats": buffers}
+    if not train or not buffers:
+        return module.apply(variables, images, train=train, mask=mask), buffers
+    logits, changed = module.apply(
+        variables, images, train=True, mask=mask, mutable=["batch_stats"]
+    )
+    return logits, changed["batch_stats"]

@@ -1,0 +1,31 @@
+"""Client-side defences, by name: what benign clients change in their training.
+
+They work with every server rule and every attack.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fedjax_sim.clients.fl_wbc import fl_wbc
+from fedjax_sim.clients.ldp import ldp
+from fedjax_sim.clients.leadfl import leadfl
+from fedjax_sim.defenses.base import ClientOptimizer
+
+
+class ClientDefenseEntry(NamedTuple):
+    """A registered client-side defence: its factory and where it was published."""
+
+    factory: Callable[..., ClientOptimizer | None]
+    paper: str
+
+
+def none() -> None:
+    """Benign clients run plain SGD."""
+
+
+CLIENT_DEFENSES: dict[str, ClientDefenseEntry] = {
+    "none": ClientDefenseEntry(none, "-"),
+    "leadfl": ClientDefenseEntry(leadfl, "Zhu, Roos, Chen, ICML 2023"),
+    "fl_wbc": ClientDefenseEntry(fl_wbc, "Sun et al., NeurIPS 2021"),
+    "ldp": ClientDefenseEntry(ldp, "Zhu, Roos, Chen, ICML 2023, public code"),
+}

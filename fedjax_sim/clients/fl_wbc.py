@@ -1,0 +1,105 @@
+"""FL-WBC: benign clients put noise where the Hessian is small.
+
+Sun, Li, DiValentin, Hassanzadeh, Chen, Li, "FL-WBC: Enhancing Robustness against Model
+Poisoning Attacks in Federated Learning from a Client Perspective", NeurIPS 2021, and
+its public code.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from fedjax_sim.clients.leaves import laplace_like, map_weights
+from fedjax_sim.defenses.base import ClientOptimizer
+from fedjax_sim.errors import InputError
+
+PyTree = optax.Params
+Reset = Literal["epoch", "round"]
+
+
+class NoisySGDState(NamedTuple):
+    """The state of SGD with noise behind each step, within one round."""
+
+    momentum: PyTree
+    last: PyTree  # the gradient of the step before
+    begun: Array  # bool [], a step was made since the round began
+
+
+def noisy_sgd(
+    draw: Callable[[Array, PyTree], PyTree],
+    keep: Callable[[Array, Array, Array], Array],
+    reset: Reset,
+) -> ClientOptimizer:
+    """SGD that adds eta times noise to weight tensors, behind the momentum.
+
+    The first step after a reset has no noise: there is no gradient before it.
+
+    Args:
+      draw: `(key, tree) -> noise` of the shapes of the tree.
+      keep: `(gradient, gradient before, noise) -> bool`, entries that get noise.
+      reset: what counts as a beginning, each epoch or each round.
+    """
+
+    def optimizer(
+        learning_rate: Array, momentum: Array, weight_decay: Array
+    ) -> optax.GradientTransformationExtraArgs:
+        def init(params: PyTree) -> NoisySGDState:
+            zeros = jax.tree.map(jnp.zeros_like, params)
+            return NoisySGDState(zeros, zeros, jnp.bool_(False))
+
+        def update(updates, state, params=None, *, epoch_start, key, **extra):
+            del extra
+            fresh = epoch_start if reset == "epoch" else ~state.begun
+            buffer = jax.tree.map(
+                lambda b, g, w: momentum * b + g + weight_decay * w,
+                state.momentum,
+                updates,
+                params,
+            )
+            noise = map_weights(
+                lambda g, last, y: jnp.where(~fresh & keep(g, last, y), y, 0.0),
+                updates,
+                state.last,
+                draw(key, updates),
+            )
+            step = jax.tree.map(lambda b, y: learning_rate * (y - b), buffer, noise)
+            return step, NoisySGDState(buffer, updates, jnp.bool_(True))
+
+        return optax.GradientTransformationExtraArgs(init, update)
+
+    return optimizer
+
+
+def fl_wbc(*, scale: float = 0.4, reset: Reset = "epoch") -> ClientOptimizer:
+    """Returns FL-WBC as the optimiser of benign clients; it replaces SGD.
+
+    After each step, weights whose gradient changed by no more than the magnitude of a
+    Laplace draw get eta times that draw: there the Hessian is small, and the effect
+    of an attack would persist.
+
+    Args:
+      scale: of the Laplace noise (its standard deviation is sqrt(2) times larger).
+      reset: forget the last gradient at each epoch (the code) or at each round.
+
+    Raises:
+      InputError: a scale that is not positive.
+    """
+    check_scale(scale)
+    return noisy_sgd(
+        lambda key, tree: laplace_like(key, tree, scale), small_change, reset
+    )
+
+
+def small_change(gradient: Array, last: Array, noise: Array) -> Array:
+    """FL-WBC's mask: where the gradient changed by at most |noise|."""
+    return jnp.abs(gradient - last) <= jnp.abs(noise)
+
+
+def check_scale(scale: float) -> None:
+    """Raises `InputError` for a scale that is not positive."""
+    if isinstance(scale, int | float) and not scale > 0:
+        raise InputError(f"config.client_defense.scale = {scale} must be positive")

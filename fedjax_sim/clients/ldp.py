@@ -1,0 +1,38 @@
+"""LDP: benign clients add noise to each local step (the baseline of LeadFL's code).
+
+No clipping and no privacy accounting: noise on all weights is all that sets it apart
+from FL-WBC, which puts noise on some. Zhu, Roos, Chen, ICML 2023, public code.
+"""
+
+from typing import Literal
+
+import jax.numpy as jnp
+
+from fedjax_sim.clients.fl_wbc import Reset, check_scale, noisy_sgd
+from fedjax_sim.clients.leaves import laplace_like, normal_like
+from fedjax_sim.defenses.base import ClientOptimizer
+
+
+def ldp(
+    *,
+    scale: float = 0.4,
+    mechanism: Literal["laplace", "gaussian"] = "laplace",
+    reset: Reset = "epoch",
+) -> ClientOptimizer:
+    """Returns LDP as the optimiser of benign clients; it replaces SGD.
+
+    Args:
+      scale: of the Laplace noise, or standard deviation of the Gaussian one.
+      mechanism: the noise.
+      reset: no noise on the first step of each epoch (the code) or of each round.
+
+    Raises:
+      InputError: a scale that is not positive.
+    """
+    check_scale(scale)
+    noise = {"laplace": laplace_like, "gaussian": normal_like}[mechanism]
+    return noisy_sgd(
+        lambda key, tree: noise(key, tree, scale),
+        lambda gradient, last, drawn: jnp.ones_like(gradient, bool),
+        reset,
+    )
