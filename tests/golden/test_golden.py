@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import adapters_clients
 import adapters_data
 import adapters_defenses
 import adapters_models
@@ -26,6 +27,7 @@ ADAPTERS: dict[tuple[str, str], Check] = {
     for family in FAMILIES
     for table in (
         adapters_data.ADAPTERS,
+        adapters_clients.ADAPTERS.get(family, {}),
         adapters_defenses.ADAPTERS.get(family, {}),
         adapters_models.ADAPTERS.get(family, {}),
     )
