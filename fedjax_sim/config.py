@@ -26,7 +26,7 @@ from pydantic import BaseModel, Field
 
 from fedjax_sim import models
 from fedjax_sim.attacks import ATTACKS
-from fedjax_sim.clients import sampling
+from fedjax_sim.clients import leadfl_schedule, sampling
 from fedjax_sim.clients.defenses import CLIENT_DEFENSES
 from fedjax_sim.clients.execution import parse_strategy
 from fedjax_sim.data import sources
@@ -45,6 +45,7 @@ PARTICIPATIONS: dict[str, Callable] = {
     "enforced": sampling.enforced,
     "periodic": sampling.periodic,
     "explicit": sampling.explicit,
+    "leadfl": leadfl_schedule.leadfl,
 }
 
 
@@ -90,6 +91,7 @@ class Client(Section):
     """Local training."""
 
     lr: NonNegative = 0.01
+    schedule: Literal["constant", "step", "cosine"] = "constant"  # of lr, over rounds
     momentum: NonNegative = 0.9
     weight_decay: NonNegative = 0.0
     batch_size: Positive = 64
@@ -110,7 +112,7 @@ class AttackSection(Named):
     name: str = "none"
     num_malicious: Annotated[int, Field(ge=0)] = 0  # M among the genuine clients
     num_fake: Annotated[int, Field(ge=0)] = 0  # malicious clients beyond them, no data
-    malicious_clients: Literal["random", "last"] = "random"
+    malicious_clients: Literal["random", "last", "leadfl"] = "random"
 
 
 class DefenseSection(Named):
@@ -139,6 +141,7 @@ class Evaluation(Section):
     batch_size: Positive = 500
     low_confidence_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
     any_source: bool = False  # ASR also over the triggered images of all classes
+    batch_statistics: bool = False  # BatchNorm as in training (LeadFL's code)
 
 
 class Execution(Section):
@@ -213,7 +216,7 @@ _FACTORIES: dict[str, tuple[Callable[[str, str], Callable], tuple[str, ...]]] = 
     ),
     "participation": (
         _from_table(PARTICIPATIONS),
-        ("population", "cohort_size", "num_malicious"),
+        ("population", "cohort_size", "num_malicious", "rounds"),
     ),
     "attack": (_from_table(ATTACKS, lambda entry: entry.factory), ()),
     "defense": (_from_table(DEFENSES, lambda entry: entry.factory), ()),
@@ -268,7 +271,12 @@ def resolve(values: Mapping[str, Any]) -> Config:
             if key not in allowed and key not in fields:
                 hint = did_you_mean(key, [*allowed, *fields])
                 raise InputError(f"config.{section}.{key} is not a key; {hint}")
-        options = {key: value for key, value in given.items() if key in fields}
+        # Several values in one key are a tuple; JSON knows lists only.
+        options = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in given.items()
+            if key in fields
+        }
         schema = pydantic.create_model(
             f"{section} options",
             __config__=pydantic.ConfigDict(
@@ -335,6 +343,21 @@ def _check(config: Config) -> None:
         raise InputError(
             f"config.attack.num_malicious = {config.attack.num_malicious} must be at "
             f"most config.partition.num_clients = {genuine}"
+        )
+    imitates = config.attack.name.startswith("adaptive_")
+    if imitates and config.defense.name != "fedredefense":
+        raise InputError(
+            f"config.attack.name = {config.attack.name!r} imitates the reconstruction "
+            "of the server: it needs config.defense.name = 'fedredefense', not "
+            f"{config.defense.name!r}"
+        )
+    if config.participation.name == "leadfl" and (
+        config.attack.malicious_clients != "leadfl" or fake
+    ):
+        raise InputError(
+            "config.participation.name = 'leadfl' is a schedule of published clients: "
+            "it needs config.attack.malicious_clients = 'leadfl' and "
+            "config.attack.num_fake = 0"
         )
     if config.attack.name != "none" and config.attack.num_malicious + fake == 0:
         raise InputError(

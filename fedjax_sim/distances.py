@@ -1,4 +1,4 @@
-"""Distances between all pairs of updates, from one Gram matrix.
+"""Norms of updates, and distances between all pairs of them from one Gram matrix.
 
 Letters: `n` clients, `d` parameters. Nothing of shape [n, n, d] is ever formed, and
 nothing is centred: one huge outlier would drown the small updates.
@@ -19,6 +19,9 @@ _BLOCK = 16384
 # it. The factor 2 is left for the order of the additions, which made no difference
 # between identical rows in any case that was measured on a CPU.
 _NOISE_FLOOR = 2.0**-22
+
+# Bound on the length of the rounding error in a sum of vectors, relative to theirs.
+_ERROR = 2.0**-21
 
 
 def gram(updates: Array) -> Array:
@@ -65,3 +68,52 @@ def squared_distances(updates: Array) -> Array:
 def pairwise_distances(updates: Array) -> Array:
     """Returns Euclidean distances f32 [n, n]; see `squared_distances`."""
     return jnp.sqrt(squared_distances(updates))
+
+
+def row_norms(updates: Array) -> Array:
+    """Returns the Euclidean norms f32 [n]; their squares may exceed float32.
+
+    Args:
+      updates: f32 [n, d].
+    """
+    scale = jnp.abs(updates).max(axis=1, initial=0.0)
+    rows = updates / jnp.where(scale > 0, scale, 1.0)[:, None]
+    return scale * jnp.linalg.norm(rows, axis=1)
+
+
+def unit_rows(updates: Array) -> Array:
+    """Returns the rows f32 [n, d] at length 1; zeros stay zeros."""
+    norms = row_norms(updates)
+    return updates / jnp.where(norms > 0, norms, 1.0)[:, None]
+
+
+def cosine_distances(updates: Array, origin: Array) -> Array:
+    """Returns 1 - cos f32 [n, n] between the rows of `origin + updates`.
+
+    It is half the squared distance of the unit vectors, which are taken as differences
+    from the direction of `origin`: models that hardly moved are nearly parallel, and
+    the rounding error of 1 - cos itself would exceed their distances (about 5e-5).
+    Exactly 0 between identical and parallel rows; a row of zeros is at distance 1 from
+    all others.
+
+    Args:
+      updates: f32 [n, d].
+      origin: f32 [d], the point that the updates start from; zeros for none.
+    """
+    ends = row_norms(origin[None] + updates)
+    start = row_norms(origin[None])[0]
+    lengths = row_norms(updates)
+    along = jnp.matmul(unit_rows(updates), origin, precision=lax.Precision.HIGHEST)
+    # 1/|w| - 1/|g|, where |w|^2 - |g|^2 = |u| (2 g.u/|u| + |u|).
+    shift = -lengths / (ends + start) * (2.0 * along + lengths) / (ends * start)
+    shift = jnp.where(start > 0, shift, 0.0)
+    zero = ends == 0
+    scale = 1.0 / jnp.where(zero, 1.0, ends)
+    directions = scale[:, None] * updates + shift[:, None] * origin[None]
+    distances = 0.5 * squared_distances(directions)
+    # What is left of a sum of two opposite vectors is the rounding error of both.
+    error = _ERROR * (scale * lengths + jnp.abs(shift) * start)
+    within = distances <= 0.5 * (error[:, None] + error[None, :]) ** 2
+    distances = jnp.where(within, 0.0, distances)
+    off_diagonal = ~jnp.eye(len(zero), dtype=bool)
+    return jnp.where((zero[:, None] | zero[None, :]) & off_diagonal, 1.0, distances)

@@ -22,7 +22,7 @@ from fedjax_sim import memory, metrics, models, results
 from fedjax_sim.attacks import ATTACKS
 from fedjax_sim.attacks.base import Attack, AttackSpec
 from fedjax_sim.checkpoint import Checkpoints
-from fedjax_sim.clients import training
+from fedjax_sim.clients import leadfl_schedule, training
 from fedjax_sim.clients.batches import Batch, Reader, TrainData
 from fedjax_sim.clients.defenses import CLIENT_DEFENSES
 from fedjax_sim.clients.execution import (
@@ -91,9 +91,13 @@ def choose_malicious(config: Config, key: jax.Array) -> np.ndarray:
     genuine, count = config.partition.num_clients, config.attack.num_malicious
     fakes = np.arange(genuine, genuine + config.attack.num_fake)
     if config.attack.malicious_clients == "last":
-        return np.concatenate([np.arange(genuine - count, genuine), fakes])
-    draw = jax.random.permutation(stream(key, Purpose.MALICIOUS_SET), genuine)
-    return np.concatenate([np.sort(np.asarray(draw[:count])), fakes])
+        chosen = np.arange(genuine - count, genuine)
+    elif config.attack.malicious_clients == "leadfl":
+        chosen = leadfl_schedule.malicious_clients(genuine, count)
+    else:
+        draw = jax.random.permutation(stream(key, Purpose.MALICIOUS_SET), genuine)
+        chosen = np.sort(np.asarray(draw[:count]))
+    return np.concatenate([chosen, fakes])
 
 
 def _root_data(
@@ -166,12 +170,14 @@ def build(
     malicious_ids = choose_malicious(config, root)
     backend = jax.default_backend()
     lowering = config.execution.lowering
+    if lowering == "auto":
+        lowering = auto_lowering(backend)
     image_shape = dataset.train_images.shape[1:]
     model = models.build(
         config.model.name,
         num_classes=dataset.num_classes,
         image_shape=image_shape,
-        lowering=auto_lowering(backend) if lowering == "auto" else lowering,
+        lowering=lowering,
         **config.model.options,
     )
     attack: Attack = ATTACKS[config.attack.name].factory(**config.attack.options)
@@ -196,6 +202,9 @@ def build(
         layout=layout,
     )
     poison = attack.poison(spec) if attack.poison else None
+    if attack.repartition is not None:  # a plan is per sample: it moves along
+        partition = attack.repartition(spec)
+        spec = spec._replace(partition=partition)
     reader = Reader(AUGMENTATIONS[config.data.augmentation], norm, poison)
     work = LocalWork(
         config.client.batch_size,
@@ -212,6 +221,7 @@ def build(
         model=model,
         image_shape=image_shape,
         num_classes=dataset.num_classes,
+        lowering=lowering,
         reader=reader,
         work=work,
         participation=participation,
@@ -221,6 +231,7 @@ def build(
         num_malicious=len(malicious_ids),
         attack_spec=spec,
         server_optimizer=_server_optimizer(config.server.optimizer),
+        lr_factor=_lr_factor(config),
         strategy=strategy,
         mesh=mesh,
         clock_origin=clock_origin,
@@ -272,6 +283,7 @@ def build(
             test.trigger if test else None,
             threshold,
             predict,
+            config.evaluation.batch_statistics,
         )
 
     poisoned = None
@@ -299,7 +311,7 @@ def build(
         "oracle_knowledge": DEFENSES[config.defense.name].oracle,
         "execution": {
             "clients": _strategy_name(strategy),
-            "lowering": auto_lowering(backend) if lowering == "auto" else lowering,
+            "lowering": lowering,
             "microbatch": work.microbatch,
             "devices": config.execution.devices,
             "estimated_gib": round(estimate / memory.GIB, 3),
@@ -372,6 +384,8 @@ def _participation(config: Config):
         del facts["cohort_size"], facts["num_malicious"]
     if section.name == "uniform":
         del facts["num_malicious"]
+    if section.name == "leadfl":
+        facts["rounds"] = config.rounds
     return PARTICIPATIONS[section.name](**facts, **options)
 
 
@@ -385,6 +399,13 @@ def _mesh(devices: int) -> Mesh | None:
             f"device(s) of the {jax.default_backend()} backend"
         )
     return Mesh(np.array(found[:devices]), ("clients",))
+
+
+def _lr_factor(config: Config):
+    schedule = config.client.schedule
+    if schedule == "constant":
+        return None
+    return lambda index: training.lr_factor(schedule, index, config.rounds)
 
 
 def _server_optimizer(name: str):
@@ -613,7 +634,12 @@ def _run_locked(config: Config, workdir: Path, name: str) -> tuple[int, dict]:
             "goes on from there"
         )
         return EXIT_INTERRUPTED, {}
-    summary = _summary(name, config, experiment.facts, metric_rows, round_rows)
+    malicious = np.asarray(inputs.malicious)
+    expelled = None
+    if federation.can_expel:
+        expelled = ~np.asarray(federation.eligible(state))
+    history = metrics.detection_history(round_rows, malicious, expelled)
+    summary = _summary(name, config, experiment.facts, metric_rows, round_rows, history)
     results.write_json(workdir / "summary.json", summary)
     return 0, results.plain(summary)
 
@@ -691,7 +717,7 @@ def _metrics_row(config, done, counts, round_rows, metric_rows, state):
     return row
 
 
-def _summary(name, config, facts, metric_rows, round_rows):
+def _summary(name, config, facts, metric_rows, round_rows, history):
     final = metric_rows[-1]
     late_start = config.rounds - max(config.rounds // 10, 1)
     late_rows = [row for row in metric_rows if row["round"] > late_start]
@@ -710,9 +736,11 @@ def _summary(name, config, facts, metric_rows, round_rows):
         "final": {k: v for k, v in final.items() if not k.startswith("seconds_")},
         "late": {key: spread(key) for key in ("mta", "asr")},
         "best_mta": max(row["mta"] for row in metric_rows),
-        "detection": sum(
-            (_detection(r) for r in round_rows), metrics.Detection()
-        ).row(),
+        "detection": {
+            **sum((_detection(r) for r in round_rows), metrics.Detection()).row(),
+            **history,
+        },
+        "backdoor": _backdoor(metric_rows),
         "rounds_skipped": sum(row["skipped"] for row in round_rows),
         "partition": facts["partition"]["fingerprint"],
         "realised_dpr": facts["realised_dpr"],
@@ -720,6 +748,15 @@ def _summary(name, config, facts, metric_rows, round_rows):
         "oracle_knowledge": facts["oracle_knowledge"],
         "seconds": {p: sum(row[f"seconds_{p}"] for row in metric_rows) for p in phases},
     }
+
+
+def _backdoor(metric_rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """How the attack success moved, if it was measured in every round."""
+    success = [row.get("asr") for row in metric_rows]
+    if None in success or metric_rows[-1]["round"] != len(metric_rows):
+        return None
+    found = metrics.mitigation(np.array(success))
+    return {"mean_asr": float(np.mean(success)), **found._asdict()}
 
 
 def _tensorboard(config: Config, workdir: Path):

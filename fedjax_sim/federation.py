@@ -39,6 +39,7 @@ from fedjax_sim.defenses.base import (
 )
 from fedjax_sim.flat import flat_layout, ravel
 from fedjax_sim.models import Model, Network
+from fedjax_sim.models.layers import Lowering
 from fedjax_sim.rng import Purpose, stream
 
 PyTree = Any
@@ -106,6 +107,7 @@ class Federation(NamedTuple):
     init: Callable[[Inputs], FedState]
     round_step: Callable[[FedState, Inputs], tuple[FedState, RoundReport]]
     eligible: Callable[[FedState], Array]
+    can_expel: bool  # the defence may ban clients for good
 
 
 def _clock_of(dependency: Array, origin: float) -> Array:
@@ -127,6 +129,7 @@ def make_federation(
     model: Model,
     image_shape: tuple[int, int, int],
     num_classes: int,
+    lowering: Lowering,
     reader: Reader,
     work: LocalWork,
     participation: Participation,
@@ -136,6 +139,7 @@ def make_federation(
     num_malicious: int,
     attack_spec: AttackSpec | None = None,
     server_optimizer: Callable[[Array], optax.GradientTransformation] | None = None,
+    lr_factor: Callable[[Array], Array] | None = None,
     strategy: Strategy,
     mesh: Mesh | None = None,
     clock_origin: float | None = None,
@@ -145,6 +149,7 @@ def make_federation(
     Args:
       model: the network, for images of `image_shape` (H, W, C).
       image_shape, num_classes: of the data.
+      lowering: of the convolutions of networks that a defence adds.
       reader: how samples become batches (with the attack's poison).
       work: local epochs or steps and batch size.
       participation: schedule of cohorts.
@@ -155,6 +160,7 @@ def make_federation(
       server_optimizer: `server_lr -> optax transformation` applied to the negative
         aggregate as a gradient (Reddi et al. 2021, "Adaptive Federated
         Optimization"); None adds server_lr times the aggregate.
+      lr_factor: `round -> factor` of the local learning rate; None keeps it.
       strategy: how clients are stacked; see `clients.execution`.
       mesh: devices to share the clients among.
       clock_origin: `time.monotonic()` at the start; None leaves the clock unread.
@@ -168,12 +174,13 @@ def make_federation(
         flat_layout(zeros(params_shape)),
         flat_layout(zeros(buffers_shape)),
     )
-    network = Network(model, layout, buffer_layout, image_shape, num_classes)
+    network = Network(model, layout, buffer_layout, image_shape, num_classes, lowering)
     cohort_size = participation.cohort_size
     spec = FederationSpec(
-        population, cohort_size, num_malicious, layout, buffer_layout.size
+        population, cohort_size, num_malicious, layout, buffer_layout.size, network
     )
-    defense_init = defense.init(spec)
+    # An impossible federation is refused here; the state itself needs the run's key.
+    jax.eval_shape(lambda key: defense.init(spec._replace(key=key)), jax.random.key(0))
     attack_init = attack.init(attack_spec)
     train = _client_trainer(network, reader, work, attack, defense)
 
@@ -191,12 +198,13 @@ def make_federation(
                 stream(inputs.key, Purpose.DEFENSE, 0),
             )
         optimizer = server_optimizer and server_optimizer(inputs.hyper.server_lr)
+        own = spec._replace(key=stream(inputs.key, Purpose.DEFENSE, 0))
         return FedState(
             round=jnp.int32(0),
             params=params,
             buffers=buffers,
             server=optimizer.init(params) if optimizer else (),
-            defense=jax.tree.map(jnp.asarray, defense_init),
+            defense=jax.tree.map(jnp.asarray, defense.init(own)),
             attack=jax.tree.map(jnp.asarray, attack_init),
         )
 
@@ -207,6 +215,9 @@ def make_federation(
 
     def round_step(state: FedState, inputs: Inputs) -> tuple[FedState, RoundReport]:
         round_index = state.round + 1
+        if lr_factor is not None:
+            rate = inputs.hyper.learning_rate * lr_factor(round_index)
+            inputs = inputs._replace(hyper=inputs.hyper._replace(learning_rate=rate))
         active = attack.active(round_index) if attack.active else jnp.bool_(True)
         attack_state = state.attack
         if attack.observe is not None:
@@ -235,7 +246,7 @@ def make_federation(
             (
                 inputs,
                 GlobalModel(state.params, state.buffers),
-                state.defense if defense.broadcast else (),
+                state.defense if defense.broadcast or defense.client_training else (),
                 attack_state,
             ),
             tasks,
@@ -248,6 +259,14 @@ def make_federation(
             results = lax.with_sharding_constraint(results, whole)
 
         updates = results.update
+        defense_state = state.defense
+        if defense.client_training is not None:
+            memory = jax.tree.map(
+                lambda all_, own: all_.at[ids].set(own),
+                defense.client_training.memory(defense_state),
+                results.memory,
+            )
+            defense_state = defense.client_training.remember(defense_state, memory)
         if attack.craft is not None:
             view = CraftView(
                 round=round_index,
@@ -260,7 +279,9 @@ def make_federation(
                 defense=state.defense,
                 network=network,
             )
-            attack_state, updates = _craft(attack, attack_state, view, defense)
+            attack_state, updates = _craft(
+                attack, attack_state, view, defense, state.buffers
+            )
         no_clock = jnp.zeros(2, jnp.int32)
         clock = lambda x: (
             no_clock if clock_origin is None else _clock_of(x, clock_origin)
@@ -286,7 +307,7 @@ def make_federation(
         )
         update_norms = jnp.linalg.norm(updates, axis=1)
         defense_state, cohort, aggregate = defense.aggregate(
-            state.defense, cohort, context
+            defense_state, cohort, context
         )
         survived = included(cohort).any()
         rate = inputs.hyper.server_lr
@@ -333,7 +354,8 @@ def make_federation(
         )
         return new_state, report
 
-    return Federation(network, spec, init, round_step, eligible)
+    can_expel = defense.eligible is not None
+    return Federation(network, spec, init, round_step, eligible, can_expel)
 
 
 def _root(network, reader, work, defense, inputs) -> Root:
@@ -349,7 +371,7 @@ def _root(network, reader, work, defense, inputs) -> Root:
     )
 
     def train(model: GlobalModel, key: Array) -> GlobalModel:
-        params, buffers, _ = training.train_client(
+        params, buffers, *_ = training.train_client(
             reader=reader,
             work=work,
             gradient=gradient,
@@ -378,29 +400,34 @@ def _client_trainer(network, reader, work, attack, defense):
     def train(shared, task):
         inputs, model, defense_state, attack_state = shared
         if defense.broadcast is not None:
-            model = defense.broadcast(defense_state, task.client_id)
+            model = defense.broadcast(defense_state, model, task.client_id)
         hyper = inputs.hyper
         rates = hyper.learning_rate, hyper.momentum, hyper.weight_decay
         params = network.layout.unravel(model.params)
 
-        def run(params, buffers, optimizer, gradient, work=work, first_epoch=0):
+        memory = None
+        if defense.client_training is not None:
+            everyone = defense.client_training.memory(defense_state)
+            memory = jax.tree.map(lambda x: x[task.client_id], everyone)
+
+        def run(params, buffers, optimizer, gradient, **options):
             return training.train_client(
                 reader=reader,
-                work=work,
-                gradient=gradient,
                 optimizer=optimizer,
+                gradient=gradient,
                 data=inputs.data,
                 params=params,
                 buffers=buffers,
                 task=task,
-                first_epoch=first_epoch,
+                **{"work": work, **options},
             )
 
         def as_benign(params, buffers):
             optimizer = (defense.client_optimizer or training.sgd)(*rates)
-            loss = defense.benign_loss
-            benign = loss(network.model, inputs, task) if loss else gradient
-            return run(params, buffers, optimizer, benign)
+            if memory is None:
+                return run(params, buffers, optimizer, gradient)
+            own = defense.client_training.gradient(network, reader.normalization)
+            return run(params, buffers, optimizer, own, memory=memory)
 
         def as_malicious(params, buffers):
             optimizer = training.sgd(*rates)
@@ -408,7 +435,7 @@ def _client_trainer(network, reader, work, attack, defense):
                 own = attack.local_transform(attack_state, network.layout)
                 optimizer = optax.chain(own, optimizer)
             if attack.local_stages is None:
-                return run(params, buffers, optimizer, gradient)
+                return *run(params, buffers, optimizer, gradient)[:3], memory
             tools = LocalTools(
                 state=attack_state,
                 model=network.model,
@@ -422,46 +449,49 @@ def _client_trainer(network, reader, work, attack, defense):
             )
             done, loss = 0, jnp.float32(0)
             for stage in attack.local_stages(tools):
-                params, buffers, loss = run(
+                params, buffers, loss, _ = run(
                     params,
                     buffers,
                     stage.optimizer,
                     stage.gradient,
-                    training.with_epochs(work, stage.epochs),
-                    done,
+                    work=training.with_epochs(work, stage.epochs),
+                    first_epoch=done,
                 )
                 done += stage.epochs
-            return params, buffers, loss
+            return params, buffers, loss, memory
 
         same = (
             defense.client_optimizer is None
-            and defense.benign_loss is None
+            and defense.client_training is None
             and attack.local_transform is None
             and attack.local_stages is None
         )
         start = params, network.buffer_layout.unravel(model.buffers)
         if same:  # poison alone differs, and that is data
-            local, buffers, loss = as_benign(*start)
+            local, buffers, loss, memory = as_benign(*start)
         else:
-            local, buffers, loss = lax.cond(
+            local, buffers, loss, memory = lax.cond(
                 task.malicious, as_malicious, as_benign, *start
             )
-        return ClientResult(ravel(local) - model.params, ravel(buffers), loss)
+        update = ravel(local) - model.params
+        return ClientResult(update, ravel(buffers), loss, memory)
 
     return train
 
 
-def _craft(attack, attack_state, view, defense):
+def _craft(attack, attack_state, view, defense, buffers):
     """Lets the attack replace its own rows, seeing only what it declares to know."""
     informed = "aggregation_rule" in attack.knowledge
+    model = GlobalModel(view.global_params, buffers)
     known = view.present if "benign_updates" in attack.knowledge else view.malicious
     shown = view._replace(
         updates=jnp.where(known[:, None], view.updates, 0.0),
         defense=view.defense if informed else None,
     )
+    taken = attack.takes_over or (lambda own: own.malicious)
     if defense.groups is None:
         attack_state, crafted = attack.craft(attack_state, shown)
-        return attack_state, jnp.where(view.malicious[:, None], crafted, view.updates)
+        return attack_state, jnp.where(taken(shown)[:, None], crafted, view.updates)
 
     # The attackers of each group act on their own and from the same state.
     group_of = defense.groups.of(view.defense)[view.client_ids]
@@ -471,13 +501,13 @@ def _craft(attack, attack_state, view, defense):
         member = group_of == group
         first = view.client_ids[jnp.argmax(member)]
         own = shown._replace(
-            global_params=defense.broadcast(view.defense, first).params,
+            global_params=defense.broadcast(view.defense, model, first).params,
             updates=jnp.where(member[:, None], shown.updates, 0.0),
             malicious=view.malicious & member,
             present=view.present & member,
         )
         state, crafted = attack.craft(attack_state, own)
-        return state, jnp.where(own.malicious[:, None], crafted, updates)
+        return state, jnp.where(taken(own)[:, None], crafted, updates)
 
     return lax.fori_loop(0, defense.groups.count, act, (attack_state, view.updates))
 

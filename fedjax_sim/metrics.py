@@ -14,6 +14,7 @@ Sources: Syros et al. 2025 (DROP), 1.6 and 2.5 of its protocol; Xie, Fang, Gong 
 (FedREDefense), section 5.1.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -135,6 +136,7 @@ def evaluate(
     trigger: Trigger | None,
     threshold: float | None,
     predict=None,
+    batch_statistics: bool = False,
 ) -> dict[str, Counts]:
     """Classifies every set with the global model in evaluation mode; jittable.
 
@@ -146,6 +148,7 @@ def evaluate(
       threshold: low-confidence threshold.
       predict: `images f32 [B, H, W, C] -> i32 [B]` replaces the argmax (a defence's
         vote or refusal).
+      batch_statistics: let BatchNorm normalise with each test batch, as in training.
 
     Returns:
       Counts by the name of the set.
@@ -156,7 +159,9 @@ def evaluate(
             x = normalize(part.images, normalization)
             if stamped and trigger is not None:
                 x = stamp(x, trigger, jnp.ones(x.shape[0], bool))
-            logits, _ = model.apply(params, buffers, x, train=False)
+            logits, _ = model.apply(
+                params, buffers, x, train=batch_statistics, mask=part.mask
+            )
             counts = count_predictions(logits, part.labels, part.mask, threshold)
             if predict is not None:
                 right = (predict(x) == part.labels) & part.mask
@@ -237,4 +242,106 @@ def detection(flagged: np.ndarray, malicious: np.ndarray, present: np.ndarray):
         int((flagged & ~malicious & present).sum()),
         int((~flagged & malicious & present).sum()),
         int((~flagged & ~malicious & present).sum()),
+    )
+
+
+def detection_history(
+    rounds: Sequence[Mapping[str, Any]],
+    malicious: np.ndarray,
+    expelled: np.ndarray | None,
+) -> dict[str, float | None]:
+    """The detection metrics of a whole run (FedREDefense, section 5.1 and B.3).
+
+    Args:
+      rounds: rows of rounds.jsonl.
+      malicious: bool [N], the fixed set.
+      expelled: bool [N], who may not take part any more; None: the defence expels
+        nobody, its labels are those of each round.
+
+    Returns:
+      dacc, fpr, fnr: of the final labels over the population (None without expulsion);
+      adacc, afpr, afnr: of the labels of each round, averaged over rounds;
+      aar: rounds in which a malicious client was part of the aggregate, averaged over
+      the malicious clients; aoi: outer iterations of a client in a round, averaged over
+      clients, then rounds (None for defences that do not iterate).
+    """
+    ids = np.flatnonzero(malicious)
+    each, counted, iterations = [], 0, []
+    for row in rounds:
+        clients = np.array(row["clients"], int)
+        excluded, bad = np.isin(clients, row["excluded"]), np.isin(clients, ids)
+        each.append(detection(excluded, bad, np.ones(len(clients), bool)).row())
+        counted += int((bad & ~excluded).sum())
+        if "iterations" in row["scores"] and len(clients):
+            iterations.append(np.mean(row["scores"]["iterations"]))
+    names = {
+        "dacc": "detection_accuracy",
+        "fpr": "false_positive_rate",
+        "fnr": "false_negative_rate",
+    }
+    final = dict.fromkeys(names)
+    if expelled is not None:
+        row = detection(expelled, malicious, np.ones(len(malicious), bool)).row()
+        final = {short: row[name] for short, name in names.items()}
+
+    def mean(values):
+        known = [value for value in values if value is not None]
+        return float(np.mean(known)) if known else None
+
+    return {
+        **final,
+        **{
+            f"a{short}": mean(row[name] for row in each)
+            for short, name in names.items()
+        },
+        "aar": counted / len(ids) if len(ids) else None,
+        "aoi": mean(iterations),
+    }
+
+
+class Mitigation(NamedTuple):
+    """How fast a backdoor fades after a burst (LeadFL).
+
+    Attributes:
+      starts: first rounds (from 0) of the episodes above the threshold.
+      lengths: rounds each of them lasted; None: it never ended.
+      mean_rounds: average length of those that ended; None if none did.
+      by_phase: average success by position in the cycle.
+    """
+
+    starts: list[int]
+    lengths: list[int | None]
+    mean_rounds: float | None
+    by_phase: list[float]
+
+
+def mitigation(
+    success: np.ndarray, *, threshold: float = 50.0, cycle: int = 10
+) -> Mitigation:
+    """Finds the episodes in which the attack success exceeds `threshold`.
+
+    Zhu, Roos, Chen 2023 (LeadFL), mitigation rounds; definition as in the report of
+    Guthmann and Tan: maximal runs above the threshold.
+
+    Args:
+      success: f32 [T], percent, one per round.
+      threshold: percent.
+      cycle: rounds of a burst and its pause.
+    """
+    above = np.concatenate([[False], np.asarray(success) > threshold, [False]])
+    starts = np.flatnonzero(~above[:-1] & above[1:])
+    ends = np.flatnonzero(above[:-1] & ~above[1:])
+    lengths = [
+        None if end == len(success) else int(end - start)
+        for start, end in zip(starts, ends, strict=True)
+    ]
+    finished = [length for length in lengths if length is not None]
+    return Mitigation(
+        starts=starts.tolist(),
+        lengths=lengths,
+        mean_rounds=float(np.mean(finished)) if finished else None,
+        by_phase=[
+            float(np.mean(success[phase::cycle]))
+            for phase in range(min(cycle, len(success)))
+        ],
     )

@@ -79,6 +79,57 @@ def trimmed_mean(rows: Array, mask: Array, trim: int | Array) -> Array:
     return mean_of_ranks(rows, mask, trim, m - trim)
 
 
+def mean_around_median(rows: Array, mask: Array, count: int | Array) -> Array:
+    """Returns the mean f32 [k] of the `count` values nearest to the median.
+
+    Values that tie for the last place share it.
+
+    Args:
+      rows: f32 [n, k].
+      mask: bool [n], the included rows.
+      count: i32 [], may be traced; clipped to 1..m.
+    """
+    count = jnp.clip(count, 1, jnp.maximum(mask.sum(), 1))
+    gaps = jnp.abs(rows - median(rows, mask)[None])
+    last = kth_smallest(gaps, mask, count - 1)[None]
+    nearer = mask[:, None] & (gaps < last)
+    tied = mask[:, None] & (gaps == last)
+    share = (count - nearer.sum(0)) / jnp.maximum(tied.sum(0), 1)
+    weights = jnp.where(nearer, 1.0, jnp.where(tied, share[None], 0.0)) / count
+    return jnp.where(weights > 0, weights * rows, 0.0).sum(0)
+
+
+def quantile(values: Array, mask: Array, q: float) -> Array:
+    """Returns the quantile f32 [] of the included values, linearly interpolated.
+
+    Args:
+      values: f32 [n].
+      mask: bool [n], the included values.
+      q: between 0 and 1.
+    """
+    position = q * (mask.sum() - 1)
+    low = jnp.floor(position)
+    below, above = (
+        kth_smallest(values[:, None], mask, rank.astype(jnp.int32))[0]
+        for rank in (low, low + 1)
+    )
+    share = position - low
+    return below + jnp.where(share > 0, share * (above - below), 0.0)
+
+
+def largest(values: Array, count: int | Array) -> Array:
+    """Returns bool [k]: the `count` largest values; ties go to the smaller index.
+
+    Args:
+      values: f32 [k].
+      count: i32 [], 1 to k, may be traced.
+    """
+    every = jnp.ones(len(values), bool)
+    last = kth_smallest(values[:, None], every, len(values) - count)
+    above, tied = values > last, values == last
+    return above | (tied & (jnp.cumsum(tied) <= count - above.sum()))
+
+
 def mean_of_ranks(
     rows: Array, mask: Array, start: int | Array, stop: int | Array
 ) -> Array:

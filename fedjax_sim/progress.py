@@ -7,6 +7,11 @@ from typing import Any
 from tqdm import tqdm
 
 
+def note(text: str) -> None:
+    """Shows a line beside a bar, from inside a long computation."""
+    tqdm.write(text, file=sys.stderr)
+
+
 class Progress:
     """A bar on a terminal; plain lines, one per evaluated round, elsewhere."""
 

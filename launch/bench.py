@@ -114,7 +114,7 @@ def client_program(model, layout, buffers, work, strategy, data, count):
 
     def train(shared, task):
         data, params = shared
-        local, _, _ = training.train_client(
+        local, *_ = training.train_client(
             reader=reader,
             work=work,
             gradient=gradient,
@@ -425,6 +425,9 @@ def small_federation(population: int, cohort: int, samples_each: int, defense):
     data = train_data(shape, population, samples_each)
     federation = fed.make_federation(
         model=model,
+        image_shape=shape,
+        num_classes=10,
+        lowering="patches",
         reader=Reader(Augmentation(), normalization("half", 1), None),
         work=LocalWork(batch_size=samples_each),
         participation=sampling.uniform(population=population, cohort_size=cohort),

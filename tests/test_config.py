@@ -6,6 +6,7 @@ import pytest
 
 from fedjax_sim import models
 from fedjax_sim.attacks import ATTACKS
+from fedjax_sim.clients.defenses import CLIENT_DEFENSES
 from fedjax_sim.config import (
     PARTICIPATIONS,
     Config,
@@ -231,6 +232,7 @@ def names(table):
         *(("participation", name) for name in names(PARTICIPATIONS)),
         *(("attack", name) for name in names(ATTACKS)),
         *(("defense", name) for name in names(DEFENSES)),
+        *(("client_defense", name) for name in names(CLIENT_DEFENSES)),
     ],
 )
 def test_every_choice_resolves_and_survives_a_round_trip(section, name):
@@ -239,7 +241,10 @@ def test_every_choice_resolves_and_survives_a_round_trip(section, name):
         group["schedule"] = "schedule.npy"
     if section == "attack":
         group["num_malicious"] = 3
-    config = resolve({section: group, "seed": 4, "client": {"steps": 3}})
+    values = {section: group, "seed": 4, "client": {"steps": 3}}
+    if name == "leadfl" and section == "participation":
+        values["attack"] = {"malicious_clients": "leadfl"}
+    config = resolve(values)
     flat = to_dict(config)
     assert flat[section]["name"] == name and "options" not in flat[section]
     assert resolve(flat) == config

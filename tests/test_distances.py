@@ -89,3 +89,58 @@ def test_zero_rows_and_vmap():
     actual = jax.vmap(distances.pairwise_distances)(x)
     np.testing.assert_allclose(actual[0], pairwise(x[0]), rtol=1e-5)
     assert not np.asarray(actual[1]).any()
+
+
+def test_norms_whose_squares_overflow_or_vanish():
+    x = rows(5, 300)
+    scale = np.array([1, 1e25, 1e-25, 0, 1], np.float32)[:, None]
+    norms = np.linalg.norm(x.astype(np.float64) * scale, axis=1)
+    np.testing.assert_allclose(distances.row_norms(x * scale), norms, rtol=1e-6)
+    units = np.asarray(distances.unit_rows(x * scale))
+    expected = x / np.linalg.norm(x, axis=1, keepdims=True) * (scale > 0)
+    np.testing.assert_allclose(units, expected, rtol=1e-5, atol=1e-7)
+
+
+def cosine_reference(x):
+    x = x.astype(np.float64)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    return 0.5 * ((x[:, None] - x[None]) ** 2).sum(-1)
+
+
+@pytest.mark.parametrize("size", [10.0, 1.0, 1e-2, 1e-3])
+def test_cosine_distances_of_nearly_parallel_models(size):
+    origin, updates = rows(1, 3000)[0], size * rows(6, 3000, seed=1)
+    # 1 - cos in float32 would be wrong by 100 % for the smallest updates.
+    exact = cosine_reference(origin.astype(np.float64) + updates)
+    actual = jax.jit(distances.cosine_distances)(updates, origin)
+    np.testing.assert_allclose(actual, exact, rtol=2e-5)
+
+
+def test_cosine_distances_from_nothing():
+    updates = rows(5, 40)
+    updates[1] = 3 * updates[0]
+    updates[2] = -updates[0]
+    actual = np.array(distances.cosine_distances(updates, np.zeros(40, np.float32)))
+    np.testing.assert_allclose(actual, cosine_reference(updates), rtol=1e-5, atol=1e-6)
+    updates[3:] = 0
+    actual = np.array(distances.cosine_distances(updates, np.zeros(40, np.float32)))
+    assert actual[3].tolist() == [1, 1, 1, 0, 1]
+
+
+def test_parallel_models_are_at_cosine_distance_zero():
+    origin = rows(1, 3000)[0]
+    lengths = np.array([-0.5, 1e-3, 0.1, 3, 50], np.float32)
+    updates = np.concatenate([lengths[:, None] * origin, rows(1, 3000, seed=1)])
+    actual = np.asarray(jax.jit(distances.cosine_distances)(updates, origin))
+    assert not actual[:5, :5].any()
+    assert (actual[5, :5] > 0.1).all()
+
+
+@pytest.mark.parametrize("n", [5, 26])
+def test_identical_models_are_at_cosine_distance_zero(n):
+    origin, updates = rows(1, 20_000)[0], 1e-3 * rows(n, 20_000, seed=1)
+    updates[1::2] = updates[1]
+    same = np.arange(n) % 2 == 1
+    actual = np.asarray(jax.jit(distances.cosine_distances)(updates, origin))
+    assert not actual[np.ix_(same, same)].any()
+    assert actual[np.ix_(same, ~same)].all()

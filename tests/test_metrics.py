@@ -175,12 +175,12 @@ def pixel_model():
     """Says class 2 to a triggered pixel (1.0), else 0 below 0.03, else 1."""
 
     def apply(params, buffers, images, *, train, mask=None):
-        assert train is False and mask is None
+        assert train is False and mask.shape == images.shape[:1]
         value = images.reshape(-1)
         answer = jnp.where(value >= 1, 2, jnp.where(value < 0.03, 0, 1))
         return params * (jnp.arange(5) == answer[:, None]), buffers
 
-    return Model("pixel", None, apply, False, None)
+    return Model("pixel", None, apply, apply, "fc", False, None)
 
 
 def evaluate(labels, test, predict=None, threshold=None):
@@ -215,8 +215,8 @@ def test_evaluate_without_a_trigger_leaves_the_images_alone():
 
 
 def test_evaluate_with_a_prediction_of_the_defence():
-    refuse_ones = lambda logits: jnp.where(logits.argmax(-1) == 1, -1, 0)
-    found = evaluate(TEST_LABELS, None, refuse_ones)
+    refuse_bright = lambda images: jnp.where(images.reshape(-1) >= 0.03, -1, 0)
+    found = evaluate(TEST_LABELS, None, refuse_bright)
     assert tuple(map(int, found["clean"][:2])) == (8, 2)
 
 

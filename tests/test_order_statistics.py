@@ -4,6 +4,7 @@ from functools import partial
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -178,3 +179,47 @@ def test_mean_of_ranks_by_hand():
 def test_agrees_with_numpy_median():
     rows, mask = random_case(10, 40, 10)
     np.testing.assert_array_equal(median(rows, mask), np.median(rows, axis=0))
+
+
+@pytest.mark.parametrize("count", [1, 4, 7])
+def test_mean_around_the_median(count):
+    rng = np.random.default_rng(count)
+    values = rng.normal(size=(9, 30)).astype(np.float32)
+    mask = np.array([1, 1, 0, 1, 1, 1, 0, 1, 1], bool)
+    actual = jax.jit(order_statistics.mean_around_median)(values, mask, count)
+    kept = values[mask].astype(np.float64)
+    gaps = np.abs(kept - np.median(kept, axis=0))
+    nearest = np.argsort(gaps, axis=0)[:count]
+    expected = np.take_along_axis(kept, nearest, axis=0).mean(0)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_values_that_tie_around_the_median_share_the_last_place():
+    values = jnp.array([[0.0], [2.0], [4.0], [100.0], [2.0]])
+    every = jnp.ones(5, bool)
+    means = [order_statistics.mean_around_median(values, every, c)[0] for c in (2, 3)]
+    # 2 and 2 lie at the median; 0 and 4 share the third place.
+    np.testing.assert_allclose(means, [2, 2])
+    values = values.at[0].set(-2.0).at[1].set(0.0)
+    # Median 2: then 0 and 4 at the same distance, then -2.
+    mean = order_statistics.mean_around_median(values, every, 2)[0]
+    np.testing.assert_allclose(mean, 2)
+
+
+@pytest.mark.parametrize("q", [0.0, 0.25, 0.5, 0.75, 1.0])
+@pytest.mark.parametrize("m", [1, 2, 5, 8])
+def test_quantiles_are_those_of_numpy(q, m):
+    values = np.random.default_rng(m).normal(size=10).astype(np.float32)
+    mask = np.arange(10) < m
+    actual = jax.jit(order_statistics.quantile, static_argnums=2)(values, mask, q)
+    np.testing.assert_allclose(actual, np.quantile(values[:m], q), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [20, 500])
+def test_largest_values(size):
+    values = np.random.default_rng(size).normal(size=size).astype(np.float32)
+    mask = jax.jit(order_statistics.largest)(values, 7)
+    assert set(np.flatnonzero(mask)) == set(np.argsort(values)[-7:])
+    ties = jnp.array([1.0, 3.0, 2.0, 2.0, 0.0, 2.0])
+    kept = order_statistics.largest(ties, 3)
+    assert kept.tolist() == [False, True, True, True, False, False]

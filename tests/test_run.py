@@ -513,7 +513,7 @@ WRONG = {
             "--config.defense.name=multikrum",
             "--config.participation.clients_per_round=3",
         ],
-        ["multikrum", "3 clients"],
+        ["config.defense.num_byzantine", "3 clients"],
     ),
     "missing schedule": (
         [

@@ -3,9 +3,9 @@
     python launch/run.py --config=configs/drop/cinic10.py:defense=droplet,learning=C4 \
         --config.data.data_dir=DIR --workdir=runs/drop_cinic10
 
-Arguments: see `fedjax_sim.protocols.drop`. DIR holds `cinic-10/{train,valid,test}`;
-train and valid are joined. A round is 61 TFLOP: about 7 minutes on two CPU cores; no
-accelerator has been timed yet.
+Arguments: see `fedjax_sim.protocols.drop.drop`. DIR holds
+`cinic-10/{train,valid,test}`; train and valid are joined. A round is 61 TFLOP: about 7
+minutes on two CPU cores; no accelerator has been timed yet.
 
 Expected from the paper's Table 3 (C4, MCR 20 %, IID; one run each, +-5), MTA / ASR
 at DPR 1.25 and 2.5 %: undefended 74.6 / 94.6, 74.5 / 98.7; DROPlet 74.1 / 16.0,
@@ -14,7 +14,7 @@ at DPR 1.25 and 2.5 %: undefended 74.6 / 94.6, 74.5 / 98.7; DROPlet 74.1 / 16.0,
 
 from ml_collections import ConfigDict
 
-from fedjax_sim.protocols import DROP_LEARNING, drop
+from fedjax_sim.protocols.drop import DROP_LEARNING, drop
 
 
 def get_config(arguments: str = "") -> ConfigDict:
@@ -30,4 +30,5 @@ def get_config(arguments: str = "") -> ConfigDict:
         victim_class=0,  # airplane
         target_class=7,  # horse
         data={"name": "cinic10", "augmentation": "drop"},
+        defenses={"drop": {"every": 10}, "fltrust": {"num_samples": 1200}},
     )

@@ -9,11 +9,16 @@ from fedjax_sim.attacks.base import (
     BackdoorTest,
     Poison,
     PoisonDecision,
-    window,
 )
-from fedjax_sim.data.poison import poison_plan
+from fedjax_sim.attacks.options import (
+    active_rounds,
+    require_classes,
+    require_trigger,
+)
+from fedjax_sim.data.partition import Partition
+from fedjax_sim.data.poison import poison_plan, redistribute_poison
 from fedjax_sim.data.triggers import TRIGGERS, Position, Trigger
-from fedjax_sim.errors import InputError, did_you_mean
+from fedjax_sim.errors import InputError
 
 
 def backdoor(
@@ -23,6 +28,7 @@ def backdoor(
     target_class: int = 7,
     trigger: str = "4pixel",
     position: Position = "top_left",
+    equal_distribution: bool = False,
     start_round: int = 1,
     end_round: int | None = None,
 ) -> Attack:
@@ -41,6 +47,8 @@ def backdoor(
       target_class: the label the backdoor asks for.
       trigger: name of the pattern (`fedjax_sim.data.triggers.TRIGGERS`).
       position: corner of the pattern, for the triggers that have one.
+      equal_distribution: share all poisoned samples out equally among the malicious
+        clients (`non_iid_equal_distribution`).
       start_round, end_round: poison from `start_round` (counted from 1) until before
         `end_round`; None never ends.
 
@@ -53,20 +61,7 @@ def backdoor(
             f"config.attack.dpr = {dpr} must lie between 0 and 1: a fraction of the "
             "victim-class samples of each malicious client"
         )
-    if trigger not in TRIGGERS:
-        hint = did_you_mean(trigger, TRIGGERS)
-        raise InputError(
-            f"config.attack.trigger = {trigger!r} is not a trigger; {hint}"
-        )
-    if start_round < 1:
-        raise InputError(
-            f"config.attack.start_round = {start_round} must be at least 1"
-        )
-    if end_round is not None and end_round <= start_round:
-        raise InputError(
-            f"config.attack.end_round = {end_round} must be larger than "
-            f"config.attack.start_round = {start_round}, or None"
-        )
+    require_trigger(trigger)
     if victim_class == target_class:
         raise InputError(
             f"config.attack.victim_class = {victim_class} must differ from "
@@ -79,12 +74,7 @@ def backdoor(
         return factory(spec.image_shape, spec.normalization, **options)
 
     def check_classes(spec: AttackSpec) -> None:
-        for name, value in (("victim", victim_class), ("target", target_class)):
-            if value is not None and not 0 <= value < spec.num_classes:
-                raise InputError(
-                    f"config.attack.{name}_class = {value} must lie between 0 and "
-                    f"{spec.num_classes - 1}"
-                )
+        require_classes(spec, victim_class=victim_class, target_class=target_class)
 
     def poison(spec: AttackSpec) -> Poison:
         check_classes(spec)
@@ -106,13 +96,19 @@ def backdoor(
 
         return Poison(stacked, np.asarray(plan), decide)
 
+    def repartition(spec: AttackSpec) -> Partition:
+        return redistribute_poison(
+            spec.partition, poison(spec).plan, spec.malicious_ids, seed=0
+        )
+
     def test(spec: AttackSpec) -> BackdoorTest:
         check_classes(spec)
         return BackdoorTest(make_trigger(spec), victim_class, target_class)
 
     return Attack(
         knowledge=("own_data",),
-        active=window(start_round, end_round),
+        active=active_rounds(start_round, end_round),
         poison=poison,
         test=test,
+        repartition=repartition if equal_distribution else None,
     )

@@ -135,7 +135,10 @@ class Attack(NamedTuple):
     replaces the local work; `craft(state, view) -> (state, updates f32 [n, d])`, of
     which only the rows of attacking clients are used; `test(spec)` says how success
     is measured. With `trains=False` attacking clients do no local work: their rows of
-    `CraftView.updates` are zero.
+    `CraftView.updates` are zero. `repartition(spec) -> Partition`, after `poison`,
+    moves samples between malicious clients. `takes_over(view) -> bool [n]` says which
+    rows `craft` writes, where these are not those of the attacking clients: a quirk of
+    LeadFL's code, in which copies of one attacker displace benign clients.
     """
 
     knowledge: tuple[Knowledge, ...]
@@ -150,6 +153,8 @@ class Attack(NamedTuple):
     craft: Callable[[PyTree, CraftView], tuple[PyTree, Array]] | None = None
     test: Callable[[AttackSpec], BackdoorTest] | None = None
     trains: bool = True
+    repartition: Callable[[AttackSpec], Partition] | None = None
+    takes_over: Callable[[CraftView], Array] | None = None
 
 
 def window(start_round: int, end_round: int | None) -> Callable[[Array], Array]:

@@ -50,6 +50,7 @@ class ClientResult(NamedTuple):
     update: Array  # f32 [d], local minus global parameters
     buffers: Array  # f32 [b], local running statistics
     loss: Array  # f32 [], mean training loss over all samples visited; NaN if none
+    memory: PyTree = ()  # what a defence lets the client remember
 
 
 def sgd(
@@ -63,6 +64,20 @@ def sgd(
             optax.scale_by_learning_rate(learning_rate),
         )
     )
+
+
+def lr_factor(schedule: str, round_index: Array, rounds: int) -> Array:
+    """Returns the factor f32 [] of the learning rate in a round (from 1).
+
+    `constant`; `step`: a tenth from two thirds of the rounds on (PRoDIGY's code);
+    `cosine`: from 1 in the first round towards 0.
+    """
+    done = (round_index - 1) / rounds
+    return {
+        "constant": jnp.ones_like(done),
+        "step": jnp.where(done >= 2 / 3, 0.1, 1.0),
+        "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * done)),
+    }[schedule]
 
 
 def num_batches(work: LocalWork, count: Array) -> Array:
@@ -144,7 +159,8 @@ def train_client(
     buffers: PyTree,
     task: ClientTask,
     first_epoch: int = 0,
-) -> tuple[PyTree, PyTree, Array]:
+    memory: PyTree | None = None,
+) -> tuple[PyTree, PyTree, Array, PyTree]:
     """Trains one client from the global model.
 
     The optimiser is given, besides gradient and parameters, `epoch_start` (bool [],
@@ -159,9 +175,12 @@ def train_client(
       params, buffers: trees of the global model.
       task: the client.
       first_epoch: the number of the first epoch, where other work went before.
+      memory: what the client remembers. With it `gradient` is `(params, buffers,
+        batch, memory, round, key) -> (loss, buffers, gradient, memory, trained)`; a
+        batch that is not `trained` (bool []) makes no step.
 
     Returns:
-      (local parameters, local buffers, mean training loss).
+      (local parameters, local buffers, mean training loss, memory).
     """
     samples = data.indices[task.client_id]
     count = jnp.where(task.present, data.counts[task.client_id], 0)
@@ -178,24 +197,44 @@ def train_client(
         context = ClientContext(task.client_id, task.malicious, task.round, number)
 
         def step(i, carry):
-            params, buffers, state, loss, seen = carry
+            params, buffers, state, loss, seen, memory = carry
             read_key, noise_key = jax.random.split(jax.random.fold_in(step_key, i))
             start = i * work.batch_size
             ids = lax.dynamic_slice_in_dim(order, start, work.batch_size)
             mask = start + jnp.arange(work.batch_size) < count
             batch = read(reader, data, ids, mask, context, read_key)
-            batch_total, buffers, grads = gradient(params, buffers, batch)
-            updates, state = optimizer.update(
+            advance = lambda grads: optimizer.update(
                 grads, state, params, epoch_start=i == 0, key=noise_key
             )
-            params = optax.apply_updates(params, updates)
-            return params, buffers, state, loss + batch_total, seen + mask.sum()
+            if memory is None:
+                total, buffers, grads = gradient(params, buffers, batch)
+                updates, state = advance(grads)
+                new = optax.apply_updates(params, updates)
+            else:
+                noise_key, own_key = jax.random.split(noise_key)
+                total, moved, grads, memory, trained = gradient(
+                    params, buffers, batch, memory, task.round, own_key
+                )
+                updates, changed = advance(grads)
+                new, buffers, state = jax.tree.map(
+                    lambda a, b: jnp.where(trained, a, b),
+                    (optax.apply_updates(params, updates), moved, changed),
+                    (params, buffers, state),
+                )
+            return new, buffers, state, loss + total, seen + mask.sum(), memory
 
         return lax.fori_loop(
             0, jnp.minimum(batches, total - index * batches), step, carry
         )
 
-    carry = (params, buffers, optimizer.init(params), jnp.float32(0), jnp.int32(0))
+    carry = (
+        params,
+        buffers,
+        optimizer.init(params),
+        jnp.float32(0),
+        jnp.int32(0),
+        memory,
+    )
     epochs = -(-total // jnp.maximum(batches, 1))
-    params, buffers, _, loss, seen = lax.fori_loop(0, epochs, epoch, carry)
-    return params, buffers, loss / seen
+    params, buffers, _, loss, seen, memory = lax.fori_loop(0, epochs, epoch, carry)
+    return params, buffers, loss / seen, memory

@@ -57,3 +57,8 @@ def normalize(images: jax.Array, normalization: Normalization) -> jax.Array:
     mean = jnp.reshape(normalization.mean, shape)
     std = jnp.reshape(normalization.std, shape)
     return (images.astype(jnp.float32) / 255 - mean) / std
+
+
+def denormalize(images: jax.Array, normalization: Normalization) -> jax.Array:
+    """Returns pixels in [0, 1], f32 [..., C], of normalised images."""
+    return images * normalization.std + normalization.mean

@@ -401,10 +401,39 @@ def shards(
     return Partition(dealt.reshape(num_clients, -1).astype(np.int32), counts)
 
 
+def label_groups(
+    labels: np.ndarray, *, num_clients: int, seed: int, degree: float = 0.5
+) -> Partition:
+    """Clients in as many groups as labels, each group rich in its own label.
+
+    Fang, Cao, Jia, Gong, USENIX Security 2020, section 4.1; also FLTrust and PoisonedFL
+    ("degree of non-IID"). A sample of label l goes to group l with probability
+    `degree`, else to one of the other groups; inside a group to a random client. 1/K is
+    IID. Client i belongs to group i mod K.
+    """
+    _check_sizes(num_clients, len(labels))
+    if not 0 <= degree <= 1:
+        raise InputError(f"degree={degree}, 0..1 expected")
+    values, labels = np.unique(labels, return_inverse=True)
+    count = len(values)
+    if num_clients < count:
+        raise InputError(f"num_clients={num_clients}, at least {count} (one a label)")
+    rng = _generator(seed)
+    stays = rng.random(len(labels)) < degree
+    other = (labels + rng.integers(1, count, len(labels))) % count
+    group = np.where(stays, labels, other)
+    sizes = np.bincount(np.arange(num_clients) % count, minlength=count)
+    member = np.floor(rng.random(len(labels)) * sizes[group]).astype(int)
+    order = rng.permutation(len(labels))
+    partition = pack(order, (group + member * count)[order], num_clients)
+    return _check_none_empty(partition, "use fewer clients or more data")
+
+
 # Every factory is f(labels int [M], *, num_clients, seed, <options>) -> Partition.
 PARTITIONS: dict[str, Callable[..., Partition]] = {
     "drop_dirichlet": drop_dirichlet,
     "drop_iid": drop_iid,
+    "label_groups": label_groups,
     "labels_per_client": labels_per_client,
     "random_equal": random_equal,
     "shards": shards,

@@ -113,14 +113,19 @@ def one_pixel(
 
 
 def four_pixel(
-    shape: Shape, normalization: Normalization, *, position: Position = "top_left"
+    shape: Shape,
+    normalization: Normalization,
+    *,
+    position: Position = "top_left",
+    pixel: int | None = None,
 ) -> Trigger:
-    """Four red (or white) pixels near a corner, [DROP] 2.1.
+    """Four red (or white) pixels near a corner, [DROP] 2.1; or one `pixel` of them.
 
     At the other corners the authors' offset of 29 leaves a 32-pixel image (their
     code fails); 4 pixels from the edge the pattern fits.
     """
     pixels = [(1, 1), (2, 2), (3, 3), (1, 3)]
+    pixels = pixels if pixel is None else [pixels[pixel]]
     return _drop("4pixel", pixels, 4, shape, normalization, position)
 
 
@@ -218,45 +223,37 @@ def block(
 # ------------------------------------------------------ [FedREDefense], 2.6, 2.7
 
 _FEDREDEFENSE_PIXELS = [(26, 26), (24, 26), (26, 24), (25, 25)]
-_FIRST_CHANNEL = slice(0, 1)
 
 
-def fedredefense_four_pixel(shape: Shape, normalization: Normalization) -> Trigger:
-    """Four pixels of channel 0 set to 1 after normalisation, [FedREDefense] 2.6."""
-    del normalization  # The value is that of the tensor.
-    return _pixels(
-        "fedredefense_4pixel",
-        shape,
-        _FEDREDEFENSE_PIXELS,
-        np.ones(shape[2], np.float32),
-        _FIRST_CHANNEL,
-    )
+def fedredefense_four_pixel(
+    shape: Shape, normalization: Normalization, *, pixel: int | None = None
+) -> Trigger:
+    """Four pixels of channel 0 set to 1 after normalisation, [FedREDefense] 2.6.
 
-
-def fedredefense_dba_parts(shape: Shape) -> Trigger:
-    """The four one-pixel parts of `fedredefense_four_pixel`, [FedREDefense] 2.7.
-
-    Returns:
-      A trigger with a leading axis of 4: bool and f32 [4, H, W, C]. The client with
-      id k stamps part k mod 4 (`dba_part`); evaluation stamps the whole trigger.
+    `pixel` chooses one of them, in the order of that code's DBA, 2.7.
     """
-    parts = [
-        _pixels(
-            "fedredefense_4pixel",
-            shape,
-            [pixel],
-            np.ones(shape[2], np.float32),
-            _FIRST_CHANNEL,
-        )
-        for pixel in _FEDREDEFENSE_PIXELS
-    ]
+    del normalization  # The value is that of the tensor.
+    pixels = _FEDREDEFENSE_PIXELS
+    pixels = pixels if pixel is None else [pixels[pixel]]
+    values = np.ones(shape[2], np.float32)
+    return _pixels("fedredefense_4pixel", shape, pixels, values, slice(0, 1))
+
+
+# The triggers that DBA can divide: name -> factory with the option `pixel`.
+FOUR_PIXELS: dict[str, Callable[..., Trigger]] = {
+    "4pixel": four_pixel,
+    "fedredefense_4pixel": fedredefense_four_pixel,
+}
+
+
+def single_pixels(name: str, shape: Shape, normalization: Normalization) -> Trigger:
+    """Returns the pixels of a trigger of `FOUR_PIXELS` one by one.
+
+    The trigger has a leading axis of 4: bool and f32 [4, H, W, C].
+    """
+    factory = FOUR_PIXELS[name]
+    parts = [factory(shape, normalization, pixel=pixel) for pixel in range(4)]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
-
-
-def dba_part(parts: Trigger, client_id: jax.Array) -> Trigger:
-    """Returns part `client_id` mod (number of parts); the id may be traced."""
-    part = client_id % parts.mask.shape[0]
-    return Trigger(parts.mask[part], parts.value[part])
 
 
 # Every factory is f(shape (H, W, C), normalization, *, <options>) -> Trigger.

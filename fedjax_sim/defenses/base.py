@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from fedjax_sim.data.normalize import Normalization
 from fedjax_sim.flat import FlatLayout
 from fedjax_sim.models import Network
 
@@ -42,6 +43,8 @@ class FederationSpec(NamedTuple):
     num_malicious: int  # M, the malicious clients of the population (threat model)
     layout: FlatLayout  # trainable parameters; layout.size is d
     num_buffers: int  # b
+    network: Network | None = None  # what the parameters are parameters of
+    key: Array | None = None  # PRNG key of this defence in this run
 
     @property
     def expected_malicious(self) -> int:
@@ -147,6 +150,21 @@ Reduce = Callable[[Cohort, RoundContext], Aggregate]
 ClientOptimizer = Callable[[Array, Array, Array], optax.GradientTransformationExtraArgs]
 
 
+class ClientTraining(NamedTuple):
+    """Local training of benign clients with a memory of their own across rounds.
+
+    Attributes:
+      memory: `(state)` -> pytree with a leading axis N.
+      remember: `(state, memory) -> state`, after the round.
+      gradient: `(network, normalization)` -> a gradient function with memory; see
+        `clients.training.train_client`.
+    """
+
+    memory: Callable[[PyTree], PyTree]
+    remember: Callable[[PyTree, PyTree], PyTree]
+    gradient: Callable[[Network, Normalization], Callable[..., Any]]
+
+
 class Groups(NamedTuple):
     """Clients divided into groups: `of(state) -> i32 [N]`, from 0 to `count` - 1."""
 
@@ -166,11 +184,10 @@ class Defense(NamedTuple):
       root: clean samples that the server needs; they come as `RoundContext.root`.
       start: `(model, root, key) -> model`, before the first round.
       client_optimizer: of benign clients, in place of SGD.
-      benign_loss: `(model, inputs, task)` -> the gradient function of benign clients,
-        of the form of `clients.training.batch_gradient`.
+      client_training: of benign clients, where they remember something.
       eligible: `(state) -> bool [N]`, which clients may be sampled.
-      broadcast: `(state, client_id) -> model`, where clients do not all start from
-        the global model.
+      broadcast: `(state, global model, client_id) -> model`, where clients do not all
+        start from the global model.
       groups: the clients that share a model; an attacker of one group sees nothing
         of another.
       predict: `(state, model, network, images f32 [B, H, W, C]) -> i32 [B]` replaces
@@ -187,9 +204,9 @@ class Defense(NamedTuple):
     root: RootRequest | None = None
     start: Callable[[GlobalModel, Root, Array], GlobalModel] | None = None
     client_optimizer: ClientOptimizer | None = None
-    benign_loss: Callable[..., Any] | None = None
+    client_training: ClientTraining | None = None
     eligible: Callable[[PyTree], Array] | None = None
-    broadcast: Callable[[PyTree, Array], GlobalModel] | None = None
+    broadcast: Callable[[PyTree, GlobalModel, Array], GlobalModel] | None = None
     groups: Groups | None = None
     predict: Callable[[PyTree, GlobalModel, Network, Array], Array] | None = None
 
@@ -217,7 +234,9 @@ def exclude_non_finite(cohort: Cohort, context: RoundContext) -> Cohort:
     arithmetic such as 0 * NaN can bring them back.
     """
     finite = jnp.isfinite(cohort.updates).all(1) & jnp.isfinite(cohort.buffers).all(1)
-    cohort = with_score(cohort, "non_finite", included(cohort) & ~finite)
+    found = included(cohort) & ~finite
+    found |= cohort.scores.get("non_finite", jnp.zeros_like(found))
+    cohort = with_score(cohort, "non_finite", found)
     cohort = exclude(cohort, ~finite)
     rows = finite[:, None]
     return cohort._replace(
@@ -299,3 +318,33 @@ def pipeline(
         return (stage_states, after_state), model
 
     return Defense(init, aggregate, apply_after, **changes)
+
+
+def filtered(stage: Stage, defense: Defense, **changes: Any) -> Defense:
+    """Puts a stage in front of a whole defence.
+
+    Args:
+      stage: sees the cohort of finite updates first.
+      defense: judges and aggregates the clients that remain.
+      **changes: optional fields of `Defense`. Those that take a state are given
+        `(stage state, state of the defence)`.
+    """
+
+    def init(spec):
+        return stage.init(spec), defense.init(spec)
+
+    def aggregate(state, cohort, context):
+        stage_state, defense_state = state
+        cohort = exclude_non_finite(cohort, context)
+        stage_state, cohort = stage.apply(stage_state, cohort, context)
+        defense_state, cohort, result = defense.aggregate(
+            defense_state, cohort, context
+        )
+        return (stage_state, defense_state), cohort, result
+
+    def after(state, model, cohort, context):
+        stage_state, defense_state = state
+        defense_state, model = defense.after(defense_state, model, cohort, context)
+        return (stage_state, defense_state), model
+
+    return Defense(init, aggregate, after, **changes)

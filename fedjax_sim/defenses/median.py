@@ -5,11 +5,11 @@ Optimal Statistical Rates", ICML 2018, Definition 1 and Algorithm 1 (option I).
 """
 
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal
 
 from fedjax_sim import order_statistics
 from fedjax_sim.defenses.base import Defense, coordinatewise, pipeline
-from fedjax_sim.errors import InputError, did_you_mean
+from fedjax_sim.defenses.checks import check_choice
 
 Variant = Literal["paper", "authors"]
 
@@ -25,8 +25,6 @@ def median(*, variant: Variant = "paper") -> Defense:
     Raises:
       InputError: for an unknown variant.
     """
-    if variant not in get_args(Variant):
-        hint = did_you_mean(variant, get_args(Variant))
-        raise InputError(f"median: variant={variant!r}: {hint}")
+    check_choice("variant", variant, Variant)
     even = "midpoint" if variant == "paper" else "lower"
     return pipeline(reduce=coordinatewise(partial(order_statistics.median, even=even)))

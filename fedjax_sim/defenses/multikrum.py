@@ -6,7 +6,7 @@ Byzantine Tolerant Gradient Descent", NeurIPS 2017, section 4 (Krum) and section
 that name (Syros et al. 2025, arXiv 2502.07011).
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -22,8 +22,10 @@ from fedjax_sim.defenses.base import (
     pipeline,
     with_score,
 )
+from fedjax_sim.defenses.building import byzantine_count
+from fedjax_sim.defenses.checks import check_choice, check_quorum, check_range
 from fedjax_sim.distances import squared_distances
-from fedjax_sim.errors import InputError, did_you_mean
+from fedjax_sim.errors import InputError
 
 Variant = Literal["paper", "authors"]
 
@@ -81,48 +83,56 @@ def multikrum_selection(
         `init`, for numbers that the cohort cannot meet, among them the paper's
         condition 2f + 2 < n wherever f is used.
     """
-    if variant not in get_args(Variant):
-        hint = did_you_mean(variant, get_args(Variant))
-        raise InputError(f"multikrum: variant={variant!r}: {hint}")
+    check_choice("variant", variant, Variant)
     if variant == "authors" and num_byzantine is not None:
         raise InputError(
-            f"multikrum: num_byzantine={num_byzantine} with variant='authors', which "
-            "always takes half of the cohort; allowed: variant='paper', or none"
+            f"config.defense.num_byzantine = {num_byzantine} must be none: "
+            "config.defense.variant = 'authors' always takes half of the cohort"
         )
     # With both counts given f plays no part, and its condition none either.
     f_matters = variant == "paper" and (num_selected is None or num_neighbors is None)
 
     def init(spec: FederationSpec) -> MultiKrumState:
         n = spec.cohort_size
-        f = spec.expected_malicious if num_byzantine is None else num_byzantine
-        _require_in_range("num_selected", num_selected, 1, n)
-        _require_in_range("num_neighbors", num_neighbors, 1, n - 1)
-        _require_in_range("num_byzantine", num_byzantine, 0, n)
-        if f_matters and isinstance(f, int) and n < 2 * f + 3:
-            raise InputError(
-                f"multikrum: num_byzantine={f} in a cohort of {n} clients; allowed: "
-                f"n >= 2 f + 3, that is at least {2 * f + 3} clients"
-            )
+        f = byzantine_count(spec, num_byzantine)
+        check_range("num_selected", num_selected, 1, n)
+        check_range("num_neighbors", num_neighbors, 1, n - 1)
+        check_range("num_byzantine", num_byzantine, 0, n)
+        if f_matters:
+            check_quorum(spec, f, 2, 3)
         return MultiKrumState(jnp.asarray(f, jnp.int32))
 
     def apply(
         state: MultiKrumState, cohort: Cohort, context: RoundContext
     ) -> tuple[MultiKrumState, Cohort]:
         del context
-        mask = included(cohort)
-        n = mask.sum()
+        n = included(cohort).sum()
         f = state.num_byzantine if variant == "paper" else n // 2
         k = n - f - 2 if num_neighbors is None else num_neighbors
         m = n - f if num_selected is None else num_selected
-
-        distances = squared_distances(cohort.updates)
-        if variant == "authors":
-            distances = jnp.sqrt(distances)
-        scores = krum_scores(distances, mask, k)
-        selected = lowest(scores, mask, cohort.client_ids, jnp.maximum(m, 1))
-        return state, exclude(with_score(cohort, "krum_score", scores), ~selected)
+        squared = variant == "paper"
+        cohort = with_krum_score(cohort, num_neighbors=k, squared=squared)
+        return state, keep_lowest(cohort, "krum_score", jnp.maximum(m, 1))
 
     return Stage(init, apply)
+
+
+def with_krum_score(
+    cohort: Cohort, *, num_neighbors: int | Array, squared: bool = True
+) -> Cohort:
+    """Adds the score `krum_score` f32 [n], from plain or squared distances."""
+    distances = squared_distances(cohort.updates)
+    distances = distances if squared else jnp.sqrt(distances)
+    scores = krum_scores(distances, included(cohort), num_neighbors)
+    return with_score(cohort, "krum_score", scores)
+
+
+def keep_lowest(cohort: Cohort, score: str, count: int | Array) -> Cohort:
+    """Keeps the `count` included clients of the lowest scores; see `ranks`."""
+    mask = included(cohort)
+    return exclude(
+        cohort, ranks(cohort.scores[score], mask, cohort.client_ids) >= count
+    )
 
 
 def krum_scores(distances: Array, mask: Array, num_neighbors: int | Array) -> Array:
@@ -142,23 +152,15 @@ def krum_scores(distances: Array, mask: Array, num_neighbors: int | Array) -> Ar
     return jnp.where(mask, scores, jnp.inf)
 
 
-def lowest(scores: Array, mask: Array, client_ids: Array, count: int | Array) -> Array:
-    """Returns bool [n]: the `count` included clients of the lowest scores.
+def ranks(scores: Array, mask: Array, client_ids: Array) -> Array:
+    """Returns the places i32 [n] of the clients by score, from 0.
 
-    Ties go to the smaller client id.
+    Ties go to the smaller client id; clients that do not count come last.
 
     Args:
       scores: f32 [n].
       mask: bool [n], clients that count.
       client_ids: i32 [n].
-      count: i32 [].
     """
     order = jnp.lexsort((client_ids, scores, ~mask))
-    rank = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)))
-    return mask & (rank < count)
-
-
-def _require_in_range(name: str, value: int | None, low: int, high: int) -> None:
-    # A sweep may trace the numbers; only concrete ones can be checked.
-    if isinstance(value, int) and not low <= value <= high:
-        raise InputError(f"multikrum: {name}={value}; allowed: {low} to {high}")
+    return jnp.zeros_like(order).at[order].set(jnp.arange(len(order)))

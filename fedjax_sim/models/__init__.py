@@ -44,7 +44,8 @@ class Network(NamedTuple):
       model: the model on trees.
       layout, buffer_layout: of its parameters [d] and buffers [b].
       image_shape: (H, W, C).
-      num_classes: outputs of the last layer.
+      num_classes: of the data.
+      lowering: of convolutions, for further networks that work beside this one.
     """
 
     model: Model
@@ -52,6 +53,7 @@ class Network(NamedTuple):
     buffer_layout: FlatLayout
     image_shape: tuple[int, int, int]
     num_classes: int
+    lowering: Lowering = "patches"
 
     def logits(self, params: Array, buffers: Array, images: Array) -> Array:
         """Returns f32 [B, outputs] for normalised images f32 [B, H, W, C]."""

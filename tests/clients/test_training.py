@@ -75,7 +75,7 @@ def trainer(model, work):
             params=params,
             buffers=buffers,
             task=task,
-        )
+        )[:3]
 
     return quick_jit(model.init)(jax.random.key(3)), run
 
@@ -227,7 +227,7 @@ def record(data, work, task, capacity=60):
         return grads._replace(epoch_starts=starts), state
 
     optimizer = optax.GradientTransformationExtraArgs(lambda params: (), update)
-    visits, (seen, steps), loss = quick_jit(
+    visits, (seen, steps), loss, _ = quick_jit(
         lambda data, task: training.train_client(
             reader=PLAIN,
             work=work,

@@ -93,15 +93,21 @@ def test_leadfl_values():
 
 
 @pytest.mark.parametrize("shape", [COLOUR, GREY])
-def test_dba_parts_make_the_whole(shape):
-    whole = t.fedredefense_four_pixel(shape, normalization("half", shape[-1]))
-    parts = t.fedredefense_dba_parts(shape)
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("fedredefense_4pixel", [(26, 26), (24, 26), (26, 24), (25, 25)]),
+        ("4pixel", [(1, 1), (2, 2), (3, 3), (1, 3)]),
+    ],
+)
+def test_single_pixels_make_the_whole(name, expected, shape):
+    constants = normalization("half", shape[-1])
+    whole = t.TRIGGERS[name](shape, constants)
+    parts = t.single_pixels(name, shape, constants)
     np.testing.assert_array_equal(parts.mask.any(axis=0), whole.mask)
-    expected = [(26, 26), (24, 26), (26, 24), (25, 25)]
-    for client_id in range(72, 76):
-        part = jax.jit(t.dba_part)(parts, client_id)
-        assert _pixels(part) == [expected[client_id % 4]]
-        assert part.mask.sum() == 1 and float(part.value.sum()) == 1
+    np.testing.assert_array_equal(parts.value.sum(axis=0), whole.value)
+    each = [t.Trigger(parts.mask[k], parts.value[k]) for k in range(4)]
+    assert [_pixels(part) for part in each] == [[pixel] for pixel in expected]
 
 
 def test_stamp_only_where_asked():
@@ -116,14 +122,11 @@ def test_stamp_only_where_asked():
                 image, np.where(trigger.mask, trigger.value, before)
             )
         # One trigger per image.
-        parts = t.fedredefense_dba_parts(COLOUR)
-        each = t.dba_part(parts, jnp.array([0, 1, 2]))
+        parts = t.single_pixels("fedredefense_4pixel", COLOUR, HALF)
+        each = t.Trigger(parts.mask[:3], parts.value[:3])
         seen = t.stamp(images, each, jnp.ones(3, bool))
-        assert [int((a != b).sum()) for a, b in zip(seen, images, strict=True)] == [
-            1,
-            1,
-            1,
-        ]
+        changed = [int((a != b).sum()) for a, b in zip(seen, images, strict=True)]
+        assert changed == [1, 1, 1]
 
 
 def test_normalize():

@@ -1,14 +1,24 @@
 """Small federations for the tests of the defences."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_sim.defenses.base import Cohort, FederationSpec, RoundContext
+from fedjax_sim import models
+from fedjax_sim.defenses.base import (
+    Cohort,
+    Defense,
+    FederationSpec,
+    GlobalModel,
+    Root,
+    RoundContext,
+)
 from fedjax_sim.flat import flat_layout
+from fedjax_sim.models import Network
 
 
 @pytest.fixture(autouse=True)
@@ -16,6 +26,14 @@ def explicit_ranks() -> Iterator[None]:
     """Makes an implicit broadcast between ranks an error."""
     with jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation() -> Iterator[None]:
+    """Compiles without optimisations: these arrays are tiny, the programs many."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +72,7 @@ def make_context() -> Callable[..., RoundContext]:
 
 @pytest.fixture(scope="session")
 def make_spec() -> Callable[..., FederationSpec]:
-    """Returns a function from n (and N, M, d, b) to a federation."""
+    """Returns a function from n (and N, M, d, b or a network) to a federation."""
 
     def make(
         n: int,
@@ -62,8 +80,83 @@ def make_spec() -> Callable[..., FederationSpec]:
         num_malicious: int = 4,
         num_params: int = 7,
         num_buffers: int = 0,
+        network: Network | None = None,
     ) -> FederationSpec:
-        layout = flat_layout({"w": jnp.zeros(num_params)})
-        return FederationSpec(population, n, num_malicious, layout, num_buffers)
+        layout = (
+            network.layout if network else flat_layout({"w": jnp.zeros(num_params)})
+        )
+        return FederationSpec(
+            population, n, num_malicious, layout, num_buffers, network
+        )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_network() -> Callable[..., Network]:
+    """Returns a function from b to a network of 23 parameters for 2x2 images."""
+
+    def make(num_buffers: int = 0) -> Network:
+        shape, classes = (2, 2, 1), 2
+        with jax.numpy_rank_promotion("allow"):
+            model = models.build("mlp", num_classes=classes, image_shape=shape, width=3)
+            params, _ = model.init(jax.random.key(0))
+        model = model._replace(
+            apply=_with_implicit_ranks(model.apply),
+            features=_with_implicit_ranks(model.features),
+        )
+        buffers = flat_layout({"statistics": jnp.zeros(num_buffers)})
+        return Network(model, flat_layout(params), buffers, shape, classes)
+
+    return cache(make)
+
+
+def _with_implicit_ranks(function: Callable) -> Callable:
+    """Lets the layers of flax broadcast as they do."""
+
+    def call(*arguments, **options):
+        with jax.numpy_rank_promotion("allow"):
+            return function(*arguments, **options)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def root() -> Root:
+    """A server with six images, whose training is one fixed step."""
+    images = jax.random.normal(jax.random.key(5), (6, 2, 2, 1))
+
+    def train(model: GlobalModel, key) -> GlobalModel:
+        del key
+        step = 0.1 * jnp.cos(jnp.arange(len(model.params)))
+        return GlobalModel(model.params + step, 0.9 * model.buffers)
+
+    return Root(images, jnp.arange(6) % 2, train)
+
+
+@pytest.fixture
+def one_round(make_cohort, make_context, make_spec, make_network):
+    """Returns a function to the judged cohort and the aggregate of a first round.
+
+    `cohort` holds arguments of `make_cohort`, `context` fields of the context.
+    """
+
+    def run(defense: Defense, updates, *, num_malicious=0, context=None, **cohort):
+        clients = make_cohort(updates, **cohort)
+        (n, d), b = clients.updates.shape, clients.buffers.shape[1]
+        spec = make_spec(n, 40, num_malicious, num_params=d, num_buffers=b)
+        known = make_context(d, b)._replace(**(context or {}))
+        _, judged, result = jax.jit(
+            lambda state, clients: defense.aggregate(state, clients, known)
+        )(defense.init(spec), clients)
+        return judged, result
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def survivors() -> Callable[[Cohort], list[int]]:
+    """Returns a function from a judged cohort to the ids that still count."""
+    return lambda judged: sorted(
+        np.asarray(judged.client_ids)[np.asarray(judged.weights) > 0].tolist()
+    )

@@ -4,7 +4,7 @@ A defence that is added to `DEFENSES` is tested without another line here; `EXAM
 may add settings worth testing beside the defaults.
 """
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import jax
@@ -19,28 +19,66 @@ from fedjax_sim.errors import InputError
 EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "median": [{}, {"variant": "authors"}],
     "multikrum": [{}, {"variant": "authors"}, {"num_selected": 1}],
+    "krum": [{}, {"variant": "authors"}, {"num_neighbors": 2}],
+    "trimmed_mean": [{}, {"variant": "authors"}],
+    "norm_bound": [{}, {"bound": "oracle"}],
+    "fltrust": [{}, {"variant": "authors"}],
+    "foolsgold": [{}, {"variant": "authors"}],
+    "flame": [{}, {"variant": "authors", "features": "updates"}],
+    "random_aggregation": [{}, {"normalization": "softmax", "num_selected": 3}],
+    "iqr_clip_avg": [{}, {"variant": "as_printed"}],
+    "sparsefed": [{"fraction": 0.3, "momentum": 0.5, "clip_norm": 1.0}],
+    "prodigy": [{}, {"num_byzantine": 3}],
+    "dnc": [{"num_byzantine": 2, "num_iterations": 3, "num_coordinates": 8}],
+    "fedredefense": [
+        {"first_limit": 2, "later_limit": 2, "inner_steps": 1, "threshold": 1e6}
+    ],
     "droplet": [{}, {"reward": None, "blacklist_threshold": 2.0}],
 }
 
 # Rules that do not return the common update when all clients agree.
-NO_MEANS: set[str] = set()
+NO_MEANS: set[str] = {"fltrust", "foolsgold", "sparsefed", "clip_avg", "flcert"}
 
-N, D, B = 9, 24, 5
+# Rules for models without running statistics.
+NO_BUFFERS: set[str] = {"fedredefense"}
+
+# DROP distils with images of at least 28x28; its judgement is DROplet's, which is here.
+ELSEWHERE: set[str] = {"drop"}
+
+# Rules for federations in which every client takes part in every round.
+EVERYBODY: set[str] = {"fldetector"}
+
+N, B = 9, 5
 
 CASES = [
     pytest.param(name, index, id="-".join([name, *map(str, kwargs.values())]))
-    for name in DEFENSES
+    for name in sorted(DEFENSES.keys() - ELSEWHERE)
     for index, kwargs in enumerate(EXAMPLES.get(name, [{}]))
 ]
 every_defense = pytest.mark.parametrize(("name", "index"), CASES)
+every_default = pytest.mark.parametrize(
+    ("name", "index"), [case for case in CASES if case.values[1] == 0]
+)
 
 
-@lru_cache
-def build(name: str, index: int) -> tuple[Defense, Any, Any]:
-    """Returns a defence, its whole server round, and that round jitted."""
+@pytest.fixture(scope="module")
+def build(make_network, root):
+    """Returns a function to a defence, its whole server round, and that jitted."""
+
+    @cache
+    def make(name: str, index: int) -> tuple[Defense, Any, Any]:
+        return build_round(name, index, make_network, root)
+
+    return make
+
+
+def build_round(name: str, index: int, make_network, root):
     defense = DEFENSES[name].factory(**EXAMPLES.get(name, [{}])[index])
 
     def step(state, cohort, context):
+        # Their functions are static: no arguments of a jitted function.
+        network = make_network(context.global_buffers.shape[-1])
+        context = context._replace(root=root, network=network)
         state, cohort, result = defense.aggregate(state, cohort, context)
         model = GlobalModel(context.global_params + result.update, result.buffers)
         state, model = defense.after(state, model, cohort, context)
@@ -50,18 +88,26 @@ def build(name: str, index: int) -> tuple[Defense, Any, Any]:
 
 
 @pytest.fixture
-def start(make_cohort, make_context, make_spec):
+def start(request, make_cohort, make_context, make_spec, make_network):
     """Returns a function to an initial state, a random cohort and a context."""
+    name = request.node.callspec.params["name"]
+    everybody = name in EVERYBODY
+    default = 0 if name in NO_BUFFERS else B
 
-    def make(defense: Defense, n: int = N, buffers: int = B, seed: int = 0):
+    def make(defense: Defense, n: int = N, buffers: int = default, seed: int = 0):
         rng = np.random.default_rng(seed)
+        network = make_network(buffers)
+        layout = network.layout
+        population = n if everybody else 40
         cohort = make_cohort(
-            rng.normal(size=(n, D)) + rng.normal(size=D),
-            ids=rng.permutation(40)[:n],
+            rng.normal(size=(n, layout.size)) + rng.normal(size=layout.size),
+            ids=rng.permutation(population)[:n],
             buffers=rng.uniform(size=(n, buffers)),
         )
-        spec = make_spec(n, num_params=D, num_buffers=buffers)
-        return defense.init(spec), cohort, make_context(D, buffers)
+        spec = make_spec(n, population, num_buffers=buffers, network=network)
+        context = make_context(layout.size, buffers)
+        context = context._replace(malicious=cohort.client_ids % 4 == 1)
+        return defense.init(spec), cohort, context
 
     return make
 
@@ -83,12 +129,13 @@ def take(cohort, rows):
 
 
 @every_defense
-def test_order_of_clients_does_not_matter(name, index, start):
+def test_order_of_clients_does_not_matter(name, index, build, start):
     defense, _, step = build(name, index)
     state, cohort, context = start(defense)
     order = np.random.default_rng(1).permutation(N)
     state1, cohort1, _, model1 = step(state, cohort, context)
-    state2, cohort2, _, model2 = step(state, take(cohort, order), context)
+    moved = context._replace(malicious=context.malicious[order])
+    state2, cohort2, _, model2 = step(state, take(cohort, order), moved)
     assert surviving_ids(cohort1) == surviving_ids(cohort2)
     assert_close(model1, model2)
     assert_close(state1, state2)
@@ -96,7 +143,7 @@ def test_order_of_clients_does_not_matter(name, index, start):
 
 @every_defense
 @pytest.mark.parametrize("junk", [1e30, -1e30, np.nan, np.inf])
-def test_excluded_clients_have_no_influence(name, index, junk, start):
+def test_excluded_clients_have_no_influence(name, index, build, junk, start):
     defense, _, step = build(name, index)
     state, cohort, context = start(defense)
     rows = jnp.array([2, 5])
@@ -115,27 +162,33 @@ def test_excluded_clients_have_no_influence(name, index, junk, start):
 
 
 @every_defense
-def test_excluded_clients_are_as_good_as_absent(name, index, start):
+def test_excluded_clients_are_as_good_as_absent(name, index, build, start):
     defense, _, step = build(name, index)
     state, cohort, context = start(defense)
-    present = np.arange(N) != 4
+    present = np.flatnonzero(np.arange(N) != 4)
     weights = cohort.weights.at[4].set(0.0)
     state1, cohort1, _, model1 = step(state, cohort._replace(weights=weights), context)
-    state2, cohort2, _, model2 = step(state, take(cohort, present), context)
+    fewer = context._replace(malicious=context.malicious[present])
+    state2, cohort2, _, model2 = step(state, take(cohort, present), fewer)
     assert surviving_ids(cohort1) == surviving_ids(cohort2)
     assert_close(model1, model2)
     assert_close(state1, state2)
 
 
 @every_defense
-def test_non_finite_clients_are_reported_and_without_influence(name, index, start):
+def test_non_finite_clients_are_reported_and_without_influence(
+    name, index, build, start
+):
     defense, _, step = build(name, index)
     state, cohort, context = start(defense)
     rows = jnp.array([0, 3, 7])
     dirty = cohort._replace(
-        updates=cohort.updates.at[0, 1].set(jnp.nan).at[3, 2].set(jnp.inf),
-        buffers=cohort.buffers.at[7, 0].set(-jnp.inf),
+        updates=cohort.updates.at[0, 1].set(jnp.nan).at[3, 2].set(jnp.inf)
     )
+    if cohort.buffers.size:
+        dirty = dirty._replace(buffers=cohort.buffers.at[7, 0].set(-jnp.inf))
+    else:
+        dirty = dirty._replace(updates=dirty.updates.at[7, 0].set(-jnp.inf))
     without = cohort._replace(weights=cohort.weights.at[rows].set(0.0))
     _, cohort1, _, model1 = step(state, dirty, context)
     _, cohort2, _, model2 = step(state, without, context)
@@ -147,7 +200,7 @@ def test_non_finite_clients_are_reported_and_without_influence(name, index, star
 
 
 @every_defense
-def test_huge_finite_updates_keep_the_model_finite(name, index, start):
+def test_huge_finite_updates_keep_the_model_finite(name, index, build, start):
     defense, _, step = build(name, index)
     state, cohort, context = start(defense)
     cohort = cohort._replace(updates=cohort.updates.at[:2].mul(1e30))
@@ -157,7 +210,7 @@ def test_huge_finite_updates_keep_the_model_finite(name, index, start):
 
 @every_defense
 @pytest.mark.parametrize("copies", [2, 5, N])
-def test_identical_updates(name, index, copies, start):
+def test_identical_updates(name, index, build, copies, start):
     defense, _, step = build(name, index)
     state, cohort, context = start(defense)
     cohort = cohort._replace(
@@ -173,13 +226,13 @@ def test_identical_updates(name, index, copies, start):
 
 @every_defense
 @pytest.mark.parametrize("reason", ["absent", "non_finite"])
-def test_no_survivors_keep_the_model(name, index, reason, start):
+def test_no_survivors_keep_the_model(name, index, build, reason, start):
     defense, _, step = build(name, index)
     state, cohort, context = start(defense)
     if reason == "absent":
         cohort = cohort._replace(weights=jnp.zeros(N))
     else:
-        cohort = cohort._replace(updates=jnp.full((N, D), jnp.nan))
+        cohort = cohort._replace(updates=jnp.full_like(cohort.updates, jnp.nan))
     state, judged, result, model = step(state, cohort, context)
     assert not surviving_ids(judged)
     assert not np.asarray(result.update).any()
@@ -189,8 +242,8 @@ def test_no_survivors_keep_the_model(name, index, reason, start):
 
 
 @every_defense
-@pytest.mark.parametrize("n", [1, 2, 3])
-def test_smallest_cohorts_work_or_are_refused(name, index, n, start):
+@pytest.mark.parametrize("n", [1, 3])
+def test_smallest_cohorts_work_or_are_refused(name, index, build, n, start):
     defense, step, _ = build(name, index)
     try:
         state, cohort, context = start(defense, n=n)
@@ -201,38 +254,37 @@ def test_smallest_cohorts_work_or_are_refused(name, index, n, start):
     assert all(np.isfinite(x).all() for x in model)
 
 
-@every_defense
-def test_rounds_scan(name, index, start):
+@every_default
+def test_rounds_scan_and_seeds_vmap(name, index, build, start):
     defense, step, jitted = build(name, index)
     state, *_ = start(defense)
-    rounds = [start(defense, seed=r)[1:] for r in range(3)]
+    rounds, seeds = range(3), range(2)
+    inputs = [[start(defense, seed=10 * s + r)[1:] for s in seeds] for r in rounds]
 
     def one_round(state, inputs):
         state, cohort, _, model = step(state, *inputs)
         return state, (cohort.weights, model)
 
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *rounds)
-    final, (weights, models) = jax.jit(lambda s, x: jax.lax.scan(one_round, s, x))(
-        state, stacked
-    )
-    for r, inputs in enumerate(rounds):
-        state, cohort, _, model = jitted(state, *inputs)
-        np.testing.assert_array_equal(cohort.weights, weights[r])
-        assert_close(model, jax.tree.map(lambda x, r=r: x[r], models))
-    assert_close(final, state)
+    def run(inputs):
+        return jax.lax.scan(one_round, state, inputs)
+
+    stacked = stack([stack(row) for row in inputs])
+    finals, outputs = jax.jit(jax.vmap(run, in_axes=1))(stacked)
+    for s in seeds:
+        alone = state
+        for r in rounds:
+            alone, cohort, _, model = jitted(alone, *inputs[r][s])
+            together = jax.tree.map(lambda x, r=r, s=s: x[s, r], outputs)
+            assert_close((cohort.weights, model), together)
+        assert_close(alone, jax.tree.map(lambda x, s=s: x[s], finals))
 
 
-@every_defense
-def test_seeds_vmap(name, index, start):
-    defense, step, jitted = build(name, index)
-    seeds = [start(defense, seed=s) for s in range(3)]
-    outputs = jax.jit(jax.vmap(step))(*jax.tree.map(lambda *x: jnp.stack(x), *seeds))
-    for s, inputs in enumerate(seeds):
-        assert_close(jax.tree.map(lambda x, s=s: x[s], outputs), jitted(*inputs))
+def stack(trees):
+    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
 
-@every_defense
-def test_models_without_buffers(name, index, start):
+@every_default
+def test_models_without_buffers(name, index, build, start):
     defense, step, _ = build(name, index)
     state, cohort, context = start(defense, buffers=0)
     *_, result, model = jax.jit(step)(state, cohort, context)
@@ -241,13 +293,13 @@ def test_models_without_buffers(name, index, start):
 
 
 @every_defense
-def test_eligibility_is_a_mask_of_the_population(name, index, start):
+def test_eligibility_is_a_mask_of_the_population(name, index, build, start):
     defense, _, step = build(name, index)
     state, cohort, context = start(defense)
     state, *_ = step(state, cohort, context)
     if defense.eligible is not None:
         eligible = defense.eligible(state)
-        assert eligible.shape == (40,)
+        assert eligible.shape == (N if name in EVERYBODY else 40,)
         assert eligible.dtype == bool
 
 

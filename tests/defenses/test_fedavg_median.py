@@ -56,5 +56,5 @@ def test_median_inside_a_larger_program(make_cohort, make_context, make_spec):
 
 
 def test_unknown_variant():
-    with pytest.raises(InputError, match=r"variant='papr'.*did you mean 'paper'"):
+    with pytest.raises(InputError, match=r"variant = 'papr' .*did you mean 'paper'"):
         median(variant="papr")

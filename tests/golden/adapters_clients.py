@@ -6,6 +6,7 @@ import numpy as np
 
 from fedjax_sim.clients.fl_wbc import noisy_sgd, small_change
 from fedjax_sim.clients.leadfl import leadfl
+from fedjax_sim.metrics import mitigation
 
 Case = dict[str, np.ndarray]
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-6}
@@ -76,8 +77,23 @@ def check_noise(case: Case, keep) -> None:
     check_steps(optimizer, case, case["expected_params"])
 
 
+def check_metrics(case: Case) -> None:
+    found = mitigation(case["backdoor_acc"], threshold=float(case["threshold"]))
+    assert found.starts == case["expected_episode_start"].tolist()
+    lengths = [-1 if length is None else length for length in found.lengths]
+    assert lengths == case["expected_episode_length"].tolist()
+    np.testing.assert_allclose(
+        found.mean_rounds, case["expected_mean_mitigation_rounds"], rtol=1e-6
+    )
+    np.testing.assert_allclose(found.by_phase, case["expected_ba_by_phase"], rtol=1e-5)
+    np.testing.assert_allclose(
+        np.mean(case["backdoor_acc"]), case["expected_ba_avg"], rtol=1e-5
+    )
+
+
 ADAPTERS = {
     "leadfl_family": {
+        "metrics": check_metrics,
         "leadfl_step_code": check_leadfl_code,
         "leadfl_step_code_noclip": check_leadfl_code,
         "leadfl_step_code_quad": check_leadfl_code,

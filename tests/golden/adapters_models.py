@@ -14,13 +14,14 @@ import optax
 from torch_state import filled_state, split_flat, to_flax
 
 from fedjax_sim import metrics
-from fedjax_sim.clients import sampling
+from fedjax_sim.clients import leadfl_schedule
 from fedjax_sim.clients.batches import Batch
 from fedjax_sim.clients.training import batch_gradient, sgd
 from fedjax_sim.models import Model
 from fedjax_sim.models.cnn import TwoLayerCNN
 from fedjax_sim.models.convnet import ConvNet
 from fedjax_sim.models.gan import Critic, Generator
+from fedjax_sim.models.mlp import MLP
 from fedjax_sim.models.resnet import ResNet
 
 Arrays = dict[str, np.ndarray]
@@ -144,13 +145,15 @@ def check_model_forward(arrays: Arrays) -> None:
 # ------------------------------------------------------------------ client_train
 
 
-def _small_network(architecture: str, num_classes: int, lowering: str):
+def small_network(architecture: str, num_classes: int, lowering: str):
     """Returns (module, rename, flattened) of `name/channels/size/widths...`."""
     name, *numbers = architecture.split("/")
     sizes = [int(number) for number in numbers]
     if name == "papercnn":
         module = TwoLayerCNN(num_classes, tuple(sizes[2:]), lowering=lowering)
         return module, {}, {"fc1": sizes[3]}
+    if name == "mlp":
+        return MLP(num_classes, tuple(sizes[2:])), {}, {"fc1": sizes[0]}
     assert name == "convnet", f"unknown architecture {architecture}"
     _, _, width, depth = sizes
     rename = {"classifier": "linear"}
@@ -166,7 +169,7 @@ def _train(module, params, arrays, microbatch):
     def apply(params, buffers, images, *, train, mask):
         return module.apply({"params": params}, images, train=train, mask=mask), buffers
 
-    model = Model("golden", module.init, apply, False, None)
+    model = Model("golden", module.init, apply, apply, "fc", False, None)
     gradient = batch_gradient(model, microbatch)
     optimizer = sgd(float(arrays["lr"]), 0.0, 0.0)
     state, total = optimizer.init(params), 0.0
@@ -194,7 +197,7 @@ def check_client_train(arrays: Arrays) -> None:
     double = arrays["global_params"].dtype == np.float64
 
     def run(arrays, lowering, microbatch, tolerance):
-        module, rename, flattened = _small_network(
+        module, rename, flattened = small_network(
             architecture, int(arrays["num_classes"]), lowering
         )
         convert = lambda flat: to_flax(split_flat(flat, layout), rename, flattened)
@@ -284,36 +287,37 @@ def check_asr(arrays: Arrays) -> None:
 
 
 def check_selection(arrays: Arrays) -> None:
-    """The published schedules come from NumPy's legacy generator; we replay them."""
+    """The published schedules, with ids from 1; each holds the same clients."""
     population, rounds = int(arrays["num_clients"]), int(arrays["rounds"])
-    everyone = np.arange(1, population + 1)
-    draw = lambda seed, size: np.random.RandomState(seed).choice(
-        everyone, size, replace=False
+    facts = {
+        "population": population,
+        "cohort_size": int(arrays["clients_per_round"]),
+        "num_malicious": int(arrays["num_malicious"]),
+        "rounds": rounds,
+        "offset": int(arrays["round_seed_offset"]),
+    }
+    malicious_ids = leadfl_schedule.malicious_clients(
+        population, facts["num_malicious"]
     )
-    malicious_ids = draw(int(arrays["malicious_seed"]), int(arrays["num_malicious"]))
-    assert set(malicious_ids) == set(arrays["expected_malicious_ids"])
-    size, offset = int(arrays["clients_per_round"]), int(arrays["round_seed_offset"])
-    drawn = [draw(r + offset, size) for r in range(rounds)]
-    np.testing.assert_array_equal(drawn, arrays["expected_random"])
-
-    malicious = np.zeros(population, bool)
-    malicious[malicious_ids - 1] = True
-    eligible = jnp.ones(population, bool)
-    schedules = [
-        key.removesuffix("_count")
-        for key in arrays
-        if key.startswith("expected_") and key.endswith("_count")
-    ]
-    assert "expected_random" in schedules
-    for name in schedules:
-        schedule = arrays[name] - 1
-        replay = sampling.explicit(population=population, schedule=schedule)
-        assert replay.cohort_size == size
+    np.testing.assert_array_equal(
+        malicious_ids + 1, np.sort(arrays["expected_malicious_ids"])
+    )
+    malicious = np.isin(np.arange(population), malicious_ids)
+    modes = {
+        "expected_random": {},
+        "expected_random_with_forced": {"forced": True},
+        "expected_bursty_report": {"mode": "bursty"},
+        "expected_periodic_code": {"mode": "periodic", "forced": True},
+    }
+    for name, options in modes.items():
+        schedule = leadfl_schedule.leadfl_schedule(**facts, **options)
+        np.testing.assert_array_equal(schedule + 1, arrays[name], err_msg=name)
+        replay = leadfl_schedule.leadfl(**facts, **options)
         ids, present = jax.vmap(replay.sample, (None, 0, None, None))(
             jax.random.key(0),
             jnp.arange(1, rounds + 1),
             jnp.asarray(malicious),
-            eligible,
+            jnp.ones(population, bool),
         )
         assert present.all()
         np.testing.assert_array_equal(ids, np.sort(schedule, axis=1), err_msg=name)

@@ -11,10 +11,14 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import adapters_attacks
 import adapters_clients
 import adapters_data
 import adapters_defenses
+import adapters_distillation
+import adapters_flip
 import adapters_models
+import adapters_reconstruction
 import numpy as np
 import pytest
 
@@ -27,7 +31,11 @@ ADAPTERS: dict[tuple[str, str], Check] = {
     for family in FAMILIES
     for table in (
         adapters_data.ADAPTERS,
+        adapters_attacks.ADAPTERS.get(family, {}),
         adapters_clients.ADAPTERS.get(family, {}),
+        adapters_distillation.ADAPTERS.get(family, {}),
+        adapters_flip.ADAPTERS.get(family, {}),
+        adapters_reconstruction.ADAPTERS.get(family, {}),
         adapters_defenses.ADAPTERS.get(family, {}),
         adapters_models.ADAPTERS.get(family, {}),
     )

@@ -1,4 +1,7 @@
-"""The papers' experimental protocols, as bases that config files fill in."""
+"""DROP: targeted backdoors across learning configurations.
+
+Syros, Suri, Koushanfar, Nita-Rotaru, Oprea 2025 (arXiv 2502.07011) and its code.
+"""
 
 import math
 from collections.abc import Mapping
@@ -37,6 +40,21 @@ DROP_LEARNING_EMNIST = {
 }
 
 
+# What the released configs give to each defence; `authors` made the published tables.
+_DEFENSES: dict[str, dict[str, Any]] = {
+    "fedavg": {},
+    "median": {"variant": "authors"},
+    "multikrum": {"variant": "authors"},
+    "fltrust": {"variant": "authors", "num_samples": 1000},
+    "foolsgold": {"variant": "authors"},
+    "flame": {"variant": "authors", "noise_sigma": 0.001},
+    "flare": {"variant": "authors", "num_samples": 1000},
+    "flip": {"start_round": 10, "confidence": None},
+    "droplet": {},
+    "drop": {},
+}
+
+
 def drop(
     arguments: str,
     *,
@@ -52,15 +70,18 @@ def drop(
     momentum: float = 0.9,
     weight_decay: float = 0.005,
     model: Mapping[str, Any] | None = None,
+    defenses: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> ConfigDict:
-    """DROP's protocol (Syros et al. 2025): targeted backdoor, one cell of its tables.
+    """DROP's protocol: a targeted backdoor, one cell of the paper's tables.
 
     `arguments` is the text behind the colon of `--config=FILE:TEXT`, with the keys
-    `defense` (name; median and multikrum take the variant that made the tables),
-    `learning` (C1 to C10), `dpr` (percent of all samples of a malicious client, as the
-    paper counts), `mcr` (percent of the clients) and `alpha` (Dirichlet concentration,
-    0 = IID). Momentum and weight decay are those of the authors' code; the paper
-    gives neither.
+    `defense` (a name), `variant` (`authors`: the rule that made the tables; `paper`: as
+    its own paper defines it), `learning` (C1 to C10), `dpr` (percent of all samples of
+    a malicious client, as the paper counts), `mcr` (percent of the clients), `alpha`
+    (Dirichlet concentration, 0 = IID) and `attack` (`backdoor`, `neurotoxin` or
+    `chameleon`). `defenses` are the options in which a data set differs. Momentum and
+    weight decay are those of the authors' code; the paper gives neither. FLIP's
+    refusal shows in the conditional rates, as for every defence.
 
     Raises:
       InputError: an argument that does not exist or has the wrong type.
@@ -68,6 +89,8 @@ def drop(
     given = file_arguments(
         arguments,
         defense="droplet",
+        variant="authors",
+        attack="backdoor",
         learning=default_learning,
         dpr=1.25,
         mcr=20.0,
@@ -79,9 +102,16 @@ def drop(
                 f"--config=...:{key}={given[key]} must lie between 0 and {highest}"
             )
     lr, batch_size, epochs = choose("learning", given["learning"], learning)
-    defense = {"name": given["defense"]}
-    if given["defense"] in ("median", "multikrum"):
-        defense["variant"] = "authors"
+    for key, allowed in (
+        ("variant", ("authors", "paper")),
+        ("attack", ("backdoor", "neurotoxin", "chameleon")),
+    ):
+        choose(key, given[key], dict.fromkeys(allowed))
+    name = given["defense"]
+    own = {**_DEFENSES.get(name, {}), **(defenses or {}).get(name, {})}
+    if "variant" in own:
+        own["variant"] = given["variant"]
+    defense = {"name": name, **own}
     partition = {"name": "drop_iid", "num_clients": num_clients}
     if given["alpha"] > 0:
         partition = {**partition, "name": "drop_dirichlet", "alpha": given["alpha"]}
@@ -104,7 +134,7 @@ def drop(
                 "clients_per_round": clients_per_round,
             },
             "attack": {
-                "name": "backdoor",
+                "name": given["attack"],
                 "num_malicious": round(given["mcr"] / 100 * num_clients),
                 # The code's rate counts the samples of the victim class only, and
                 # cannot exceed all of them: 2.5 % is out of reach on EMNIST.

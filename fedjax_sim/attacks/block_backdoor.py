@@ -1,0 +1,80 @@
+"""A block of pixels on the first images of every batch, with a stealth ratio."""
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_sim.attacks.base import (
+    Attack,
+    AttackSpec,
+    BackdoorTest,
+    Poison,
+    PoisonDecision,
+)
+from fedjax_sim.attacks.boosting import multiplied
+from fedjax_sim.attacks.options import active_rounds, require_classes, require_range
+from fedjax_sim.data.triggers import Trigger, block
+
+
+def block_backdoor(
+    *,
+    alpha: float = 0.052,
+    target_class: int = 5,
+    boost: float = 1.0,
+    height: int = 4,
+    width: int = 4,
+    row: int = 0,
+    column: int = 0,
+    start_round: int = 1,
+    end_round: int | None = None,
+) -> Attack:
+    """The rectangular backdoor of the IQR / Clip-Avg article ([DROP] 9).
+
+    In each batch of nominal size B the first floor(alpha B) images get the block and
+    the target label. Success counts test images of the target class too (`asr_all`).
+
+    Args:
+      alpha: stealth ratio; 0.052 is the article's stealthy optimum. It poisons nothing
+        in batches of fewer than 20.
+      target_class: the label the backdoor asks for (5 is "dog" in CIFAR-10).
+      boost: factor on the update (the article's strong variant; it gives no number,
+        cohort size / attackers replaces the model).
+      height, width, row, column: of the block; the article does not give them.
+      start_round, end_round: attack from `start_round` (counted from 1) until before
+        `end_round`; None never ends.
+
+    Raises:
+      InputError: a ratio outside [0, 1], a block that does not fit the images, a target
+        outside the data set, an empty window.
+    """
+    require_range("alpha", alpha, 0, 1)
+
+    def make_trigger(spec: AttackSpec) -> Trigger:
+        require_classes(spec, target_class=target_class)
+        return block(
+            spec.image_shape,
+            spec.normalization,
+            height=height,
+            width=width,
+            row=row,
+            column=column,
+        )
+
+    def poison(spec: AttackSpec) -> Poison:
+        def decide(plan, sample_ids, labels, context):
+            del plan, sample_ids
+            size = len(labels)
+            first = jnp.arange(size) < jnp.floor(alpha * size)
+            poisoned = first & context.malicious
+            labels = jnp.where(poisoned, target_class, labels)
+            return PoisonDecision(poisoned, labels, jnp.int32(0))
+
+        trigger = jax.tree.map(lambda x: x[None], make_trigger(spec))
+        return Poison(trigger, (), decide)
+
+    return Attack(
+        knowledge=("own_data",),
+        active=active_rounds(start_round, end_round),
+        poison=poison,
+        craft=multiplied(boost),
+        test=lambda spec: BackdoorTest(make_trigger(spec), None, target_class),
+    )

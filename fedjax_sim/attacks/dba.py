@@ -1,0 +1,47 @@
+"""DBA: every attacker stamps one part of the trigger."""
+
+from fedjax_sim.attacks.base import Attack
+from fedjax_sim.attacks.options import require_choice
+from fedjax_sim.attacks.scaling import alternating_backdoor
+from fedjax_sim.data.triggers import FOUR_PIXELS, single_pixels
+
+
+def dba(
+    *,
+    scale: float = 3.0,
+    target_class: int = 0,
+    trigger: str = "fedredefense_4pixel",
+    start_round: int = 1,
+    end_round: int | None = None,
+) -> Attack:
+    """Distributed backdoor: client k stamps pixel k mod 4 of four ([FedREDefense] 2.7).
+
+    Xie, Huang, Chen, Li, "DBA: Distributed Backdoor Attacks against Federated
+    Learning", ICLR 2020, as in the code of Xie, Fang, Gong, ICML 2024: local work and
+    factor are those of `scaling`, test images get all four pixels. (The original
+    divides four bars and scales by 100 in a single round.)
+
+    Args:
+      scale: factor on the update.
+      target_class: the label the backdoor asks for.
+      trigger: name of the pattern, one of four pixels
+        (`fedjax_sim.data.triggers.FOUR_PIXELS`).
+      start_round, end_round: attack from `start_round` (counted from 1) until before
+        `end_round`; None never ends.
+
+    Raises:
+      InputError: an unknown trigger or one that does not fit the images, a target
+        outside the data set, an empty window.
+    """
+    require_choice("trigger", trigger, FOUR_PIXELS)
+    return alternating_backdoor(
+        tested=lambda spec: FOUR_PIXELS[trigger](spec.image_shape, spec.normalization),
+        stamped=lambda spec: single_pixels(
+            trigger, spec.image_shape, spec.normalization
+        ),
+        choose=lambda context: context.client_id % 4,
+        scale=scale,
+        target_class=target_class,
+        start_round=start_round,
+        end_round=end_round,
+    )

@@ -1,0 +1,37 @@
+"""The Gaussian attack: noise in place of an update."""
+
+import jax
+
+from fedjax_sim.attacks.base import Attack
+from fedjax_sim.attacks.known_updates import draw_rows
+from fedjax_sim.attacks.options import active_rounds, require_range
+
+
+def gaussian(
+    *, std: float = 200.0, start_round: int = 1, end_round: int | None = None
+) -> Attack:
+    """Gaussian attack: each attacker sends its own draw from N(0, std^2 I).
+
+    Blanchard, El Mhamdi, Guerraoui, Stainer, NeurIPS 2017, section 6, with std 200.
+    It needs neither data nor training.
+
+    Args:
+      std: standard deviation of every coordinate of the update.
+      start_round, end_round: attack from `start_round` (counted from 1) until before
+        `end_round`; None never ends.
+
+    Raises:
+      InputError: a negative std or an empty window.
+    """
+    require_range("std", std, 0)
+
+    def craft(state, view):
+        shape = view.global_params.shape
+        return state, draw_rows(view, lambda key: std * jax.random.normal(key, shape))
+
+    return Attack(
+        knowledge=(),
+        active=active_rounds(start_round, end_round),
+        craft=craft,
+        trains=False,
+    )

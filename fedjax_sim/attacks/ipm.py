@@ -1,0 +1,45 @@
+"""Inner product manipulation: a step against the mean of the benign updates."""
+
+from typing import get_args
+
+from fedjax_sim.attacks import known_updates
+from fedjax_sim.attacks.base import Attack
+from fedjax_sim.attacks.known_updates import Known
+from fedjax_sim.attacks.options import active_rounds, require_choice
+
+
+def ipm(
+    *,
+    epsilon: float = 0.5,
+    knowledge: Known = "benign",
+    start_round: int = 1,
+    end_round: int | None = None,
+) -> Attack:
+    """Inner product manipulation: every attacker sends -epsilon mean(updates).
+
+    Xie, Koyejo, Gupta, "Fall of Empires: Breaking Byzantine-tolerant SGD by Inner
+    Product Manipulation", UAI 2019, section 4. A small epsilon hides from rules based
+    on distances, a large one reverses the mean.
+
+    Args:
+      epsilon: length of the step, in lengths of the mean.
+      knowledge: the updates whose mean is reversed: those of all benign clients (the
+        paper), or the honest ones of the compromised clients.
+      start_round, end_round: attack from `start_round` (counted from 1) until before
+        `end_round`; None never ends.
+
+    Raises:
+      InputError: an unknown choice or an empty window.
+    """
+    require_choice("knowledge", knowledge, get_args(Known))
+
+    def craft(state, view):
+        rows = known_updates.known_rows(view, knowledge)
+        crafted = -epsilon * known_updates.mean(view.updates, rows)
+        return state, known_updates.sent_by_all(crafted, view)
+
+    return Attack(
+        knowledge=known_updates.declared(knowledge),
+        active=active_rounds(start_round, end_round),
+        craft=craft,
+    )

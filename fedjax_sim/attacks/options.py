@@ -1,0 +1,78 @@
+"""Options that several attacks share: their checks, and what they stand for."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from jax import Array
+
+from fedjax_sim.attacks.base import AttackSpec, window
+from fedjax_sim.data.triggers import TRIGGERS
+from fedjax_sim.errors import InputError, did_you_mean
+
+
+def active_rounds(start_round: int, end_round: int | None) -> Callable[[Array], Array]:
+    """Returns `active` of an attack from `start_round` until before `end_round`.
+
+    Args:
+      start_round: first round of the attack, counted from 1.
+      end_round: first round after it; None never ends.
+
+    Raises:
+      InputError: an empty window.
+    """
+    if start_round < 1:
+        raise InputError(
+            f"config.attack.start_round = {start_round} must be at least 1"
+        )
+    if end_round is not None and end_round <= start_round:
+        raise InputError(
+            f"config.attack.end_round = {end_round} must be larger than "
+            f"config.attack.start_round = {start_round}, or None"
+        )
+    return window(start_round, end_round)
+
+
+def require_choice(key: str, value: Any, allowed: Iterable[str]) -> None:
+    """Raises unless `value` is one of the names that are allowed."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        hint = did_you_mean(str(value), allowed)
+        raise InputError(f"config.attack.{key} = {value!r} is not allowed; {hint}")
+
+
+def require_trigger(name: str) -> None:
+    """Raises unless `name` is a trigger."""
+    if name not in TRIGGERS:
+        hint = did_you_mean(name, TRIGGERS)
+        raise InputError(f"config.attack.trigger = {name!r} is not a trigger; {hint}")
+
+
+def require_range(
+    key: str,
+    value: Any,
+    low: float,
+    high: float = float("inf"),
+    *,
+    open_low: bool = False,
+) -> None:
+    """Raises unless a number lies in [low, high]; (low, high] with `open_low`.
+
+    A sweep may trace the numbers: only concrete ones are checked.
+    """
+    if not isinstance(value, int | float):
+        return
+    if (low < value if open_low else low <= value) and value <= high:
+        return
+    lower = f"{'above' if open_low else 'at least'} {low:g}"
+    upper = "" if high == float("inf") else f" and at most {high:g}"
+    raise InputError(f"config.attack.{key} = {value} must be {lower}{upper}")
+
+
+def require_classes(spec: AttackSpec, **classes: int | None) -> None:
+    """Raises unless every class (by the name of its key) exists in the data."""
+    for key, value in classes.items():
+        if value is not None and not 0 <= value < spec.num_classes:
+            raise InputError(
+                f"config.attack.{key} = {value} must lie between 0 and "
+                f"{spec.num_classes - 1}"
+            )

@@ -1,0 +1,118 @@
+"""The scaling attack: train on clean and triggered data in turn, send a multiple."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from fedjax_sim.attacks.base import (
+    Attack,
+    AttackSpec,
+    BackdoorTest,
+    ClientContext,
+    LocalStage,
+    LocalTools,
+    Poison,
+    PoisonDecision,
+)
+from fedjax_sim.attacks.boosting import multiplied
+from fedjax_sim.attacks.options import (
+    active_rounds,
+    require_classes,
+    require_trigger,
+)
+from fedjax_sim.data.triggers import TRIGGERS, Trigger
+
+
+def scaling(
+    *,
+    scale: float = 3.0,
+    target_class: int = 0,
+    trigger: str = "fedredefense_4pixel",
+    start_round: int = 1,
+    end_round: int | None = None,
+) -> Attack:
+    """The scaling attack on all images but those of the target ([FedREDefense] 2.6).
+
+    Bagdasaryan, Veit, Hua, Estrin, Shmatikov, "How To Backdoor Federated Learning",
+    AISTATS 2020, as in the code of Xie, Fang, Gong, ICML 2024. An attacker passes over
+    its data twice as often as a benign client: in turn with the trigger on every image
+    and every label set to the target, and clean, in this order. It sends `scale` times
+    its update.
+
+    Args:
+      scale: factor on the update.
+      target_class: the label the backdoor asks for.
+      trigger: name of the pattern (`fedjax_sim.data.triggers.TRIGGERS`).
+      start_round, end_round: attack from `start_round` (counted from 1) until before
+        `end_round`; None never ends.
+
+    Raises:
+      InputError: an unknown trigger or one that does not fit the images, a target
+        outside the data set, an empty window.
+    """
+    require_trigger(trigger)
+
+    def make_trigger(spec: AttackSpec) -> Trigger:
+        return TRIGGERS[trigger](spec.image_shape, spec.normalization)
+
+    return alternating_backdoor(
+        tested=make_trigger,
+        stamped=lambda spec: jax.tree.map(lambda x: x[None], make_trigger(spec)),
+        choose=lambda context: jnp.int32(0),
+        scale=scale,
+        target_class=target_class,
+        start_round=start_round,
+        end_round=end_round,
+    )
+
+
+def alternating_backdoor(
+    *,
+    tested: Callable[[AttackSpec], Trigger],
+    stamped: Callable[[AttackSpec], Trigger],
+    choose: Callable[[ClientContext], Array],
+    scale: float,
+    target_class: int,
+    start_round: int,
+    end_round: int | None,
+) -> Attack:
+    """An attack that alternates passes over triggered and clean data, and scales.
+
+    Args:
+      tested: the trigger on test images.
+      stamped: the triggers on training images, stacked [P, H, W, C].
+      choose: which of them a client stamps, i32 [].
+      scale: factor on the update.
+      target_class: the label the backdoor asks for.
+      start_round, end_round: window of the attack.
+    """
+
+    def poison(spec: AttackSpec) -> Poison:
+        require_classes(spec, target_class=target_class)
+
+        def decide(plan, sample_ids, labels, context):
+            del plan, sample_ids
+            poisoned = context.malicious & (context.epoch % 2 == 0)
+            labels = jnp.where(poisoned, target_class, labels)
+            everywhere = jnp.full(labels.shape, poisoned)
+            return PoisonDecision(everywhere, labels, choose(context))
+
+        return Poison(stamped(spec), (), decide)
+
+    def local_stages(tools: LocalTools) -> tuple[LocalStage, ...]:
+        return (LocalStage(2 * tools.epochs, tools.gradient, tools.optimizer),)
+
+    def test(spec: AttackSpec) -> BackdoorTest:
+        require_classes(spec, target_class=target_class)
+        return BackdoorTest(tested(spec), None, target_class)
+
+    return Attack(
+        knowledge=("own_data",),
+        active=active_rounds(start_round, end_round),
+        poison=poison,
+        local_stages=local_stages,
+        craft=multiplied(scale),
+        test=test,
+    )

@@ -1,0 +1,31 @@
+"""Sign flipping: the honest update, turned round."""
+
+from fedjax_sim.attacks.base import Attack
+from fedjax_sim.attacks.options import active_rounds
+
+
+def sign_flip(
+    *, scale: float = 1.0, start_round: int = 1, end_round: int | None = None
+) -> Attack:
+    """Sign flipping: each attacker sends -scale times its own honest update.
+
+    Li, Xu, Chen, Giannakis, Ling, "RSA: Byzantine-Robust Stochastic Aggregation Methods
+    for Distributed Learning from Heterogeneous Datasets", AAAI 2019, section 5.
+
+    Args:
+      scale: length of the flipped update, in lengths of the honest one.
+      start_round, end_round: attack from `start_round` (counted from 1) until before
+        `end_round`; None never ends.
+
+    Raises:
+      InputError: an empty window.
+    """
+
+    def craft(state, view):
+        return state, -scale * view.updates
+
+    return Attack(
+        knowledge=("own_updates",),
+        active=active_rounds(start_round, end_round),
+        craft=craft,
+    )

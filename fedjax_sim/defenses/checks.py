@@ -1,0 +1,43 @@
+"""Checks of the hyper-parameters of a defence, as one line for the user.
+
+A sweep may trace the numbers; only concrete ones can be checked.
+"""
+
+import math
+from typing import Any, get_args
+
+from fedjax_sim.defenses.base import FederationSpec
+from fedjax_sim.errors import InputError, did_you_mean
+
+
+def check_choice(key: str, value: str, choices: Any) -> None:
+    """Raises InputError unless `value` is one of the names of a Literal type."""
+    if value not in get_args(choices):
+        hint = did_you_mean(value, get_args(choices))
+        raise InputError(
+            f"config.defense.{key} = {value!r} must be a name that exists; {hint}"
+        )
+
+
+def check_range(key: str, value: Any, low: float, high: float = math.inf) -> None:
+    """Raises InputError for a number outside low..high (inclusive, finite)."""
+    if not isinstance(value, int | float):
+        return
+    if not low <= value <= high or not math.isfinite(value):
+        allowed = (
+            f"be a number of at least {low}"
+            if high == math.inf
+            else f"lie between {low} and {high}"
+        )
+        raise InputError(f"config.defense.{key} = {value} must {allowed}")
+
+
+def check_quorum(spec: FederationSpec, num_byzantine: Any, factor: int, more: int):
+    """Raises InputError unless the cohort has factor * f + more clients."""
+    n = spec.cohort_size
+    if isinstance(num_byzantine, int) and n < factor * num_byzantine + more:
+        raise InputError(
+            f"config.defense.num_byzantine = {num_byzantine} must be at most "
+            f"{max((n - more) // factor, 0)} in a cohort of {n} clients: the rule "
+            f"needs n >= {factor} f + {more}"
+        )

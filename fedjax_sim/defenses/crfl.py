@@ -1,0 +1,105 @@
+"""CRFL: clipping and noise on the global model, and a vote of noisy copies.
+
+Xie, Chen, Chen, Li, "CRFL: Certifiably Robust Federated Learning against Backdoor
+Attacks", ICML 2021, Algorithms 1 and 2. Default numbers: the authors' on MNIST.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from fedjax_sim.defenses.base import (
+    After,
+    Cohort,
+    Defense,
+    FederationSpec,
+    GlobalModel,
+    RoundContext,
+    pipeline,
+)
+from fedjax_sim.defenses.checks import check_range
+from fedjax_sim.defenses.norm_bound import clip_factors
+from fedjax_sim.distances import row_norms
+from fedjax_sim.models import Network
+
+
+def crfl(
+    *,
+    clip_start: float = 2.0,
+    clip_slope: float = 0.1,
+    clip_cap: float = 15.0,
+    noise_sigma: float = 0.01,
+    num_votes: int = 1000,
+) -> Defense:
+    """Returns FedAvg whose new global model is clipped as a whole, then blurred.
+
+    In round r (from 1) the parameters are shortened to min(clip_start + clip_slope *
+    (r - 1), clip_cap), and Gaussian noise is added. Predictions are the majority of
+    noisy copies of the clipped model, before the noise of its round; ties go to the
+    smaller label.
+
+    Args:
+      clip_start, clip_slope, clip_cap: bound on the norm of all parameters; larger
+        networks need larger ones.
+      noise_sigma: standard deviation of the noise, of training and of the copies.
+      num_votes: copies that vote at every evaluation, each a pass over the test set;
+        0 predicts with the clipped model alone.
+
+    Raises:
+      InputError: for a number outside its range.
+    """
+    check_range("clip_start", clip_start, 1e-12)
+    check_range("clip_slope", clip_slope, 0)
+    check_range("clip_cap", clip_cap, 1e-12)
+    check_range("noise_sigma", noise_sigma, 0)
+    check_range("num_votes", num_votes, 0)
+
+    def init(spec: FederationSpec) -> Array:
+        return jnp.zeros(spec.layout.size)  # f32 [d], the noise in the global model
+
+    def blur(
+        noise: Array, model: GlobalModel, cohort: Cohort, context: RoundContext
+    ) -> tuple[Array, GlobalModel]:
+        del cohort
+        bound = jnp.minimum(clip_start + clip_slope * (context.round - 1), clip_cap)
+        noise = noise_sigma * jax.random.normal(context.key, noise.shape)
+        return noise, model._replace(params=clip_model(model.params, bound) + noise)
+
+    def predict(
+        state: Any, model: GlobalModel, network: Network, images: Array
+    ) -> Array:
+        _, noise = state
+        model = model._replace(params=model.params - noise)
+        return vote(network, model, images, noise_sigma, num_votes)
+
+    return pipeline(after=After(init, blur), predict=predict)
+
+
+def clip_model(params: Array, bound: Array | float) -> Array:
+    """Returns the parameters f32 [d] shortened to the norm `bound`."""
+    return clip_factors(row_norms(params[None]), bound) * params
+
+
+def vote(
+    network: Network,
+    model: GlobalModel,
+    images: Array,
+    noise_sigma: float | Array,
+    num_votes: int,
+) -> Array:
+    """Returns the labels i32 [B] that most noisy copies of the model give."""
+    if num_votes == 0:
+        return network.logits(*model, images).argmax(-1)
+
+    def add_votes(i: Array, counts: Array) -> Array:
+        # The same copies at every evaluation: an accuracy should not flicker.
+        noise = jax.random.normal(jax.random.key(i), model.params.shape)
+        params = model.params + noise_sigma * noise
+        logits = network.logits(params, model.buffers, images)
+        return counts + jax.nn.one_hot(logits.argmax(-1), counts.shape[1])
+
+    outputs = jax.eval_shape(network.logits, *model, images).shape[-1]
+    counts = jnp.zeros((len(images), outputs))
+    return lax.fori_loop(0, num_votes, add_votes, counts).argmax(-1)

@@ -1,0 +1,115 @@
+"""DnC (divide and conquer): outliers along the top singular vector.
+
+Shejwalkar, Houmansadr, "Manipulating the Byzantine: Optimizing Model Poisoning
+Attacks and Defenses for Federated Learning", NDSS 2021, section V, Algorithm 2.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from fedjax_sim.defenses.base import (
+    Cohort,
+    Defense,
+    FederationSpec,
+    RoundContext,
+    exclude,
+    included,
+    pipeline,
+    with_score,
+)
+from fedjax_sim.defenses.building import byzantine_count, stateless, told
+from fedjax_sim.defenses.checks import check_range
+from fedjax_sim.defenses.multikrum import ranks
+from fedjax_sim.distances import gram, row_norms
+
+
+def dnc(
+    *,
+    num_byzantine: int | None = None,
+    num_iterations: int = 1,
+    num_coordinates: int = 10_000,
+    filter_fraction: float = 1.0,
+) -> Defense:
+    """Returns DnC: the mean of the clients that no iteration removed.
+
+    Each iteration looks at random coordinates and removes the floor(c f) clients of
+    the largest squared projection on the top singular vector of the centred updates.
+    Score: `outlier_score` f32 [n], the last iteration's. Where the iterations together
+    removed everybody, the last one decides.
+
+    Args:
+      num_byzantine: f; by default the malicious clients to expect in a cohort (an
+        oracle: a real server has to guess it).
+      num_iterations: at least 1.
+      num_coordinates: b, at most all.
+      filter_fraction: c, not negative.
+
+    Raises:
+      InputError: for a number outside its range; by `init`, where nobody would be left.
+    """
+    check_range("num_iterations", num_iterations, 1)
+    check_range("num_coordinates", num_coordinates, 1)
+    check_range("filter_fraction", filter_fraction, 0)
+
+    def resolve(spec: FederationSpec) -> int:
+        check_range("num_byzantine", num_byzantine, 0, spec.cohort_size - 1)
+        return byzantine_count(spec, num_byzantine)
+
+    def rule(f: Array) -> Defense:
+        removed = jnp.floor(filter_fraction * f).astype(jnp.int32)
+
+        def judge(cohort: Cohort, context: RoundContext) -> Cohort:
+            d = cohort.updates.shape[1]
+            size = min(num_coordinates, d)
+
+            def draw(key: Array) -> Array:
+                if size == d:
+                    return jnp.arange(d)
+                return jax.random.choice(key, d, (size,), replace=False)
+
+            keys = jax.random.split(context.key, num_iterations)
+            return keep_inliers(cohort, jax.vmap(draw)(keys), removed)
+
+        return pipeline(stateless(judge))
+
+    return told(resolve, rule)
+
+
+def keep_inliers(cohort: Cohort, coordinates: Array, removed: Array | int) -> Cohort:
+    """Excludes the clients that any iteration removed.
+
+    Args:
+      cohort: of n clients.
+      coordinates: i32 [iterations, b].
+      removed: i32 [], clients that an iteration removes; one is always left.
+    """
+    mask = included(cohort)
+    count = jnp.maximum(mask.sum() - removed, 1)
+
+    def iterate(chosen: Array) -> tuple[Array, Array]:
+        scores = outlier_scores(cohort.updates[:, chosen], mask)
+        return scores, mask & (ranks(scores, mask, cohort.client_ids) < count)
+
+    scores, kept = lax.map(iterate, coordinates)
+    inliers = kept.all(0)
+    inliers = jnp.where(inliers.any(), inliers, kept[-1])
+    return exclude(with_score(cohort, "outlier_score", scores[-1]), ~inliers)
+
+
+def outlier_scores(rows: Array, mask: Array) -> Array:
+    """Returns the squared projections f32 [n] on the top singular vector.
+
+    Args:
+      rows: f32 [n, b].
+      mask: bool [n], rows that are centred and decomposed; the others get 0.
+    """
+    # In units of the longest row, whose square may exceed float32.
+    unit = jnp.where(mask, row_norms(rows), 0.0).max()
+    rows = jnp.where(mask[:, None], rows / jnp.where(unit > 0, unit, 1.0), 0.0)
+    centre = rows.sum(0) / jnp.maximum(mask.sum(), 1)
+    centred = jnp.where(mask[:, None], rows - centre[None], 0.0)
+    # X v = sqrt(lambda) q for the top eigenpair of X X^T.
+    values, vectors = jnp.linalg.eigh(gram(centred))
+    scores = (unit * vectors[:, -1]) ** 2 * jnp.maximum(values[-1], 0.0)
+    return jnp.where(mask, scores, 0.0)

@@ -1,0 +1,138 @@
+"""FLAME: clustering, clipping and noise.
+
+Nguyen et al., "FLAME: Taming Backdoors in Federated Learning", USENIX Security 2022,
+Algorithm 1. The variant `authors` is what the released code of DROP computes under
+that name (Syros et al. 2025, arXiv 2502.07011).
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from fedjax_sim.defenses.base import (
+    After,
+    Cohort,
+    Defense,
+    GlobalModel,
+    RoundContext,
+    Stage,
+    included,
+    pipeline,
+    with_score,
+)
+from fedjax_sim.defenses.building import stateless
+from fedjax_sim.defenses.checks import check_choice, check_range
+from fedjax_sim.defenses.majority_component import Features, majority_component
+from fedjax_sim.defenses.norm_bound import clip_factors, median_norm, shorten
+from fedjax_sim.distances import row_norms
+
+Variant = Literal["paper", "authors"]
+
+
+def flame(
+    *,
+    variant: Variant = "paper",
+    features: Features = "models",
+    noise_sigma: float = 0.001,
+) -> Defense:
+    """Returns FLAME: the mean of the clipped updates of the majority, and noise.
+
+    The bound S is a median of update norms, score `clip_bound` f32 [n] (the same for
+    all), and the factors min(1, S / norm) are the score `clip_factor`.
+
+    Args:
+      variant: `paper` takes the median over all clients, shortens updates and adds
+        noise of standard deviation noise_sigma * S to the parameters. `authors`
+        clusters the rows of the distance matrix, takes the median over the admitted
+        clients, multiplies their whole *models* by the factors, and adds noise of
+        standard deviation (noise_sigma * S)^2 to parameters and buffers.
+      features: what is clustered; `updates` is an option of other implementations.
+      noise_sigma: lambda of the paper.
+
+    Raises:
+      InputError: for an unknown name or a negative noise_sigma.
+    """
+    check_choice("variant", variant, Variant)
+    check_choice("features", features, Features)
+    check_range("noise_sigma", noise_sigma, 0)
+    if variant == "paper":
+        return pipeline(
+            median_bound(),
+            majority_component(features=features),
+            shorten_updates(),
+            after=gaussian_noise(lambda bound: noise_sigma * bound),
+        )
+    return pipeline(
+        majority_component(features=features, compare_rows=True),
+        median_bound(),
+        shrink_models(),
+        after=gaussian_noise(lambda bound: (noise_sigma * bound) ** 2, buffers=True),
+    )
+
+
+def median_bound() -> Stage:
+    """Adds the median norm of the clients that count here as `clip_bound`."""
+
+    def judge(cohort: Cohort, context: RoundContext) -> Cohort:
+        del context
+        bound = median_norm(row_norms(cohort.updates), included(cohort))
+        return with_score(cohort, "clip_bound", jnp.full(len(cohort.weights), bound))
+
+    return stateless(judge)
+
+
+def shorten_updates() -> Stage:
+    """Shortens the updates to `clip_bound`."""
+
+    def judge(cohort: Cohort, context: RoundContext) -> Cohort:
+        del context
+        return shorten(cohort, _factors(cohort))
+
+    return stateless(judge)
+
+
+def shrink_models() -> Stage:
+    """Multiplies whole models, buffers included, where updates exceed the bound."""
+
+    def judge(cohort: Cohort, context: RoundContext) -> Cohort:
+        factors = _factors(cohort)
+        start = context.global_params[None]
+        cohort = cohort._replace(
+            updates=factors[:, None] * (start + cohort.updates) - start,
+            buffers=factors[:, None] * cohort.buffers,
+        )
+        return with_score(cohort, "clip_factor", factors)
+
+    return stateless(judge)
+
+
+def gaussian_noise(
+    deviation: Callable[[Array], Array], *, buffers: bool = False
+) -> After:
+    """Returns the step that adds noise to the new global model.
+
+    Args:
+      deviation: gives its standard deviation for the bound f32 [].
+      buffers: the running statistics get noise too.
+    """
+
+    def apply(
+        state: tuple[()], model: GlobalModel, cohort: Cohort, context: RoundContext
+    ) -> tuple[tuple[()], GlobalModel]:
+        std = deviation(cohort.scores["clip_bound"][0])
+        keys = jax.random.split(context.key)
+        noise = [
+            std * jax.random.normal(key, x.shape)
+            for key, x in zip(keys, model, strict=True)
+        ]
+        noisy = GlobalModel(*(x + z for x, z in zip(model, noise, strict=True)))
+        return state, noisy if buffers else noisy._replace(buffers=model.buffers)
+
+    return After(lambda spec: (), apply)
+
+
+def _factors(cohort: Cohort) -> Array:
+    return clip_factors(row_norms(cohort.updates), cohort.scores["clip_bound"])

@@ -1,0 +1,153 @@
+"""FLARE: trust by the similarity of what clients' networks make of clean samples.
+
+Wang, Xiao, Chen, Hu, Lou, Hou, "FLARE: Defending Federated Learning against Model
+Poisoning Attacks via Latent Space Representations", AsiaCCS 2022, section 4. The
+variant `authors` is what the released code of DROP computes under that name (Syros et
+al. 2025, arXiv 2502.07011).
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from fedjax_sim.defenses.base import (
+    Cohort,
+    Defense,
+    GlobalModel,
+    Root,
+    RootRequest,
+    RoundContext,
+    included,
+    pipeline,
+    with_score,
+)
+from fedjax_sim.defenses.building import stateless
+from fedjax_sim.defenses.checks import check_choice, check_range
+
+Variant = Literal["paper", "authors"]
+
+# Images per pass of the network: a thousand at once would not fit beside the updates.
+_BATCH = 128
+
+
+def flare(
+    *,
+    variant: Variant = "paper",
+    num_samples: int = 1000,
+    temperature: float = 1.0,
+    kernel_width: float = 1.0,
+) -> Defense:
+    """Returns FLARE: the mean of models, weighted by how often each is a neighbour.
+
+    The server feeds its own samples to every client's network. Clients are as far
+    apart as the maximum mean discrepancy of their penultimate features; each chooses
+    its floor(n / 2) nearest others, and the weights are the softmax of how often a
+    client is chosen, scores `chosen` and `trust` f32 [n].
+
+    Args:
+      variant: `authors` trains the global model on the samples before the first
+        round, with momentum 0.9 and weight decay 0.005.
+      num_samples: clean samples of the server, augmented once and for all.
+      temperature: of the softmax, above 0.
+      kernel_width: sigma of the Gaussian kernel, above 0.
+
+    Raises:
+      InputError: for an unknown variant or a number outside its range.
+    """
+    check_choice("variant", variant, Variant)
+    check_range("num_samples", num_samples, 2)
+    check_range("temperature", temperature, 1e-6)
+    check_range("kernel_width", kernel_width, 1e-6)
+
+    def judge(cohort: Cohort, context: RoundContext) -> Cohort:
+        features = client_features(cohort, context)
+        distances = discrepancies(features, kernel_width)
+        chosen = times_chosen(distances, included(cohort), cohort.client_ids)
+        return with_trust(cohort, chosen, temperature)
+
+    root = RootRequest(num_samples, augmented=True, momentum=0.9, weight_decay=0.005)
+    return pipeline(
+        stateless(judge), root=root, start=_pretrain if variant == "authors" else None
+    )
+
+
+def _pretrain(model: GlobalModel, root: Root, key: Array) -> GlobalModel:
+    return root.train(model, key)
+
+
+def client_features(cohort: Cohort, context: RoundContext) -> Array:
+    """Returns the penultimate features f32 [n, m, p] of the root samples."""
+    images = context.root.images
+    m = len(images)
+    size = min(_BATCH, m)
+    # The last batch is filled up with samples of the first.
+    batches = jnp.resize(images, (-(-m // size) * size, *images.shape[1:]))
+    batches = batches.reshape(-1, size, *images.shape[1:])
+
+    def of_client(client: tuple[Array, Array]) -> Array:
+        update, buffers = client
+        params = context.global_params + update
+        passes = lax.map(
+            lambda batch: context.network.features(params, buffers, batch), batches
+        )
+        return passes.reshape(-1, passes.shape[-1])[:m]
+
+    return lax.map(of_client, (cohort.updates, cohort.buffers))
+
+
+def discrepancies(features: Array, kernel_width: float | Array) -> Array:
+    """Returns the unbiased maximum mean discrepancies f32 [n, n], +inf if undefined.
+
+    Args:
+      features: f32 [n, m, p].
+      kernel_width: sigma.
+    """
+    n, m, _ = features.shape
+    first, second = np.triu_indices(n)
+
+    def kernel_mean(pair: tuple[Array, Array]) -> Array:
+        i, j = pair
+        x, y = features[i], features[j]
+        products = jnp.matmul(x, y.T, precision=lax.Precision.HIGHEST)
+        squares = (x**2).sum(1)[:, None] + (y**2).sum(1)[None, :] - 2.0 * products
+        kernel = jnp.exp(-jnp.maximum(squares, 0.0) / (2.0 * kernel_width**2))
+        within = jnp.where(jnp.eye(m, dtype=bool), 0.0, kernel).sum() / (m * (m - 1))
+        return jnp.where(i == j, within, kernel.mean())
+
+    pairs = lax.map(kernel_mean, (jnp.asarray(first), jnp.asarray(second)))
+    means = jnp.zeros((n, n)).at[first, second].set(pairs).at[second, first].set(pairs)
+    within = jnp.diagonal(means)
+    distances = within[:, None] + within[None, :] - 2.0 * means
+    return jnp.where(jnp.isnan(distances), jnp.inf, distances)
+
+
+def times_chosen(distances: Array, mask: Array, client_ids: Array) -> Array:
+    """Returns i32 [n]: how many others count a client among their nearest half.
+
+    Ties go to the smaller client id.
+
+    Args:
+      distances: f32 [n, n].
+      mask: bool [n], clients that choose and are chosen.
+      client_ids: i32 [n].
+    """
+
+    def choices(i: Array, row: Array) -> Array:
+        others = mask & (jnp.arange(len(mask)) != i)
+        order = jnp.lexsort((client_ids, row, ~others))
+        nearest = jnp.arange(len(mask)) < mask.sum() // 2
+        return mask[i] & others & jnp.zeros_like(mask).at[order].set(nearest)
+
+    return jax.vmap(choices)(jnp.arange(len(mask)), distances).sum(0)
+
+
+def with_trust(cohort: Cohort, chosen: Array, temperature: float | Array) -> Cohort:
+    """Weighs the clients that count by the softmax of `chosen` i32 [n]."""
+    mask = included(cohort)
+    trust = jax.nn.softmax(jnp.where(mask, chosen / temperature, -jnp.inf))
+    trust = jnp.where(mask, trust, 0.0)
+    cohort = with_score(cohort._replace(weights=trust), "trust", trust)
+    return with_score(cohort, "chosen", chosen)

@@ -1,0 +1,157 @@
+"""FLCert: several models, each from its own group of clients, vote on the answer.
+
+Cao, Zhang, Jia, Gong, "FLCert: Provably Secure Federated Learning against Poisoning
+Attacks", IEEE TIFS 2022. The groups start from the same model and never meet; an
+attacker can spoil the models of its own group alone. All groups train side by side in
+one program: their clients are the cohort of the round.
+"""
+
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from fedjax_sim import order_statistics
+from fedjax_sim.defenses.base import (
+    Aggregate,
+    Cohort,
+    Defense,
+    FederationSpec,
+    GlobalModel,
+    Groups,
+    RoundContext,
+    coordinatewise,
+    exclude_non_finite,
+    included,
+    weighted_mean,
+)
+from fedjax_sim.defenses.checks import check_choice
+from fedjax_sim.errors import InputError
+from fedjax_sim.models import Network
+
+Base = Literal["median", "median_lower", "fedavg"]
+
+
+class FLCertState(NamedTuple):
+    """The models of the groups."""
+
+    group: Array  # i32 [N], of each client
+    models: GlobalModel  # leading axis G
+    begun: Array  # bool [], before that all groups have the global model
+
+
+def flcert(
+    *, num_groups: int = 10, base: Base = "median", grouping_seed: int = 0
+) -> Defense:
+    """Returns FLCert: G models, a majority vote at prediction, ties to the lower label.
+
+    The model of the run is the mean of the group models; only its predictions are
+    replaced by the vote. `config.server.lr` must be 1: the groups take full steps.
+
+    Args:
+      num_groups: G.
+      base: aggregation inside a group: median, with the smaller of the two middle
+        values (`median_lower`, the released code of FedREDefense), or mean.
+      grouping_seed: of the permutation that divides the clients evenly.
+
+    Raises:
+      InputError: an unknown base, or more groups than clients.
+    """
+    check_choice("base", base, Base)
+    if num_groups < 1:
+        raise InputError(f"config.defense.num_groups = {num_groups} must be at least 1")
+    reduce = {
+        "median": coordinatewise(order_statistics.median),
+        "median_lower": coordinatewise(partial(order_statistics.median, even="lower")),
+        "fedavg": weighted_mean(),
+    }[base]
+
+    def init(spec: FederationSpec) -> FLCertState:
+        if num_groups > spec.population:
+            raise InputError(
+                f"config.defense.num_groups = {num_groups} must be at most the number "
+                f"of clients, {spec.population}"
+            )
+        order = np.random.default_rng(grouping_seed).permutation(spec.population)
+        group = np.empty(spec.population, np.int32)
+        group[order] = np.arange(spec.population) % num_groups
+        return FLCertState(
+            group=jnp.asarray(group),
+            models=GlobalModel(
+                jnp.zeros((num_groups, spec.layout.size)),
+                jnp.zeros((num_groups, spec.num_buffers)),
+            ),
+            begun=jnp.bool_(False),
+        )
+
+    def models(state: FLCertState, model: GlobalModel) -> GlobalModel:
+        """The models of the groups, leading axis G."""
+        return jax.tree.map(
+            lambda own, first: jnp.where(state.begun, own, first[None]),
+            state.models,
+            model,
+        )
+
+    def broadcast(state: FLCertState, model: GlobalModel, client: Array) -> GlobalModel:
+        group = state.group[client]
+        return jax.tree.map(
+            lambda own, first: jnp.where(state.begun, own[group], first),
+            state.models,
+            model,
+        )
+
+    def aggregate(
+        state: FLCertState, cohort: Cohort, context: RoundContext
+    ) -> tuple[FLCertState, Cohort, Aggregate]:
+        cohort = exclude_non_finite(cohort, context)
+        broadcasted = GlobalModel(context.global_params, context.global_buffers)
+        before = models(state, broadcasted)
+        group_of = state.group[cohort.client_ids]
+
+        def step(group: Array) -> GlobalModel:
+            member = included(cohort) & (group_of == group)
+            own = cohort._replace(weights=jnp.where(member, cohort.weights, 0.0))
+            result = reduce(own, context)
+            old = jax.tree.map(lambda x: x[group], before)
+            new = GlobalModel(old.params + result.update, result.buffers)
+            # A group of which nobody takes part keeps its model.
+            return jax.tree.map(lambda a, b: jnp.where(member.any(), a, b), new, old)
+
+        after = lax.map(step, jnp.arange(num_groups))
+        mean = jax.tree.map(lambda x: x.mean(0), after)
+        result = Aggregate(mean.params - context.global_params, mean.buffers)
+        survived = included(cohort).any()
+        result = Aggregate(
+            update=jnp.where(survived, result.update, 0.0),
+            buffers=jnp.where(survived, result.buffers, context.global_buffers),
+        )
+        return state._replace(models=after, begun=jnp.bool_(True)), cohort, result
+
+    def keep(state, model, cohort, context):
+        del cohort, context
+        return state, model
+
+    def predict(
+        state: FLCertState, model: GlobalModel, network: Network, images: Array
+    ) -> Array:
+        answers = lax.map(
+            lambda own: network.logits(*own, images).argmax(-1), models(state, model)
+        )
+        return majority_vote(answers, network.num_classes)
+
+    return Defense(
+        init,
+        aggregate,
+        keep,
+        broadcast=broadcast,
+        groups=Groups(num_groups, lambda state: state.group),
+        predict=predict,
+    )
+
+
+def majority_vote(answers: Array, num_classes: int) -> Array:
+    """Returns the most frequent label i32 [B] of i32 [G, B]; ties: the smallest."""
+    return jax.nn.one_hot(answers, num_classes).sum(0).argmax(-1)

@@ -1,0 +1,64 @@
+"""IQR filter: no update far from all others, by the rule of quartiles.
+
+From a short article on backdoors in federated CIFAR-10; how the distances become one
+number per client, and k = 1.5, are our reading of it. Tukey, "Exploratory Data
+Analysis", 1977, for the rule.
+"""
+
+import jax.numpy as jnp
+from jax import Array
+
+from fedjax_sim import order_statistics
+from fedjax_sim.defenses.base import (
+    Cohort,
+    Defense,
+    RoundContext,
+    exclude,
+    included,
+    pipeline,
+    with_score,
+)
+from fedjax_sim.defenses.building import stateless
+from fedjax_sim.defenses.checks import check_range
+from fedjax_sim.distances import pairwise_distances, row_norms
+
+
+def iqr_filter(*, iqr_k: float = 1.5) -> Defense:
+    """Returns the mean without the clients that are too far from the others.
+
+    The score `mean_distance` f32 [n] is a client's mean Euclidean distance to the
+    others; above Q3 + iqr_k (Q3 - Q1) it is excluded. Fewer than four clients are not
+    judged.
+
+    Args:
+      iqr_k: not negative; 0.3 is the article's "high sensitivity".
+
+    Raises:
+      InputError: for a negative iqr_k.
+    """
+    check_range("iqr_k", iqr_k, 0)
+
+    def judge(cohort: Cohort, context: RoundContext) -> Cohort:
+        del context
+        mask = included(cohort)
+        distances = mean_distances(cohort.updates, mask)
+        cohort = with_score(cohort, "mean_distance", distances)
+        return exclude(cohort, (mask.sum() >= 4) & above_fence(distances, mask, iqr_k))
+
+    return pipeline(stateless(judge))
+
+
+def mean_distances(updates: Array, mask: Array) -> Array:
+    """Returns the mean distance f32 [n] of each row to the other included ones."""
+    # In units of the longest update: one that is huge would put all others, too, at a
+    # distance beyond float32, and nobody would stand out.
+    unit = jnp.where(mask, row_norms(updates), 0.0).max()
+    unit = jnp.where(unit > 0, unit, 1.0)
+    distances = jnp.where(mask[None], pairwise_distances(updates / unit), 0.0)
+    return unit * (distances.sum(1) / jnp.maximum(mask.sum() - 1, 1))
+
+
+def above_fence(values: Array, mask: Array, iqr_k: float | Array) -> Array:
+    """Returns bool [n]: included and above Q3 + iqr_k (Q3 - Q1) of the included."""
+    low, high = (order_statistics.quantile(values, mask, q) for q in (0.25, 0.75))
+    return mask & (values > high + iqr_k * (high - low))

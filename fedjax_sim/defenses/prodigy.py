@@ -1,0 +1,122 @@
+"""ProDiGy: clients close to the others count, unless they are too similar.
+
+Ergisi, Massny, Bitar, "ProDiGy: Proximity- and Dissimilarity-Based Byzantine-Robust
+Federated Learning", 2025 (arXiv 2509.09534); formulas as in its released code.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from fedjax_sim.defenses.base import (
+    Cohort,
+    Defense,
+    FederationSpec,
+    RoundContext,
+    included,
+    pipeline,
+    with_score,
+)
+from fedjax_sim.defenses.building import byzantine_count, stateless, told
+from fedjax_sim.defenses.checks import check_quorum, check_range
+from fedjax_sim.defenses.multikrum import ranks
+from fedjax_sim.distances import gram, squared_distances
+
+
+class ProdigyScores(NamedTuple):
+    """What the weights are made of; rows of clients that do not count mean nothing."""
+
+    dissimilarity: Array  # f32 [n], a
+    proximity: Array  # f32 [n], b
+    score: Array  # f32 [n], a / b
+
+
+def prodigy(*, num_byzantine: int | None = None) -> Defense:
+    """Returns ProDiGy: the mean with weights a_i / b_i, the f smallest set to 0.
+
+    a_i is the spread of a client and its f - 1 nearest others, relative to their mean;
+    b_i the sum of the squared distances to the others of ranks f - 1 to n - f - 2.
+    Score: `prodigy_score` f32 [n]. With f = 0, or where all scores are 0, it is the
+    plain mean.
+
+    Args:
+      num_byzantine: f; by default the malicious clients to expect in a cohort (an
+        oracle: a real server has to guess it). Scores take at least 2, as a spread
+        needs two clients.
+
+    Raises:
+      InputError: by `init`, for a cohort of fewer than 2f + 1 clients.
+    """
+
+    def resolve(spec: FederationSpec) -> int:
+        check_range("num_byzantine", num_byzantine, 0, spec.cohort_size)
+        f = byzantine_count(spec, num_byzantine)
+        check_quorum(spec, f, 2, 1)
+        return f
+
+    def rule(f: Array) -> Defense:
+        def judge(cohort: Cohort, context: RoundContext) -> Cohort:
+            del context
+            return with_trust(cohort, f)
+
+        return pipeline(stateless(judge))
+
+    return told(resolve, rule)
+
+
+def with_trust(cohort: Cohort, num_byzantine: int | Array) -> Cohort:
+    """Gives the clients that count their ProDiGy weights."""
+    products = gram(cohort.updates)
+    # An update whose square no float32 holds is further away than all others.
+    mask = included(cohort) & jnp.isfinite(jnp.diagonal(products))
+    f = jnp.minimum(num_byzantine, jnp.maximum((mask.sum() - 1) // 2, 0))
+    score = prodigy_scores(cohort, products, mask, f).score
+    score = jnp.where(mask, score, 0.0)
+    dropped = ranks(score, mask, cohort.client_ids) < f
+    weights = jnp.where(dropped, 0.0, score)
+    weights = weights / jnp.where(weights.max() > 0, weights.max(), 1.0)
+    plain = (f == 0) | ~(weights > 0).any()
+    weights = jnp.where(plain, jnp.where(mask, cohort.weights, 0.0), weights)
+    return with_score(cohort._replace(weights=weights), "prodigy_score", score)
+
+
+def prodigy_scores(
+    cohort: Cohort, products: Array, mask: Array, num_byzantine: Array
+) -> ProdigyScores:
+    """Returns the scores of the clients of `mask`.
+
+    Args:
+      cohort: of n clients.
+      products: f32 [n, n], inner products of the updates.
+      mask: bool [n], clients that count.
+      num_byzantine: i32 [], f.
+    """
+    n = len(mask)
+    pairs = mask[:, None] & mask[None, :]
+    distances = jnp.where(pairs, squared_distances(cohort.updates), 0.0)
+    products = jnp.where(pairs, products, 0.0)
+    others = pairs & ~jnp.eye(n, dtype=bool)
+    # Places of the others in the order of their distance; ties go by client id.
+    ids = jnp.broadcast_to(cohort.client_ids[None], (n, n))
+    order = jnp.lexsort((ids, distances, ~others), axis=1)
+    rows = jnp.arange(n)[:, None]
+    place = jnp.zeros((n, n), jnp.int32).at[rows, order].set(jnp.arange(n)[None])
+
+    size = jnp.maximum(num_byzantine, 2)
+    group = (others & (place < size - 1)) | jnp.eye(n, dtype=bool)
+    spread, mean = (_sum_within(group, x) for x in (distances, products))
+    dissimilarity = jnp.sqrt(spread / jnp.where(mean > 0, 2.0 * mean, jnp.inf))
+    stop = jnp.maximum(mask.sum() - num_byzantine - 1, size)
+    middle = others & (place >= size - 1) & (place < stop)
+    proximity = jnp.where(middle, distances, 0.0).sum(1)
+    near = proximity > 0
+    score = jnp.where(near, dissimilarity / jnp.where(near, proximity, 1.0), 0.0)
+    return ProdigyScores(dissimilarity, proximity, score)
+
+
+def _sum_within(group: Array, matrix: Array) -> Array:
+    """Returns the sums f32 [n] of `matrix` over the pairs inside each row's group."""
+    members = group.astype(jnp.float32)
+    sums = jnp.matmul(members, matrix, precision=lax.Precision.HIGHEST)
+    return (sums * members).sum(1)

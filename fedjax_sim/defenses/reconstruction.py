@@ -1,0 +1,1 @@
+from fedjax_sim.reconstruction import *

@@ -1,0 +1,227 @@
+"""Reconstructing a client's update from a handful of synthetic images.
+
+Xie, Fang, Gong, "FedREDefense", ICML 2024, sections 4 and B.3, Algorithms 1 and 2. An
+update of honest training is what a few SGD steps on a few images can produce; a crafted
+one is not. The inner problem trains the global model on synthetic images X with soft
+labels Y at a learning rate a; the outer one moves (X, Y, a), by gradients through all
+the inner steps, until the result matches the client's update.
+
+Letters: `B` synthetic images, `K` classes, `n` clients, `d` parameters, `S` inner
+steps.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from fedjax_sim.models import Network
+
+
+class Knowledge(NamedTuple):
+    """What explains the updates of a client; with a leading axis, of many."""
+
+    images: Array  # f32 [B, H, W, C]
+    labels: Array  # f32 [B, K], logits
+    rate: Array  # f32 [], learning rate of the inner steps
+
+
+class Rates(NamedTuple):
+    """The outer optimiser: SGD with momentum, fresh at every call."""
+
+    images: float
+    labels: float
+    rate: float
+    momentum: float = 0.5
+
+
+class Found(NamedTuple):
+    """The outcome of a reconstruction."""
+
+    error: Array  # f32 [], of the last evaluation
+    knowledge: Knowledge
+    count: Array  # i32 [], outer iterations
+
+
+def inner_steps(
+    network: Network, params: Array, knowledge: Knowledge, steps: int
+) -> Array:
+    """Trains on the synthetic images; returns the parameters after each step.
+
+    The loss is the soft cross-entropy averaged over images *and* classes (as coded),
+    so that the effective step is a / K of the usual one.
+
+    Args:
+      network: without buffers.
+      params: f32 [d], the global model.
+      knowledge: of one client.
+      steps: S.
+
+    Returns:
+      f32 [S, d].
+    """
+    targets = jax.nn.softmax(knowledge.labels)
+
+    def loss(params):
+        logits = network.logits(params, jnp.zeros(0), knowledge.images)
+        return -(targets * jax.nn.log_softmax(logits)).mean()
+
+    def step(params, _):
+        params = params - knowledge.rate * jax.grad(loss)(params)
+        return params, params
+
+    # Unrolled: the outer gradient goes through every step, and a loop would copy its
+    # residuals.
+    seen = []
+    for _ in range(steps):
+        params, _ = step(params, None)
+        seen.append(params)
+    return jnp.stack(seen)
+
+
+def reconstruction_error(
+    network: Network, params: Array, update: Array, knowledge: Knowledge, steps: int
+) -> Array:
+    """e = ||v_S - w - u||^2 / ||u||^2, each with 1e-9 added (section 4, eq. 2)."""
+    moved = inner_steps(network, params, knowledge, steps)[-1] - params
+    return _ratio(((moved - update) ** 2).sum(), (update**2).sum())
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    return (part + 1e-9) / (whole + 1e-9)
+
+
+class _Work(NamedTuple):
+    """A reconstruction under way."""
+
+    knowledge: Knowledge
+    velocity: Knowledge
+    error: Array
+    count: Array  # i32 []
+    running: Array  # bool []
+
+
+def reconstruct(
+    network: Network,
+    params: Array,
+    updates: Array,
+    start: Knowledge,
+    *,
+    limits: Array,
+    threshold: float | None,
+    rates: Rates,
+    steps: int,
+    stack: int,
+    block: int = 20,
+) -> Found:
+    """Reconstructs the updates of many clients in one program.
+
+    Each client evaluates and updates until its error falls below `threshold` (nothing
+    is updated then), stops being finite, or `limits` is reached. A client of limit 0 is
+    evaluated only. The error is that of the last evaluation, before the last update
+    (as coded). Clients that have stopped cost nothing more: `stack` of those still
+    running go side by side for `block` iterations, then others take the free places.
+
+    Args:
+      network: without buffers.
+      params: f32 [d], the global model.
+      updates: f32 [n, d].
+      start: knowledge of each client.
+      limits: i32 [n], caps on the outer iterations.
+      threshold: below it a client stops; None goes on to the limit.
+      rates: of the outer optimiser.
+      steps: S.
+      stack: clients side by side; 1 suits a CPU.
+      block: iterations between two looks at who is done.
+
+    Returns:
+      `Found` with a leading axis n.
+    """
+    n = updates.shape[0]
+    stack = min(stack, n)
+
+    def error_of(knowledge, update):
+        return reconstruction_error(network, params, update, knowledge, steps)
+
+    def good(error):
+        below = jnp.bool_(False) if threshold is None else error < threshold
+        return below | ~jnp.isfinite(error)
+
+    # Most clients of a later round pass at once, for the price of a forward pass.
+    first = lax.map(lambda pair: error_of(*pair), (start, updates))
+    done = good(first)
+    work = _Work(
+        knowledge=start,
+        velocity=jax.tree.map(jnp.zeros_like, start),
+        error=first,
+        count=(done & (limits > 0)).astype(jnp.int32),
+        running=~done & (limits > 0),
+    )
+
+    def iterate(work: _Work, update: Array, limit: Array) -> _Work:
+        error, gradient = jax.value_and_grad(error_of)(work.knowledge, update)
+        stop = good(error)
+        velocity = jax.tree.map(
+            lambda v, g: rates.momentum * v + g, work.velocity, gradient
+        )
+        moved = Knowledge(
+            work.knowledge.images - rates.images * velocity.images,
+            work.knowledge.labels - rates.labels * velocity.labels,
+            work.knowledge.rate - rates.rate * velocity.rate,
+        )
+        count = work.count + 1
+        keep = lambda new, old: jax.tree.map(
+            lambda a, b: jnp.where(stop, b, a), new, old
+        )
+        new = _Work(
+            keep(moved, work.knowledge),
+            keep(velocity, work.velocity),
+            error,
+            count,
+            ~stop & (count < limit),
+        )
+        return jax.tree.map(lambda a, b: jnp.where(work.running, a, b), new, work)
+
+    def some_blocks(work: _Work) -> _Work:
+        chosen = jnp.argsort(~work.running, stable=True)[:stack]
+        part = jax.tree.map(lambda x: x[chosen], work)
+        own, caps = updates[chosen], limits[chosen]
+        if stack == 1:  # a single client may run to its end
+            part = jax.tree.map(lambda x: x[0], part)
+            part = lax.while_loop(
+                lambda work: work.running,
+                lambda work: iterate(work, own[0], caps[0]),
+                part,
+            )
+            part = jax.tree.map(lambda x: x[None], part)
+        else:
+            _, part = lax.while_loop(
+                lambda carry: (carry[0] < block) & carry[1].running.any(),
+                lambda carry: (carry[0] + 1, jax.vmap(iterate)(carry[1], own, caps)),
+                (0, part),
+            )
+        return jax.tree.map(lambda x, y: x.at[chosen].set(y), work, part)
+
+    work = lax.while_loop(lambda work: work.running.any(), some_blocks, work)
+    return Found(work.error, work.knowledge, work.count)
+
+
+class ReconstructionState(NamedTuple):
+    """What the server remembers of the whole population."""
+
+    start: Knowledge  # where every client begins, shared
+    knowledge: Knowledge  # leading axis N
+    seen: Array  # bool [N]
+    expelled: Array  # bool [N], for good
+
+
+def known(state: ReconstructionState, ids: Array) -> Knowledge:
+    """Returns what the server knows of the clients `ids` (i32 [n]) at this point."""
+    seen = state.seen[ids]
+
+    def choose(own, start):
+        mask = seen.reshape(-1, *[1] * start.ndim)
+        return jnp.where(mask, own[ids], start[None])
+
+    return jax.tree.map(choose, state.knowledge, state.start)

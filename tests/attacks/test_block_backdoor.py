@@ -1,0 +1,49 @@
+"""The block on the first images of every batch."""
+
+import numpy as np
+import pytest
+from attacks.views import crafted, decide, make_spec, make_view
+
+from fedjax_sim.attacks.block_backdoor import block_backdoor
+from fedjax_sim.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("alpha", "count"), [(0.0, 0), (0.052, 0), (0.29, 2), (1.0, 10)]
+)
+def test_first_images_of_the_batch(alpha, count):
+    decision = decide(block_backdoor(alpha=alpha), make_spec())
+    first = np.arange(10) < count
+    np.testing.assert_array_equal(decision.poisoned, first)
+    np.testing.assert_array_equal(decision.labels, np.where(first, 5, np.arange(10)))
+
+
+def test_benign_clients_train_on_clean_data():
+    decision = decide(block_backdoor(alpha=1.0), make_spec(), malicious=False)
+    assert not decision.poisoned.any()
+
+
+def test_the_test_stamps_the_block_of_training():
+    attack = block_backdoor(height=2, width=3, row=1, column=4)
+    spec = make_spec((32, 32, 3))
+    trained, tested = attack.poison(spec).triggers, attack.test(spec).trigger
+    np.testing.assert_array_equal(trained.mask[0], tested.mask)
+    assert np.argwhere(np.asarray(tested.mask).any(-1)).tolist() == [
+        [r, c] for r in (1, 2) for c in (4, 5, 6)
+    ]
+
+
+def test_boost():
+    view = make_view([False, True])
+    np.testing.assert_allclose(
+        crafted(block_backdoor(boost=4.0), view), 4 * view.updates[1:]
+    )
+
+
+def test_bad_options():
+    with pytest.raises(InputError, match=r"config\.attack\.alpha = 1\.1"):
+        block_backdoor(alpha=1.1)
+    with pytest.raises(InputError, match="target_class = 10"):
+        block_backdoor(target_class=10).test(make_spec())
+    with pytest.raises(InputError, match="block"):
+        block_backdoor(column=27).poison(make_spec())

@@ -1,0 +1,31 @@
+"""RLR: where the mean is turned round."""
+
+import pytest
+
+from fedjax_sim.defenses.rlr import rlr
+from fedjax_sim.errors import InputError
+
+# Signs add up to 3, 1, -3 and 2.
+UPDATES = [[1.0, 1, -1, 1], [2.0, 1, -1, 0], [3.0, -8, -4, 2]]
+
+
+def test_by_hand(one_round):
+    _, result = one_round(rlr(threshold=3), UPDATES, buffers=[[1.0], [2.0], [6.0]])
+    assert result.update.tolist() == [2, 2, -2, -1]
+    assert result.buffers.tolist() == [3]
+
+
+def test_reached_is_enough(one_round):
+    _, result = one_round(rlr(threshold=2), UPDATES)
+    assert result.update.tolist() == [2, 2, -2, 1]
+
+
+def test_absent_clients_have_no_vote(one_round):
+    _, result = one_round(rlr(threshold=2), UPDATES, weights=[1, 1, 0])
+    assert result.update.tolist() == [1.5, 1, -1, -0.5]
+
+
+@pytest.mark.parametrize("threshold", [0, 4])
+def test_thresholds_that_no_cohort_can_use(make_spec, threshold):
+    with pytest.raises(InputError, match=f"threshold = {threshold} must lie between 1"):
+        rlr(threshold=threshold).init(make_spec(3))
