@@ -142,6 +142,7 @@ class Evaluation(Section):
     low_confidence_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
     any_source: bool = False  # ASR also over the triggered images of all classes
     batch_statistics: bool = False  # BatchNorm as in training (LeadFL's code)
+    attack_effect: bool = False  # run the same rounds without the attack beside it
 
 
 class Execution(Section):

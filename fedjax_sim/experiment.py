@@ -57,6 +57,7 @@ class Experiment(NamedTuple):
 
     config: Config
     federation: fed.Federation
+    twin: fed.Federation | None  # the same without the attack, to measure its effect
     inputs: fed.Inputs
     test_sets: metrics.TestSets
     evaluate: Callable[[fed.FedState, metrics.TestSets], dict[str, metrics.Counts]]
@@ -217,15 +218,13 @@ def build(
     strategy, estimate = _strategy(
         config, model, work, dataset, layout.size, participation.cohort_size
     )
-    federation = fed.make_federation(
+    parts = dict(
         model=model,
         image_shape=image_shape,
         num_classes=dataset.num_classes,
         lowering=lowering,
-        reader=reader,
         work=work,
         participation=participation,
-        attack=attack,
         defense=defense,
         population=population,
         num_malicious=len(malicious_ids),
@@ -234,8 +233,14 @@ def build(
         lr_factor=_lr_factor(config),
         strategy=strategy,
         mesh=mesh,
-        clock_origin=clock_origin,
     )
+    federation = fed.make_federation(
+        attack=attack, reader=reader, clock_origin=clock_origin, **parts
+    )
+    twin = None
+    if config.evaluation.attack_effect:
+        harmless = reader._replace(poison=None)
+        twin = fed.make_federation(attack=Attack(()), reader=harmless, **parts)
     is_malicious = np.zeros(population, bool)
     is_malicious[malicious_ids] = True
     inputs = fed.Inputs(
@@ -317,7 +322,7 @@ def build(
             "estimated_gib": round(estimate / memory.GIB, 3),
         },
     }
-    return Experiment(config, federation, inputs, test_sets, evaluate, facts)
+    return Experiment(config, federation, twin, inputs, test_sets, evaluate, facts)
 
 
 def _defense(config: Config) -> Defense:
@@ -549,12 +554,14 @@ def _run_locked(config: Config, workdir: Path, name: str) -> tuple[int, dict]:
     results.write_json(workdir / "provenance.json", provenance)
 
     checkpoints = Checkpoints(workdir / "checkpoints")
-    state = jax.jit(federation.init)(inputs)
+    sides = [side for side in (federation, experiment.twin) if side is not None]
+    # With a twin, both states: that of the run and that of the run without attack.
+    states = jax.jit(lambda inputs: tuple(side.init(inputs) for side in sides))(inputs)
     done = checkpoints.latest() or 0
     if done:
-        restored = checkpoints.restore(done, state)
-        state = jax.tree.map(
-            lambda new, old: jax.device_put(new, old.sharding), restored, state
+        restored = checkpoints.restore(done, states)
+        states = jax.tree.map(
+            lambda new, old: jax.device_put(new, old.sharding), restored, states
         )
     rounds_file = results.Rows(workdir / "rounds.jsonl")
     metrics_file = results.Rows(workdir / "metrics.jsonl")
@@ -564,17 +571,21 @@ def _run_locked(config: Config, workdir: Path, name: str) -> tuple[int, dict]:
     every, by_rounds = config.evaluation.every, config.checkpoint.every_rounds
     capacity = min(every, config.rounds)
     begun = time.monotonic()
+
+    def some_rounds(states, inputs, count):
+        done = [
+            fed.run_rounds(side, state, inputs, count, capacity)
+            for side, state in zip(sides, states, strict=True)
+        ]
+        return tuple(state for state, _ in done), done[0][1]
+
     step = (
-        jax.jit(
-            lambda state, inputs, count: fed.run_rounds(
-                federation, state, inputs, count, capacity
-            ),
-            donate_argnums=0,
-        )
-        .lower(state, inputs, jnp.int32(1))
+        jax.jit(some_rounds, donate_argnums=0)
+        .lower(states, inputs, jnp.int32(1))
         .compile()
     )
-    evaluate = jax.jit(experiment.evaluate).lower(state, experiment.test_sets).compile()
+    evaluate = jax.jit(experiment.evaluate)
+    evaluate = evaluate.lower(states[0], experiment.test_sets).compile()
     compile_seconds = time.monotonic() - begun
 
     saved_at = time.monotonic()
@@ -591,7 +602,7 @@ def _run_locked(config: Config, workdir: Path, name: str) -> tuple[int, dict]:
             if by_rounds is not None:
                 count = min(count, by_rounds - done % by_rounds)
             begun = time.monotonic()
-            state, reports = step(state, inputs, jnp.int32(count))
+            states, reports = step(states, inputs, jnp.int32(count))
             reports = jax.tree.map(lambda x, n=count: np.asarray(x)[:n], reports)
             pace = (time.monotonic() - begun) / count
             done += count
@@ -601,14 +612,16 @@ def _run_locked(config: Config, workdir: Path, name: str) -> tuple[int, dict]:
             round_rows += new_rows
             if done == until:
                 begun = time.monotonic()
-                counts = jax.device_get(evaluate(state, experiment.test_sets))
+                counts = jax.device_get(evaluate(states[0], experiment.test_sets))
                 times = {
                     "seconds_train": seconds["train"],
                     "seconds_defend": seconds["defend"],
                     "seconds_evaluate": time.monotonic() - begun,
                     "seconds_compile": compile_seconds,
                 }
-                row = _metrics_row(config, done, counts, round_rows, metric_rows, state)
+                row = _metrics_row(
+                    config, done, counts, round_rows, metric_rows, states
+                )
                 row.update(times)
                 compile_seconds, seconds = 0.0, {"train": 0.0, "defend": 0.0}
                 metrics_file.append([row])
@@ -621,7 +634,7 @@ def _run_locked(config: Config, workdir: Path, name: str) -> tuple[int, dict]:
                 by_rounds is not None and done % by_rounds == 0
             )
             if due or interrupt.requested or done == config.rounds:
-                checkpoints.save(done, state)
+                checkpoints.save(done, states)
                 saved_at = time.monotonic()
             if interrupt.requested and done < config.rounds:
                 break
@@ -637,7 +650,7 @@ def _run_locked(config: Config, workdir: Path, name: str) -> tuple[int, dict]:
     malicious = np.asarray(inputs.malicious)
     expelled = None
     if federation.can_expel:
-        expelled = ~np.asarray(federation.eligible(state))
+        expelled = ~np.asarray(federation.eligible(states[0]))
     history = metrics.detection_history(round_rows, malicious, expelled)
     summary = _summary(name, config, experiment.facts, metric_rows, round_rows, history)
     results.write_json(workdir / "summary.json", summary)
@@ -689,7 +702,7 @@ def _mean(values: list[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _metrics_row(config, done, counts, round_rows, metric_rows, state):
+def _metrics_row(config, done, counts, round_rows, metric_rows, states):
     since = metric_rows[-1]["round"] if metric_rows else 0
     recent = [row for row in round_rows if row["round"] > since]
     last = recent[-1]
@@ -703,7 +716,10 @@ def _metrics_row(config, done, counts, round_rows, metric_rows, state):
     row.update(
         metrics.evaluation_row(counts, config.evaluation.low_confidence_threshold)
     )
-    finite = bool(jnp.isfinite(state.params).all()) and np.isfinite(row["test_loss"])
+    params = states[0].params
+    if len(states) > 1:
+        row["attack_effect"] = float(jnp.linalg.norm(params - states[1].params))
+    finite = bool(jnp.isfinite(params).all()) and np.isfinite(row["test_loss"])
     row["diverged"] = not finite
     for key, name in (("losses", "train_loss"), ("update_norms", "update_norm")):
         row[f"{name}_benign"] = split(key, False)

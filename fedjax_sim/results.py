@@ -19,6 +19,9 @@ metrics.jsonl
                         over all classes but the target, and over all (optional)
     retained, conditional_mta, retained_asr, conditional_asr
                         with a low-confidence threshold
+    attack_effect       L2 distance of the global model from that of the same run
+                        without attack (config.evaluation.attack_effect); there
+                        malicious clients train as benign ones, fakes send nothing
     diverged            the global model or its test loss is not finite
     train_loss_benign, train_loss_malicious
                         mean local loss in the last round

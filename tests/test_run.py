@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 from helpers import (
+    after,
     assert_same_bits,
     build,
     files,
@@ -86,7 +87,8 @@ def last_state(workdir):
     """The state in the newest checkpoint."""
     checkpoints = Checkpoints(workdir / "checkpoints")
     try:
-        return checkpoints.restore(checkpoints.latest(), start_state(build(DROPLET)))
+        like = (start_state(build(DROPLET)),)
+        return checkpoints.restore(checkpoints.latest(), like)[0]
     finally:
         checkpoints.close()
 
@@ -624,3 +626,20 @@ def test_wrong_input_from_a_shell(config_file, tmp_path):
 
     assert process.returncode == 2
     assert len(err.splitlines()) == 1
+
+
+def test_attack_effect_is_the_distance_from_the_run_without_attack(tmp_path, capfd):
+    config = write_config(tmp_path)
+    workdir = tmp_path / "run"
+    flags = ("--config.evaluation.attack_effect=true", "--config.rounds=3")
+    code, *_ = command(capfd, f"--config={config}", f"--workdir={workdir}", *flags)
+    assert code == 0
+    measured = [row["attack_effect"] for row in rows(workdir / "metrics.jsonl")]
+
+    changes = {"rounds": 3}
+    attacked, clean = (
+        after(build({**changes, **other}), 3) for other in ({}, {"attack.name": "none"})
+    )
+    distance = np.linalg.norm(attacked.params - clean.params)
+    np.testing.assert_allclose(measured[-1], distance, rtol=1e-3)
+    assert measured[-1] > 0

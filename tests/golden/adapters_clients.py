@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_sim.attack_effect import after_round
 from fedjax_sim.clients.fl_wbc import noisy_sgd, small_change
 from fedjax_sim.clients.leadfl import leadfl
 from fedjax_sim.metrics import mitigation
@@ -91,8 +92,24 @@ def check_metrics(case: Case) -> None:
     )
 
 
+def check_attack_effect(case: Case) -> None:
+    eta, hessians = float(case["eta"]), jnp.asarray(case["hessians"])
+    diagonals = jnp.diagonal(hessians, axis1=-2, axis2=-1)
+    for name, rounds, weights in (
+        ("", hessians, None),
+        ("_weighted", hessians, case["client_weights"]),
+        ("_diag", diagonals, None),
+    ):
+        delta = jnp.asarray(case["delta0"])
+        for t, expected in enumerate(case[f"expected_delta{name}"]):
+            own = None if weights is None else jnp.asarray(weights[t])
+            delta = after_round(delta, rounds[t], eta, own)
+            np.testing.assert_allclose(delta, expected, **TOLERANCE)
+
+
 ADAPTERS = {
     "leadfl_family": {
+        "attack_effect": check_attack_effect,
         "metrics": check_metrics,
         "leadfl_step_code": check_leadfl_code,
         "leadfl_step_code_noclip": check_leadfl_code,
