@@ -31,6 +31,7 @@ from fedjax_sim.clients.execution import (
     auto_strategy,
     parse_strategy,
 )
+from fedjax_sim.clients.malicious_majority import majority_probability
 from fedjax_sim.clients.training import LocalWork
 from fedjax_sim.config import PARTICIPATIONS, Config, to_dict
 from fedjax_sim.data import partition as partitions
@@ -43,7 +44,7 @@ from fedjax_sim.data.poison import realised_fraction
 from fedjax_sim.defenses import DEFENSES
 from fedjax_sim.defenses.base import Defense, GlobalModel, RootRequest
 from fedjax_sim.errors import InputError
-from fedjax_sim.progress import Progress
+from fedjax_sim.progress import Progress, note
 from fedjax_sim.rng import Purpose, stream
 
 EXIT_INTERRUPTED = 75  # a checkpoint was written, the same command resumes
@@ -312,6 +313,7 @@ def build(
         "parameters": layout.size,
         "malicious_clients": malicious_ids.tolist(),
         "realised_dpr": poisoned,
+        "malicious_majority": _majority(config, population, len(malicious_ids)),
         "attack_knowledge": list(attack.knowledge),
         "oracle_knowledge": DEFENSES[config.defense.name].oracle,
         "execution": {
@@ -404,6 +406,14 @@ def _mesh(devices: int) -> Mesh | None:
             f"device(s) of the {jax.default_backend()} backend"
         )
     return Mesh(np.array(found[:devices]), ("clients",))
+
+
+def _majority(config: Config, population: int, num_malicious: int) -> float | None:
+    """The probability that a round's cohort holds a malicious majority."""
+    if config.participation.name != "uniform" or config.attack.name == "none":
+        return None
+    cohort = config.participation.clients_per_round
+    return majority_probability(population, num_malicious, cohort)
 
 
 def _lr_factor(config: Config):
@@ -544,6 +554,10 @@ def _run_locked(config: Config, workdir: Path, name: str) -> tuple[int, dict]:
     origin = time.monotonic()
     experiment = build(config, clock_origin=origin)
     federation, inputs = experiment.federation, experiment.inputs
+    majority = experiment.facts["malicious_majority"]
+    if majority:
+        share = f"{100 * majority:.2g} %"
+        note(f"{name}: {share} of the rounds are expected to have a malicious majority")
     writer = _tensorboard(config, workdir)
     results.write_json(workdir / "config.json", to_dict(config))
     provenance = {

@@ -56,7 +56,8 @@ summary.json
 
 provenance.json
     versions, python, platform, backend, devices, git, started, data (sizes), partition
-    (fingerprint, sizes), execution (what `auto` chose), parameters, malicious_clients
+    (fingerprint, sizes), execution (what `auto` chose), parameters, malicious_clients,
+    malicious_majority (probability in a round, [DROP] Appendix A; null unless uniform)
 """
 
 import fcntl
