@@ -1,9 +1,10 @@
 """Measures this machine: python launch/bench.py [--json=FILE] [--only=NAME,...].
 
-Parts: peak, clients, waste, order, gram, round, population. Everything is measured in
-one process; what is compared runs alternately, and the best of several repetitions
-counts. With PyTorch installed (`pip install 'fedjax_sim[bench]'`), the part `clients`
-also runs the same model and data as a sequential eager loop.
+Parts: peak, clients, waste, order, gram, round, population, defenses, reconstruction.
+Everything is measured in one process; what is compared runs alternately, and the best
+of several repetitions counts. With PyTorch installed (`pip install
+'fedjax_sim[bench]'`), the part `clients` also runs the same model and data as a
+sequential eager loop.
 """
 
 import json
@@ -22,16 +23,30 @@ from fedjax_sim import models, order_statistics
 from fedjax_sim.attacks import none
 from fedjax_sim.clients import sampling, training
 from fedjax_sim.clients.batches import Reader, TrainData
-from fedjax_sim.clients.execution import Strategy, run_clients
+from fedjax_sim.clients.execution import Strategy, auto_lowering, run_clients
 from fedjax_sim.clients.training import ClientTask, LocalWork
 from fedjax_sim.config import resolve
 from fedjax_sim.data import partition as partitions
 from fedjax_sim.data.augment import Augmentation
-from fedjax_sim.data.normalize import normalization
+from fedjax_sim.data.normalize import normalization, normalize
 from fedjax_sim.data.synthetic import load_synthetic
+from fedjax_sim.defenses import DEFENSES
+from fedjax_sim.defenses.base import (
+    Cohort,
+    FederationSpec,
+    GlobalModel,
+    Root,
+    RoundContext,
+)
 from fedjax_sim.defenses.fedavg import fedavg
 from fedjax_sim.distances import squared_distances
 from fedjax_sim.flat import flat_layout, ravel
+from fedjax_sim.reconstruction import (
+    Knowledge,
+    Rates,
+    reconstruct,
+    reconstruction_error,
+)
 
 _JSON = flags.DEFINE_string("json", None, "Also write the results to this file.")
 _ONLY = flags.DEFINE_list("only", None, "Run these parts only.")
@@ -79,9 +94,12 @@ def forward_flops(model: models.Model, shape: tuple[int, ...]) -> list[int]:
     """Arithmetic of each matmul of a forward pass on one image."""
     params, buffers = jax.eval_shape(model.init, jax.random.key(0))
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    jaxpr = jax.make_jaxpr(lambda p, b, x: model.apply(p, b, x, train=False)[0])(
-        params, buffers, image
-    )
+    forward = lambda p, b, x: model.apply(p, b, x, train=False)[0]
+    return matmul_flops(forward, params, buffers, image)
+
+
+def matmul_flops(function: Callable, *arguments: Any) -> list[int]:
+    """Arithmetic of each matmul of a function without loops."""
     found: list[int] = []
 
     def visit(jaxpr):
@@ -96,7 +114,7 @@ def forward_flops(model: models.Model, shape: tuple[int, ...]) -> list[int]:
                 elif hasattr(value, "eqns"):
                     visit(value)
 
-    visit(jaxpr.jaxpr)
+    visit(jax.make_jaxpr(function)(*arguments).jaxpr)
     return found
 
 
@@ -481,6 +499,135 @@ def bench_population(peak: float) -> dict[str, Any]:
     return rows
 
 
+def network_of(name: str, shape: tuple[int, int, int], lowering: str) -> models.Network:
+    """A model on flat vectors."""
+    model = models.build(name, num_classes=10, image_shape=shape, lowering=lowering)
+    params, buffers = model.init(jax.random.key(0))
+    return models.Network(
+        model, flat_layout(params), flat_layout(buffers), shape, 10, lowering
+    )
+
+
+# Those that do their work in the client, or in minutes: measured elsewhere.
+_NOT_A_RULE = ("drop", "fedredefense", "flip", "fldetector")
+
+
+def bench_defenses(peak: float) -> dict[str, Any]:
+    """The server's part of a round under each rule: 50 updates of 1.2 M parameters."""
+    del peak
+    n, population = 50, 100
+    network = network_of("cnn", (32, 32, 3), auto_lowering(jax.default_backend()))
+    params = ravel(network.model.init(jax.random.key(0))[0])
+    size = network.layout.size
+    updates = 0.01 * jax.random.normal(jax.random.key(1), (n, size))
+    root = train_data((32, 32, 3), 1, 1000)
+    reader = Reader(Augmentation(), normalization("half", 3), None)
+
+    def program(name):
+        defense = DEFENSES[name].factory()
+        spec = FederationSpec(
+            population, n, 10, network.layout, 0, network, jax.random.key(2)
+        )
+        images = normalize(root.images, reader.normalization)
+        count = defense.root.num_samples if defense.root else 1
+        context = RoundContext(
+            round=jnp.int32(1),
+            key=jax.random.key(3),
+            global_params=params,
+            global_buffers=jnp.zeros(0),
+            root=Root(images[:count], root.labels[:count], lambda model, key: model),
+            network=network,
+            malicious=jnp.arange(n) < 10,
+        )
+
+        @jax.jit
+        def serve(state, updates):
+            cohort = Cohort(
+                updates=updates,
+                buffers=jnp.zeros((n, 0)),
+                weights=jnp.ones(n),
+                client_ids=jnp.arange(n),
+                num_examples=jnp.full(n, 500),
+                scores={},
+            )
+            state, cohort, result = defense.aggregate(state, cohort, context)
+            model = GlobalModel(params + result.update, result.buffers)
+            return defense.after(state, model, cohort, context)
+
+        state = jax.tree.map(jnp.asarray, defense.init(spec))
+        return lambda: serve(state, updates)
+
+    mean = jax.jit(lambda updates: jnp.full(n, 1 / n) @ updates)
+    names = [name for name in DEFENSES if name not in _NOT_A_RULE]
+    rows = {}
+    print(f"\nserver rules, {n} updates of {size} parameters (training apart)")
+    for name in names:
+        seconds = best_of({name: program(name), "mean": lambda: mean(updates)}, 5)
+        rows[name] = {
+            "ms": 1e3 * seconds[name],
+            "times_mean": seconds[name] / seconds["mean"],
+        }
+        print(f"  {name}: {rows[name]['ms']:.1f} ms, {rows[name]['times_mean']:.1f} x")
+    return rows
+
+
+def bench_reconstruction(peak: float) -> dict[str, Any]:
+    """FedREDefense's outer iterations: evaluation and gradient through five steps."""
+    rows = {}
+    print("\nreconstruction, 10 synthetic images, 5 inner steps")
+    for name, shape in (
+        ("cnn", (28, 28, 1)),
+        ("cnn", (32, 32, 3)),
+        ("convnet", (32, 32, 3)),
+    ):
+        seconds, flops = reconstruction_cost(name, shape)
+        label = f"{name} {'x'.join(map(str, shape))}"
+        rows[label] = {
+            "iterations_per_second": 1 / seconds,
+            "gflop": flops / 1e9,
+            "fraction_of_peak": flops / seconds / peak,
+        }
+        print(
+            f"  {label}: {1 / seconds:.1f} iterations/s of {flops / 1e9:.2f} GFLOP, "
+            f"{rows[label]['fraction_of_peak']:.2f} of peak"
+        )
+    return rows
+
+
+def reconstruction_cost(
+    name: str, shape: tuple[int, int, int], iterations: int = 20
+) -> tuple[float, int]:
+    """Seconds and floating-point operations of one outer iteration of one client."""
+    network = network_of(name, shape, auto_lowering(jax.default_backend()))
+    params = ravel(network.model.init(jax.random.key(0))[0])
+    update = 1e-2 * jax.random.normal(jax.random.key(1), params.shape)
+    start = Knowledge(
+        jax.random.normal(jax.random.key(2), (10, *shape)),
+        jnp.zeros((10, 10)),
+        jnp.float32(0.1),
+    )
+
+    @jax.jit
+    def run(params, update, start):
+        return reconstruct(
+            network,
+            params,
+            update[None],
+            jax.tree.map(lambda x: x[None], start),
+            limits=jnp.array([iterations]),
+            threshold=None,
+            rates=Rates(0.5, 0.2, 5e-6),
+            steps=5,
+            stack=1,
+        )
+
+    counted = network_of(name, shape, "patches")  # blocks would hide in a loop
+    error = lambda k: reconstruction_error(counted, params, update, k, 5)
+    flops = sum(matmul_flops(jax.value_and_grad(error), start))
+    seconds = best_of({"": lambda: run(params, update, start)}, 5)[""]
+    return seconds / (iterations + 1 / 3), flops  # the first look has no gradient
+
+
 PARTS = {
     "clients": bench_clients,
     "waste": bench_waste,
@@ -488,6 +635,8 @@ PARTS = {
     "gram": bench_gram,
     "round": bench_round,
     "population": bench_population,
+    "defenses": bench_defenses,
+    "reconstruction": bench_reconstruction,
 }
 
 
