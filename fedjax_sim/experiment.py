@@ -42,7 +42,12 @@ from fedjax_sim.data.normalize import normalization
 from fedjax_sim.data.partition import Partition
 from fedjax_sim.data.poison import realised_fraction
 from fedjax_sim.defenses import DEFENSES
-from fedjax_sim.defenses.base import Defense, GlobalModel, RootRequest
+from fedjax_sim.defenses.base import (
+    Defense,
+    FederationSpec,
+    GlobalModel,
+    RootRequest,
+)
 from fedjax_sim.errors import InputError
 from fedjax_sim.progress import Progress, note
 from fedjax_sim.rng import Purpose, stream
@@ -190,10 +195,8 @@ def build(
         )
     defense = _defense(config)
     norm = normalization(config.data.normalization, image_shape[-1])
-    params = jax.eval_shape(model.init, root)[0]
-    layout = fed.flat_layout(
-        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params)
-    )
+    network = models.Network.of(model, image_shape, dataset.num_classes, lowering)
+    layout = network.layout
     spec = AttackSpec(
         labels=dataset.train_labels,
         partition=partition,
@@ -216,14 +219,19 @@ def build(
     )
     participation = _participation(config)
     mesh = _mesh(config.execution.devices)
+    federation_spec = FederationSpec(
+        population,
+        participation.cohort_size,
+        len(malicious_ids),
+        layout,
+        network.buffer_layout.size,
+        network,
+    )
     strategy, estimate = _strategy(
-        config, model, work, dataset, layout.size, participation.cohort_size
+        config, work, dataset, federation_spec, _defense_bytes(defense, federation_spec)
     )
     parts = dict(
-        model=model,
-        image_shape=image_shape,
-        num_classes=dataset.num_classes,
-        lowering=lowering,
+        network=network,
         work=work,
         participation=participation,
         defense=defense,
@@ -438,8 +446,18 @@ def _strategy_name(strategy: Strategy) -> str:
     return {None: "vmap", 1: "map"}.get(strategy.stack, f"chunk:{strategy.stack}")
 
 
-def _strategy(config, model, work, dataset, num_params, cohort_size):
+def _defense_bytes(defense: Defense, spec: FederationSpec) -> int:
+    """What a defence needs on the device: its state, twice, and its own work."""
+    state = jax.eval_shape(
+        lambda key: defense.init(spec._replace(key=key)), jax.random.key(0)
+    )
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    return 2 * size + (defense.memory(spec) if defense.memory else 0)
+
+
+def _strategy(config, work, dataset, spec, defense_bytes):
     """The strategy of a config, made to fit the memory; and the estimated bytes."""
+    model, cohort_size = spec.network.model, spec.cohort_size
     asked = config.execution.clients
     auto = asked == "auto"
     strategy = auto_strategy(jax.default_backend()) if auto else parse_strategy(asked)
@@ -451,12 +469,12 @@ def _strategy(config, model, work, dataset, num_params, cohort_size):
         jax.ShapeDtypeStruct((size,), jnp.bool_),
     )
     gradient = training.batch_gradient(model, work.microbatch)
-    vector = 4 * num_params
+    vector = 4 * spec.layout.size
     # Besides one backward pass: local parameters, momentum, optimiser step, update.
     per_client = memory.peak_bytes(gradient, params, buffers, batch) + 4 * vector
     images = dataset.train_images.nbytes + dataset.test_images.nbytes
     # The cohort's updates as they are collected, reordered and reduced.
-    fixed = 2 * images + (3 * cohort_size + 4) * vector
+    fixed = 2 * images + (3 * cohort_size + 4) * vector + defense_bytes
     limit = config.execution.memory_gib
     on_device = -(-cohort_size // config.execution.devices)
     if limit != "unlimited":

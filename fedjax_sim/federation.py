@@ -37,9 +37,8 @@ from fedjax_sim.defenses.base import (
     RoundContext,
     included,
 )
-from fedjax_sim.flat import flat_layout, ravel
-from fedjax_sim.models import Model, Network
-from fedjax_sim.models.layers import Lowering
+from fedjax_sim.flat import ravel
+from fedjax_sim.models import Network
 from fedjax_sim.rng import Purpose, stream
 
 PyTree = Any
@@ -126,10 +125,7 @@ def _clock_of(dependency: Array, origin: float) -> Array:
 
 def make_federation(
     *,
-    model: Model,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    lowering: Lowering,
+    network: Network,
     reader: Reader,
     work: LocalWork,
     participation: Participation,
@@ -147,9 +143,7 @@ def make_federation(
     """Composes a federation.
 
     Args:
-      model: the network, for images of `image_shape` (H, W, C).
-      image_shape, num_classes: of the data.
-      lowering: of the convolutions of networks that a defence adds.
+      network: what the clients train.
       reader: how samples become batches (with the attack's poison).
       work: local epochs or steps and batch size.
       participation: schedule of cohorts.
@@ -168,13 +162,7 @@ def make_federation(
     Raises:
       InputError: the defence cannot work with such a federation.
     """
-    params_shape, buffers_shape = jax.eval_shape(model.init, jax.random.key(0))
-    zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
-    layout, buffer_layout = (
-        flat_layout(zeros(params_shape)),
-        flat_layout(zeros(buffers_shape)),
-    )
-    network = Network(model, layout, buffer_layout, image_shape, num_classes, lowering)
+    model, layout, buffer_layout = network[:3]
     cohort_size = participation.cohort_size
     spec = FederationSpec(
         population, cohort_size, num_malicious, layout, buffer_layout.size, network

@@ -442,10 +442,7 @@ def small_federation(population: int, cohort: int, samples_each: int, defense):
     model = models.build("mlp", num_classes=10, image_shape=shape)
     data = train_data(shape, population, samples_each)
     federation = fed.make_federation(
-        model=model,
-        image_shape=shape,
-        num_classes=10,
-        lowering="patches",
+        network=models.Network.of(model, shape, 10),
         reader=Reader(Augmentation(), normalization("half", 1), None),
         work=LocalWork(batch_size=samples_each),
         participation=sampling.uniform(population=population, cohort_size=cohort),
@@ -502,10 +499,7 @@ def bench_population(peak: float) -> dict[str, Any]:
 def network_of(name: str, shape: tuple[int, int, int], lowering: str) -> models.Network:
     """A model on flat vectors."""
     model = models.build(name, num_classes=10, image_shape=shape, lowering=lowering)
-    params, buffers = model.init(jax.random.key(0))
-    return models.Network(
-        model, flat_layout(params), flat_layout(buffers), shape, 10, lowering
-    )
+    return models.Network.of(model, shape, 10, lowering)
 
 
 # Those that do their work in the client, or in minutes: measured elsewhere.

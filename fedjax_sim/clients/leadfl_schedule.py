@@ -48,27 +48,30 @@ def leadfl_schedule(
       malicious_in_burst: in place of 6 and 2.
 
     Raises:
-      InputError: a group is larger than there are clients.
+      InputError: a group is larger than there are clients, or no seed.
     """
     bad = malicious_clients(population, num_malicious)
     good = np.setdiff1d(np.arange(population), bad)
     burst, usual = {"random": (0, 0), "bursty": (2, 6), "periodic": (5, 2)}[mode]
     inside = usual if malicious_in_burst is None else malicious_in_burst
     half = cohort_size // 2
-    most = max(inside, half) if forced else inside
+    enough = population if mode == "random" else len(good)
+    if forced:  # half of either kind
+        enough = min(enough, 2 * len(good), 2 * len(bad) + 1)
     for name, wanted, available in (
-        ("malicious_in_burst", most, min(len(bad), cohort_size)),
-        (
-            "clients_per_round",
-            cohort_size,
-            population if mode == "random" else len(good),
-        ),
+        ("malicious_in_burst", inside, min(len(bad), cohort_size)),
+        ("clients_per_round", cohort_size, enough),
     ):
         if not 0 <= wanted <= available:
             raise InputError(
                 f"config.participation.{name} = {wanted} must lie between 0 and "
                 f"{available}, the clients there are for it"
             )
+    if not 0 <= offset <= 2**32 - rounds:
+        raise InputError(
+            f"config.participation.offset = {offset} must lie between 0 and "
+            f"{2**32 - rounds}: it is added to the round to give a seed"
+        )
 
     def groups(generator: np.random.RandomState, attackers: int) -> np.ndarray:
         first = generator.choice(good, cohort_size - attackers, replace=False)

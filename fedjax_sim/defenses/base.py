@@ -190,6 +190,7 @@ class Defense(NamedTuple):
         start from the global model.
       groups: the clients that share a model; an attacker of one group sees nothing
         of another.
+      memory: `(spec) -> bytes` that its step needs besides the state and the updates.
       predict: `(state, model, network, images f32 [B, H, W, C]) -> i32 [B]` replaces
         the argmax of the global model at evaluation; -1 refuses an answer.
     """
@@ -208,6 +209,7 @@ class Defense(NamedTuple):
     eligible: Callable[[PyTree], Array] | None = None
     broadcast: Callable[[PyTree, GlobalModel, Array], GlobalModel] | None = None
     groups: Groups | None = None
+    memory: Callable[[FederationSpec], int] | None = None
     predict: Callable[[PyTree, GlobalModel, Network, Array], Array] | None = None
 
 

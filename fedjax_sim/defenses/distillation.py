@@ -416,7 +416,12 @@ def distill(
     """
 
     def init(spec: FederationSpec) -> tuple[()]:
-        del spec
+        height, width, _ = spec.network.image_shape
+        if height != width or height not in (28, 32):
+            raise InputError(
+                f"config.defense.name = 'drop': its generator makes images of 28x28 or "
+                f"32x32 pixels, the data has {height}x{width}"
+            )
         return ()
 
     def apply(state, model, cohort, context):
@@ -426,12 +431,7 @@ def distill(
 
     def run(model: GlobalModel, cohort: Cohort, context: RoundContext) -> GlobalModel:
         network, s = context.network, schedule
-        height, width, channels = network.image_shape
-        if height != width or height not in (28, 32):
-            raise InputError(
-                f"config.defense.name = 'drop': its generator makes images of 28x28 or "
-                f"32x32 pixels, the data has {height}x{width}"
-            )
+        height, _, channels = network.image_shape
         seeds = context.root.images[:num_seed]
         keys = jax.random.split(context.key, 4)
         apply_generator, generator = _gan_part(
@@ -539,6 +539,18 @@ def distill(
         return teach, ensemble(params, buffers, member.at[0].set(member[0] | nobody))
 
     return After(init, apply)
+
+
+def replay_bytes(schedule: Schedule, num_seed: int, dtype: str) -> Callable:
+    """Returns `(spec) -> bytes`: the replay buffer and the survivors' models."""
+
+    def memory(spec: FederationSpec) -> int:
+        pixels = math.prod(spec.network.image_shape)
+        entry = pixels * jnp.dtype(dtype).itemsize + 4 * spec.network.num_classes
+        replay = (num_seed + schedule.iterations * schedule.batch_size) * entry
+        return replay + 4 * spec.cohort_size * spec.layout.size
+
+    return memory
 
 
 def _gan_part(module: Any, key: Array, example: Array):

@@ -8,7 +8,7 @@ from typing import Literal
 
 from fedjax_sim.defenses.activity_monitor import activity_monitor
 from fedjax_sim.defenses.base import Defense, RootRequest, pipeline
-from fedjax_sim.defenses.distillation import Loss, Schedule, distill
+from fedjax_sim.defenses.distillation import Loss, Schedule, distill, replay_bytes
 from fedjax_sim.defenses.ward_clusters import ward_clusters
 from fedjax_sim.errors import InputError
 
@@ -138,4 +138,5 @@ def drop(
             num_seed=num_seed,
         ),
         root=RootRequest(num_seed + num_validation, augmented=True),
+        memory=replay_bytes(schedule, num_seed, replay_dtype),
     )

@@ -35,6 +35,7 @@ from fedjax_sim.models import Network
 PyTree = Any
 RANDOM_PAIR = 0.3  # probability of a random pair
 COST, COST_AGAIN = 1e-3, 1e-2
+MASK_OF_TWO = 0.1  # where the masks of two triggers at once begin, or above
 
 
 class FLIPMemory(NamedTuple):
@@ -189,6 +190,8 @@ def flip(
             start = jax.tree.map(
                 lambda old, new: jnp.where(again, old, new), memory.triggers, fresh
             )
+            least = jnp.where(both, MASK_OF_TWO, 0.0)
+            start = start._replace(mask=jnp.maximum(start.mask, least))
             member = jnp.where(is_target, 1, 0)
             found = search(
                 params,
@@ -310,10 +313,10 @@ def _choose(key: Array, memory: FLIPMemory, eligible: Array, classes: int) -> Ar
 
 
 def _fresh(key: Array, like: Triggers) -> Triggers:
-    """Random triggers to start from; masks of two at once begin at 0.1 or more."""
+    """Random triggers to start from."""
     mask_key, pattern_key = jax.random.split(key)
     return Triggers(
-        jax.random.uniform(mask_key, like.mask.shape, minval=0.1),
+        jax.random.uniform(mask_key, like.mask.shape, minval=MASK_OF_TWO),
         jax.random.uniform(pattern_key, like.pattern.shape),
     )
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fedjax_sim.errors import InputError, did_you_mean
-from fedjax_sim.flat import FlatLayout
+from fedjax_sim.flat import FlatLayout, flat_layout
 from fedjax_sim.models.cnn import LeadFLCifarCNN, LeadFLFashionCNN, TwoLayerCNN
 from fedjax_sim.models.convnet import ConvNet
 from fedjax_sim.models.layers import Lowering
@@ -54,6 +54,26 @@ class Network(NamedTuple):
     image_shape: tuple[int, int, int]
     num_classes: int
     lowering: Lowering = "patches"
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        lowering: Lowering = "patches",
+    ) -> "Network":
+        """Returns the network of a model; nothing is computed."""
+        zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
+        params, buffers = map(zeros, jax.eval_shape(model.init, jax.random.key(0)))
+        return cls(
+            model,
+            flat_layout(params),
+            flat_layout(buffers),
+            image_shape,
+            num_classes,
+            lowering,
+        )
 
     def logits(self, params: Array, buffers: Array, images: Array) -> Array:
         """Returns f32 [B, outputs] for normalised images f32 [B, H, W, C]."""

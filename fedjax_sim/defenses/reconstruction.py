@@ -1,1 +1,0 @@
-from fedjax_sim.reconstruction import *
