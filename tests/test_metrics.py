@@ -256,3 +256,134 @@ def test_rates_of_nothing_are_undefined():
     assert row["false_negative_rate"] is None
     assert (row["detection_accuracy"], row["false_positive_rate"]) == (100.0, 0.0)
     assert Detection().row()["detection_accuracy"] is None
+
+
+def round_row(clients, excluded, iterations=None):
+    scores = {} if iterations is None else {"iterations": iterations}
+    return {"clients": clients, "excluded": excluded, "scores": scores}
+
+
+# Five clients, 1 and 3 malicious. By rounds: one of two found, none of one found and a
+# benign one flagged, nobody malicious there.
+HISTORY = [
+    round_row([0, 1, 2, 3], [1]),
+    round_row([0, 3, 4], [4]),
+    round_row([0, 2], []),
+]
+MALICIOUS = np.array([0, 1, 0, 1, 0], bool)
+
+
+def test_detection_history_by_hand():
+    found = metrics.detection_history(HISTORY, MALICIOUS, None)
+
+    assert found == {
+        "dacc": None,  # nobody is expelled
+        "fpr": None,
+        "fnr": None,
+        "adacc": pytest.approx((75 + 100 / 3 + 100) / 3),
+        "afpr": pytest.approx((0 + 50 + 0) / 3),
+        "afnr": pytest.approx((50 + 100) / 2),  # the third round has none to miss
+        "aar": 1.0,  # client 3 twice, client 1 never
+        "aoi": None,
+    }
+
+
+def test_labels_of_expelled_clients_count_once():
+    expelled = np.array([0, 1, 1, 0, 0], bool)
+    found = metrics.detection_history(HISTORY, MALICIOUS, expelled)
+
+    assert found["dacc"] == 60.0
+    assert found["fpr"] == pytest.approx(100 / 3)
+    assert found["fnr"] == 50.0
+    assert (
+        found["adacc"] == metrics.detection_history(HISTORY, MALICIOUS, None)["adacc"]
+    )
+
+
+def test_iterations_are_averaged_over_clients_then_rounds():
+    rows = [round_row([0, 1], [], [4, 8]), round_row([2], [], [1]), round_row([], [])]
+
+    assert metrics.detection_history(rows, MALICIOUS, None)["aoi"] == (6 + 1) / 2
+
+
+def test_history_of_nothing():
+    clean = np.zeros(5, bool)
+    found = metrics.detection_history([], MALICIOUS, None)
+    undisturbed = metrics.detection_history(HISTORY, clean, None)
+
+    assert found["adacc"] is None and found["aar"] == 0.0
+    assert undisturbed["aar"] is None and undisturbed["afnr"] is None
+
+
+# -------------------------------------------------------------- fading of a backdoor
+
+
+def test_mitigation_by_hand():
+    """Above 50 in rounds 1 and 2, in 4, and from 7 on: the last one never ends."""
+    success = np.array([10.0, 60.0, 70.0, 50.0, 51.0, 0.0, 50.0, 80.0, 90.0])
+    found = metrics.mitigation(success, cycle=4)
+
+    assert found.starts == [1, 4, 7]
+    assert found.lengths == [2, 1, None]
+    assert found.mean_rounds == 1.5
+    assert found.by_phase == [
+        pytest.approx((10 + 51 + 90) / 3),
+        (60 + 0) / 2,
+        (70 + 50) / 2,
+        (50 + 80) / 2,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("success", "starts", "lengths", "mean"),
+    [
+        ([0.0, 50.0], [], [], None),
+        ([90.0, 80.0], [0], [None], None),
+        ([90.0, 10.0], [0], [1], 1.0),
+    ],
+)
+def test_mitigation_at_the_ends(success, starts, lengths, mean):
+    found = metrics.mitigation(np.array(success))
+
+    assert found[:3] == (starts, lengths, mean)
+    assert found.by_phase == success  # shorter than a cycle
+
+
+def test_another_threshold():
+    assert metrics.mitigation(np.array([60.0, 80.0]), threshold=70.0).starts == [1]
+
+
+# ------------------------------------------------------------------ batch statistics
+
+
+def test_batch_statistics_are_those_of_each_test_batch():
+    """The model says class 1 above the mean of the real images of its batch."""
+
+    def apply(params, buffers, images, *, train, mask=None):
+        value, weights = images.reshape(-1), mask.astype(jnp.float32)
+        center = (value * weights).sum() / weights.sum() if train else params
+        return jnp.stack([center, jnp.float32(0)]) + jnp.array([0.0, 1.0]) * (
+            value[:, None]
+        ), buffers
+
+    model = Model("centred", None, apply, apply, "fc", True, None)
+    sets = metrics.make_test_sets(
+        dataset([1, 2, 4, 20, 21]), None, batch_size=3, any_source=False
+    )
+    # Which images are above the mean: 4 of the first batch, 21 of the second.
+    sets = sets._replace(clean=sets.clean._replace(labels=jnp.ones((2, 3), jnp.int32)))
+    right = {}
+    for flag in (False, True):
+        counts = metrics.evaluate(
+            model,
+            jnp.float32(10 / 255 + 1e-3),
+            {},
+            sets,
+            UNIT,
+            None,
+            None,
+            batch_statistics=flag,
+        )
+        right[flag] = int(counts["clean"].correct)
+
+    assert right == {False: 4, True: 2}  # stored: all above 10

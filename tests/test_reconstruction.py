@@ -7,7 +7,6 @@ import pytest
 from helpers import assert_same_bits
 
 from fedjax_sim import models
-from fedjax_sim.flat import flat_layout
 from fedjax_sim.models import Network
 from fedjax_sim.reconstruction import (
     Knowledge,
@@ -27,8 +26,7 @@ RATES = Rates(images=0.3, labels=0.3, rate=1e-3)
 @pytest.fixture(scope="module")
 def network():
     model = models.build("mlp", num_classes=CLASSES, image_shape=SHAPE, width=4)
-    params, buffers = model.init(jax.random.key(0))
-    return Network(model, flat_layout(params), flat_layout(buffers), SHAPE, CLASSES)
+    return Network.of(model, SHAPE, CLASSES)
 
 
 def knowledge(seed, *leading):

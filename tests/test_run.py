@@ -216,6 +216,36 @@ def test_summary_and_provenance(finished):
         assert provenance[key]
 
 
+def test_summary_of_the_detection(finished):
+    """Over all rounds, and as an average over rounds; DROplet expels nobody."""
+    found = json.loads((finished / "summary.json").read_text())["detection"]
+    malicious = json.loads((finished / "provenance.json").read_text())[
+        "malicious_clients"
+    ]
+    flags = [
+        (client in row["excluded"], client in malicious, row["round"])
+        for row in rows(finished / "rounds.jsonl")
+        for client in row["clients"]
+    ]
+    count = lambda a, b: sum(flag[:2] == (a, b) for flag in flags)
+
+    assert len(flags) == 4 * ROUNDS
+    assert found["true_positives"] == count(True, True)
+    assert found["false_positives"] == count(True, False)
+    assert found["false_negatives"] == count(False, True)
+    assert found["true_negatives"] == count(False, False)
+    right = [a == b for a, b, _ in flags]
+    assert found["detection_accuracy"] == pytest.approx(100 * np.mean(right))
+    assert found["adacc"] == pytest.approx(100 * np.mean(right))  # equal cohorts
+    assert found["aar"] == count(False, True) / len(malicious)
+    assert [found[key] for key in ("dacc", "fpr", "fnr", "aoi")] == [None] * 4
+
+
+def test_summary_of_the_backdoor(finished):
+    """Success in every fourth round says nothing about how long it lasted."""
+    assert json.loads((finished / "summary.json").read_text())["backdoor"] is None
+
+
 def test_config_json_holds_every_key(finished, droplet_flags, capfd):
     _, out, _ = command(capfd, *droplet_flags, "--print_config")
 
@@ -431,8 +461,14 @@ def test_options_of_the_log(config_file, tmp_path, capfd):
     assert b"mta" in events.read_bytes()
     more = {"asr_any_source", "asr_all"}
     more |= {"retained", "conditional_mta", "retained_asr", "conditional_asr"}
-    for row in rows(tmp_path / "run" / "metrics.jsonl"):
+    found = rows(tmp_path / "run" / "metrics.jsonl")
+    for row in found:
         assert set(row) == METRICS | more
+    success = [row["asr"] for row in found]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["backdoor"]["mean_asr"] == pytest.approx(np.mean(success))
+    assert summary["backdoor"]["by_phase"] == success
+    assert len(summary["backdoor"]["starts"]) == len(summary["backdoor"]["lengths"])
 
 
 def test_non_finite_clients_are_counted(config_file, tmp_path, capfd, monkeypatch):
@@ -456,6 +492,32 @@ def test_non_finite_clients_are_counted(config_file, tmp_path, capfd, monkeypatc
     assert [row["true_positives"] for row in found] == [4, 4]
     assert [row["update_norm_malicious"] for row in found] == [None, None]
     assert not any(row["diverged"] for row in found)
+
+
+def test_summary_of_expelled_clients(config_file, tmp_path, capfd):
+    """Who is found suspicious once is banned: the final labels of detection."""
+    code, _, err = command(
+        capfd,
+        f"--config={config_file}",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.rounds=3",
+        "--config.participation.clients_per_round=6",
+        "--config.defense.name=droplet",
+        "--config.defense.blacklist_threshold=1.0",
+    )
+
+    assert (code, err) == (0, "")
+    read = lambda name: json.loads((tmp_path / "run" / name).read_text())
+    found = rows(tmp_path / "run" / "rounds.jsonl")
+    banned = {client for row in found for client in row["excluded"]}
+    expelled = np.isin(np.arange(6), sorted(banned))
+    malicious = np.isin(np.arange(6), read("provenance.json")["malicious_clients"])
+    detection = read("summary.json")["detection"]
+    assert expelled.any() and not expelled.all()
+    assert detection["dacc"] == pytest.approx(100 * (expelled == malicious).mean())
+    assert detection["fpr"] == pytest.approx(100 * expelled[~malicious].mean())
+    assert detection["fnr"] == pytest.approx(100 * (~expelled[malicious]).mean())
+    assert found[1]["absent"] == len(found[0]["excluded"]) > 0
 
 
 # ------------------------------------------------------------------- wrong input

@@ -127,7 +127,7 @@ def fedredefense(
             },
             "participation": {
                 "name": "uniform",
-                "clients_per_round": int(100 * given["participation"]),
+                "clients_per_round": round(100 * given["participation"]),
             },
             "attack": {
                 "name": attack,

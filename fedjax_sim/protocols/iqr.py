@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from fedjax_sim.config import choose, file_arguments
+from fedjax_sim.errors import InputError
 
 LR, BATCH_SIZE, EPOCHS, CLIENTS, PER_ROUND, MALICIOUS = 0.01, 64, 2, 50, 10, 5
 _DEFENSES = ("fedavg", "iqr_filter", "clip_avg", "iqr_clip_avg")
@@ -39,6 +40,10 @@ def iqr(
     )
     name = given["defense"]
     choose("defense", name, dict.fromkeys(_DEFENSES))
+    if not 0 <= given["alpha"] <= 1:
+        raise InputError(
+            f"--config=...:alpha={given['alpha']} must lie between 0 and 1"
+        )
     defense: dict[str, Any] = {"name": name}
     if name in ("clip_avg", "iqr_clip_avg"):
         steps = EPOCHS * -(-(samples // CLIENTS) // BATCH_SIZE)

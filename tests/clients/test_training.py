@@ -292,6 +292,51 @@ def test_number_of_steps(work, count, steps):
     assert int(training.num_steps(work, jnp.int32(count))) == steps
 
 
+@pytest.mark.parametrize(
+    ("work", "epochs", "expected"),
+    [
+        (LocalWork(4, epochs=2), 5, LocalWork(4, epochs=5)),
+        (LocalWork(4, epochs=2, steps=10), 5, LocalWork(4, epochs=2, steps=25)),
+        (LocalWork(4, epochs=1, steps=10, microbatch=2), 3, LocalWork(4, 1, 30, 2)),
+        (LocalWork(4, epochs=8, steps=3), 1, LocalWork(4, epochs=8, steps=1)),
+    ],
+)
+def test_more_epochs_are_more_steps_in_proportion(work, epochs, expected):
+    assert training.with_epochs(work, epochs) == expected
+
+
+# ------------------------------------------------------- learning rate over rounds
+
+
+def factors(schedule, rounds):
+    """The factors of rounds 1, 2, ..., inside and outside of a compiled program."""
+    numbers = jnp.arange(1, rounds + 1)
+    plain = training.lr_factor(schedule, numbers, rounds)
+    compiled = jax.jit(lambda r: training.lr_factor(schedule, r, rounds))(numbers)
+    np.testing.assert_allclose(plain, compiled, rtol=1e-6, atol=1e-7)
+    return np.asarray(compiled)
+
+
+def test_constant_learning_rate():
+    np.testing.assert_array_equal(factors("constant", 7), np.ones(7))
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3, 6, 30, 99, 100, 750, 6000])
+def test_a_tenth_of_the_learning_rate_in_the_last_third(rounds):
+    """Whole thirds are cut exactly, whatever the rounding."""
+    late = 3 * np.arange(rounds) >= 2 * rounds
+
+    np.testing.assert_allclose(factors("step", rounds), np.where(late, 0.1, 1.0))
+
+
+def test_cosine_learning_rate():
+    found = factors("cosine", 4)
+
+    np.testing.assert_allclose(
+        found, [1.0, 0.5 + 0.125**0.5, 0.5, 0.5 - 0.125**0.5], rtol=1e-6
+    )
+
+
 def test_the_order_follows_the_key_alone():
     work = LocalWork(3, epochs=1)
     first = record(NUMBERED, work, task(1))

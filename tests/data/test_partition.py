@@ -39,6 +39,8 @@ def test_every_partition_is_valid_and_reproducible(
     name, num_clients, num_classes, seed
 ):
     labels = _labels(600, num_classes, seed)
+    if name == "label_groups":  # a group for every label
+        num_clients = max(num_clients, num_classes)
     arguments = dict(num_clients=num_clients, seed=seed, **OPTIONS.get(name, {}))
     split = p.PARTITIONS[name](labels, **arguments)
     p.check(split, len(labels))
@@ -189,6 +191,59 @@ def test_shards_limit_the_labels_of_a_client():
         p.shards(labels, num_clients=30, seed=1, shards_per_client=0)
     with pytest.raises(InputError, match="more than the 600 training samples"):
         p.shards(labels, num_clients=30, seed=1, shards_per_client=21)
+
+
+def _shares(labels, split, num_groups):
+    """Share of each group's samples that carry each label, f64 [groups, labels]."""
+    counts = np.zeros((num_groups, labels.max() + 1))
+    for client, row in enumerate(_rows(split)):
+        np.add.at(counts, (client % num_groups, labels[row]), 1)
+    return counts / counts.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("degree", [0.0, 0.25, 0.5, 0.8, 1.0])
+def test_label_groups_hold_as_much_of_their_label_as_asked(degree):
+    """A quarter of four labels is IID; all other labels of a group are alike."""
+    labels = _labels(8000, 4)
+    split = p.label_groups(labels, num_clients=20, seed=3, degree=degree)
+    p.check(split, len(labels))
+    assert split.counts.sum() == len(labels)
+
+    rest = (1 - degree) / 3
+    expected = np.where(np.eye(4, dtype=bool), degree, rest)
+    np.testing.assert_allclose(_shares(labels, split, 4), expected, atol=0.03)
+    # A random client of the group: binomial sizes about 400.
+    assert split.counts.min() > 300 and split.counts.max() < 500
+
+
+def test_label_groups_of_unequal_size_and_labels_with_gaps():
+    """Seven clients, three labels 1, 4, 9: groups of 3, 2 and 2 clients."""
+    labels = np.random.default_rng(0).choice([1, 4, 9], 2100)
+    split = p.label_groups(labels, num_clients=7, seed=0, degree=1.0)
+
+    assert split.counts.sum() == 2100
+    for client, row in enumerate(_rows(split)):
+        assert set(labels[row]) == {(1, 4, 9)[client % 3]}
+    sizes = [split.counts[group::3].sum() for group in range(3)]
+    assert sizes == [(labels == value).sum() for value in (1, 4, 9)]
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"degree": -0.1}, "degree=-0.1, 0..1 expected"),
+        ({"degree": 1.1}, "degree=1.1, 0..1 expected"),
+        ({"degree": float("nan")}, "degree=nan, 0..1 expected"),
+        ({"num_clients": 3}, "num_clients=3, at least 4"),
+        ({"num_clients": 38}, "without a sample; use fewer clients or more data"),
+    ],
+)
+def test_bad_label_groups(options, part):
+    with pytest.raises(InputError) as problem:
+        p.label_groups(_labels(40, 4), **{"num_clients": 4, "seed": 0, **options})
+
+    assert part in str(problem.value)
+    assert "\n" not in str(problem.value)
 
 
 def test_fingerprint_ignores_padding_but_not_order():

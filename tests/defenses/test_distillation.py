@@ -25,7 +25,6 @@ from fedjax_sim.defenses.distillation import (
 )
 from fedjax_sim.defenses.drop import drop
 from fedjax_sim.errors import InputError
-from fedjax_sim.flat import flat_layout
 from fedjax_sim.models import Model, Network
 from fedjax_sim.models.layers import BatchNorm, upsample
 
@@ -72,8 +71,7 @@ def apply(params, buffers, images, *, train, mask=None):
 @pytest.fixture(scope="module")
 def network():
     model = Model("tiny", init, apply, apply, "out", True, None)
-    layouts = map(flat_layout, init(jax.random.key(0)))
-    return Network(model, *layouts, SHAPE, CLASSES)
+    return Network.of(model, SHAPE, CLASSES)
 
 
 def images(count, seed=0):
@@ -494,6 +492,17 @@ def test_least_budget_and_fewest_seeds():
     )
 
     assert (defense.root.num_samples, defense.root.augmented) == (61, True)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("uint8", 1)])
+def test_memory_of_the_replay_buffer(make_spec, network, dtype, size):
+    """CIFAR-10: 334 312 images, 4.1 GB in full precision; ten logits each."""
+    images = network._replace(image_shape=(32, 32, 3), num_classes=10)
+    spec = make_spec(25, network=images)
+    needed = drop(replay_dtype=dtype).memory(spec)
+
+    entries = 334_312 * (3072 * size + 40)
+    assert needed == entries + 4 * 25 * network.layout.size
 
 
 DROP = {

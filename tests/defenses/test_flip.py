@@ -14,7 +14,6 @@ from fedjax_sim.data.normalize import normalization, normalize
 from fedjax_sim.defenses.base import GlobalModel
 from fedjax_sim.defenses.flip import FLIPMemory, _choose, _fresh, _place, _some, flip
 from fedjax_sim.errors import InputError
-from fedjax_sim.flat import flat_layout
 from fedjax_sim.models import Network
 
 SHAPE, CLASSES, B = (3, 3, 1), 3, 16
@@ -128,8 +127,7 @@ def params(model):
 @pytest.fixture(scope="module")
 def gradients(model, params):
     """Two gradient functions of FLIP, as coded or not, and the plain one; jitted."""
-    layout = flat_layout(params)
-    network = Network(model, layout, flat_layout({}), SHAPE, CLASSES)
+    network = Network.of(model, SHAPE, CLASSES)
 
     def make(**options):
         defense = flip(

@@ -1,0 +1,1 @@
+"""Run directories into typed rows (`store`), tables beside the papers', figures."""

@@ -1,0 +1,156 @@
+"""The command line of reports: run directories in; rows, tables and figures out."""
+
+import os
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from absl import flags
+
+from fedjax_sim.cli import EXIT_INPUT
+from fedjax_sim.errors import InputError
+from fedjax_sim.reports import figures, render, store
+from fedjax_sim.reports.tables import (
+    Table,
+    grid,
+    layouts,
+    load_layout,
+    published_table,
+)
+
+USAGE = (
+    "usage: report.py --results=DIR [--where=SQL] [--sql=SQL] "
+    "[--layout=NAME | --rows=KEYS --columns=KEYS --values=METRICS] [--out=DIR]"
+)
+
+
+def make_flags() -> flags.FlagValues:
+    """The flags of `launch/report.py`."""
+    values = flags.FlagValues()
+    for name, text in {
+        "results": "Folder of the run directories (at any depth).",
+        "where": "SQL condition on the columns of `runs`: only these runs.",
+        "sql": "Prints the answer to a query over the tables `runs` and `rounds`.",
+        "layout": f"A paper's table: {', '.join(layouts())}.",
+        "out": "Folder for the report and the tables as parquet.",
+    }.items():
+        flags.DEFINE_string(name, None, text, flag_values=values)
+    for name, text in {
+        "rows": "Config keys of the rows of a table: defense.name",
+        "columns": "Config keys of its columns: attack.dpr,partition.name",
+        "values": "Metrics in its cells.",
+        "ignore": "Keys on which a layout's cells need not agree with the runs.",
+    }.items():
+        default = ["mta", "asr"] if name == "values" else []
+        flags.DEFINE_list(name, default, text, flag_values=values)
+    flags.DEFINE_multi_string(
+        "cells", [], "FIELD=LABEL[,LABEL]: only these of a layout.", flag_values=values
+    )
+    flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
+    return values
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command line; returns the exit code."""
+    values = make_flags()
+    try:
+        rest = values(list(argv))
+        if len(rest) > 1:
+            raise InputError(f"{rest[1]} is not a flag; {USAGE}")
+        if values.help:
+            print(f"{USAGE}\n{values.get_help()}")
+            return 0
+        if values.results is None:
+            raise InputError(f"--results must be given; {USAGE}")
+        _report(values)
+    except (flags.Error, InputError) as error:
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        return EXIT_INPUT
+    return 0
+
+
+def _report(values: flags.FlagValues) -> None:
+    layout = load_layout(values.layout) if values.layout else None
+    if layout and (values.rows or values.columns):
+        raise InputError("--layout has its own rows and columns: give one or the other")
+    if (values.ignore or values.cells) and not layout:
+        raise InputError("--ignore and --cells belong to a --layout")
+    database = store.gather(Path(values.results))
+    if values.sql:
+        print(text_table(*store.query(database, values.sql)))
+        return
+    runs = store.select(database, values.where)
+    if not runs:
+        raise InputError(f"--where={values.where}: no run is like that")
+    table = None
+    if layout:
+        options = {"cells": values.cells, "ignore": values.ignore}
+        table = published_table(layout, runs, **options)
+    elif values.rows or values.columns:
+        table = grid(
+            runs, rows=values.rows, columns=values.columns, values=values.values
+        )
+    if table is None:
+        keys = [*store.varying(runs), "status", "mta", "asr", "run"]
+        print(text_table(keys, runs))
+    else:
+        print(render.markdown(table, {}))
+    if values.out is not None:
+        out, name = Path(values.out), values.layout or "report"
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--out={out}: {os.strerror(error.errno)}") from None
+        paths = store.write_parquet(database, out)
+        if table is not None:
+            rounds = store.query(database, "SELECT * FROM rounds ORDER BY run, round")
+            paths += write(table, rounds[1], out, name)
+        print("written:", *map(str, paths))
+
+
+def write(table: Table, rounds: list[store.Row], out: Path, name: str) -> list[Path]:
+    """Writes NAME.md, NAME.tex, NAME.html and the figures; returns their paths."""
+    drawn = {
+        "over_rounds": figures.over_rounds(table, rounds),
+        "bars": figures.bars(table),
+    }
+    drawn = {f"{name}_{k}": svg for k, svg in drawn.items() if svg is not None}
+    contents = {
+        f"{name}.md": render.markdown(table, drawn),
+        f"{name}.tex": render.latex(table),
+        f"{name}.html": render.page(table, drawn),
+    }
+    paths = []
+    for file, text in contents.items():
+        (out / file).write_text(text)
+        paths.append(out / file)
+    for file, svg in drawn.items():
+        (out / "figures").mkdir(exist_ok=True)
+        paths.append(out / "figures" / f"{file}.svg")
+        paths[-1].write_bytes(svg)
+    return paths
+
+
+def text_table(columns: Sequence[str], rows: Sequence[store.Row]) -> str:
+    """Rows as aligned text, numbers to the right."""
+
+    def cell(value) -> str:
+        if value is None:
+            return "-"
+        if isinstance(value, float):
+            return f"{value:.4g}"
+        return value.isoformat() if isinstance(value, datetime) else str(value)
+
+    texts = [[cell(row[key]) for key in columns] for row in rows]
+    numeric = [any(isinstance(r[key], int | float) for r in rows) for key in columns]
+    widths = [max(map(len, parts)) for parts in zip(columns, *texts, strict=True)]
+    lines = [
+        "  ".join(
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in (columns, *texts)
+    ]
+    count = f"{len(rows)} row{'s' * (len(rows) != 1)}"
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], count])

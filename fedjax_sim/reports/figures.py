@@ -1,0 +1,143 @@
+"""Figures of a table: rates over rounds with seed bands, and bars of final rates."""
+
+import io
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from fedjax_sim.reports.render import column_names, label
+from fedjax_sim.reports.store import Row
+from fedjax_sim.reports.tables import Labels, Table
+
+matplotlib.rcParams["svg.hashsalt"] = "fedjax_sim"  # the same file for the same data
+_STYLES = ("-", "--", ":", "-.")
+
+
+def _look(index: int) -> dict:
+    """Colour and dash of the index-th line; 40 of them differ."""
+    colors = matplotlib.colormaps["tab10"].colors
+    return {
+        "color": colors[index % 10],
+        "linestyle": _STYLES[index // 10 % len(_STYLES)],
+    }
+
+
+def _svg(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def over_rounds(table: Table, rounds: Sequence[Row]) -> bytes | None:
+    """MTA and ASR over rounds: a panel a column of the table, a line a row.
+
+    The band is one standard deviation over the runs of a cell to both sides.
+
+    Returns:
+      SVG; None if no run was evaluated more than once.
+    """
+    by_run: dict[str, list[Row]] = {}
+    for row in rounds:
+        by_run.setdefault(row["run"], []).append(row)
+    curves = {}
+    for place, cell in table.cells.items():
+        own = [by_run.get(run["run"], []) for run in cell.runs]
+        if any(len(rows) > 1 for rows in own):
+            curves[place] = own
+    columns = [c for c in table.columns if any(place[1] == c for place in curves)]
+    if not columns:
+        return None
+    figure = Figure(figsize=(3.4 * len(columns) + 1.5, 5.2), layout="constrained")
+    axes = figure.subplots(2, len(columns), squeeze=False, sharex="col", sharey=True)
+    names = dict(zip(table.columns, column_names(table), strict=True))
+    for j, column in enumerate(columns):
+        for i, rate in enumerate(("mta", "asr")):
+            for k, row in enumerate(table.rows):
+                _curve(axes[i, j], curves.get((row, column), []), rate, row, k)
+            axes[i, j].set_ylim(-3, 103)
+            axes[i, j].grid(alpha=0.3)
+        axes[0, j].set_title(names[column], fontsize=9)
+        axes[1, j].set_xlabel("round")
+    axes[0, 0].set_ylabel("MTA %")
+    axes[1, 0].set_ylabel("ASR %")
+    handles = {}
+    for axis in axes.flat:
+        lines, names = axis.get_legend_handles_labels()
+        handles |= dict(zip(names, lines, strict=True))
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside right center", fontsize=8
+    )
+    return _svg(figure)
+
+
+def _curve(axis, runs: list[list[Row]], rate: str, row: Labels, index: int) -> None:
+    by_round: dict[int, list[float]] = {}
+    for rows in runs:
+        for r in rows:
+            if r[rate] is not None:
+                by_round.setdefault(r["round"], []).append(r[rate])
+    if not by_round:
+        return
+    x = np.array(sorted(by_round))
+    center = np.array([np.mean(by_round[i]) for i in x])
+    spread = np.array([np.std(by_round[i]) for i in x])
+    look = _look(index)
+    axis.plot(x, center, label=" / ".join(row), **look)
+    axis.fill_between(
+        x,
+        center - spread,
+        center + spread,
+        color=look["color"],
+        alpha=0.15,
+        linewidth=0,
+    )
+
+
+def bars(table: Table) -> bytes | None:
+    """Each value in a panel: groups of columns, a bar a row; a dot = published.
+
+    Returns:
+      SVG; None if nothing is measured.
+    """
+    values = [v for cell in table.cells.values() for v in cell.values.values()]
+    if all(value.mean is None for value in values):
+        return None
+    width = 0.8 / len(table.rows)
+    size = (max(6.0, 0.16 * len(table.rows) * len(table.columns) + 3), 2.4)
+    figure = Figure(
+        figsize=(size[0], size[1] * len(table.values)), layout="constrained"
+    )
+    axes = figure.subplots(len(table.values), 1, squeeze=False, sharex=True)[:, 0]
+    for axis, name in zip(axes, table.values, strict=True):
+        for k, row in enumerate(table.rows):
+            found = [
+                (j, cell.values[name])
+                for j, column in enumerate(table.columns)
+                if (cell := table.cells.get((row, column))) is not None
+            ]
+            place = {j: j + (k + 0.5) * width - 0.4 for j, _ in found}
+            drawn = [(place[j], v) for j, v in found if v.mean is not None]
+            axis.bar(
+                [x for x, _ in drawn],
+                [v.mean for _, v in drawn],
+                width,
+                yerr=[v.spread or 0.0 for _, v in drawn],
+                error_kw={"linewidth": 0.8},
+                label=" / ".join(row),
+                color=_look(k)["color"],
+            )
+            paper = [
+                (place[j], v.published) for j, v in found if v.published is not None
+            ]
+            if drawn and paper:
+                axis.plot(*zip(*paper, strict=True), "k.", markersize=4)
+        axis.set_ylabel(label(name))
+        axis.grid(axis="y", alpha=0.3)
+    names = column_names(table)
+    rotation = 30 if len(names) > 4 else 0
+    axes[-1].set_xticks(range(len(names)), names, fontsize=8, rotation=rotation)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right center", fontsize=8)
+    return _svg(figure)

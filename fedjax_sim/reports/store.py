@@ -1,0 +1,261 @@
+"""Run directories as two typed tables, for SQL and as parquet files.
+
+Rates are percentages, times seconds. NULL = undefined or not there yet.
+
+runs: one row per run directory
+    run                 folder, relative to the results
+    name                as the sweep or the command named it
+    status              finished, failed, running, interrupted, waiting
+    error               first line of error.txt of a failed run
+    <section>_<key>     every key of the resolved config: defense_name, attack_dpr,
+                        client_lr, seed, rounds, ...; NULL where a run's choice of
+                        defence (attack, ...) has no such key; lists and mixed types
+                        are text
+    mcr                 share of malicious clients in the population, in percent
+    mta, test_loss, asr, asr_any_source, asr_all, retained, conditional_mta,
+    retained_asr, conditional_asr
+                        after the last round
+    test_error_rate     100 - mta
+    late_mta, late_asr  means over the evaluated rounds in the last tenth
+    late_mta_std, late_asr_std
+                        and their standard deviations
+    best_mta            over the evaluated rounds
+    mean_asr, mean_asr_all
+                        over the evaluated rounds
+    true_positives, false_positives, false_negatives, true_negatives,
+    detection_accuracy, false_positive_rate, false_negative_rate, dacc, fpr, fnr, adacc,
+    afpr, afnr, aar, aoi
+                        detection over all rounds, see `fedjax_sim.metrics`
+    diverged            in any evaluated round
+    rounds_skipped      rounds without a surviving client
+    clients_non_finite  updates with NaN or Inf
+    realised_dpr        mean poisoned fraction of a malicious client's data (a fraction)
+    seconds, seconds_train, seconds_defend, seconds_evaluate, seconds_compile
+                        wall time, in all and by phase
+
+rounds: one row per evaluated round
+    run                 as above
+    <field>             every field of metrics.jsonl, see `fedjax_sim.results`
+"""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from fedjax_sim.errors import InputError
+from fedjax_sim.results import Rows, read_json
+from fedjax_sim.sweeps import executors
+from fedjax_sim.sweeps.sweep import flatten
+
+Row = dict[str, Any]
+
+_LAST = (
+    "mta",
+    "test_loss",
+    "asr",
+    "asr_any_source",
+    "asr_all",
+    "retained",
+    "conditional_mta",
+    "retained_asr",
+    "conditional_asr",
+)
+_DETECTION = (
+    "detection_accuracy",
+    "false_positive_rate",
+    "false_negative_rate",
+    "dacc",
+    "fpr",
+    "fnr",
+    "adacc",
+    "afpr",
+    "afnr",
+    "aar",
+    "aoi",
+)
+_COUNTS = (
+    "true_positives",
+    "false_positives",
+    "false_negatives",
+    "true_negatives",
+    "rounds_skipped",
+    "clients_non_finite",
+)
+_PHASES = ("train", "defend", "evaluate", "compile")
+
+# Columns that are there whatever was run.
+RUN_COLUMNS = {
+    **dict.fromkeys(("run", "name", "status", "error"), "VARCHAR"),
+    **dict.fromkeys((*_LAST, "test_error_rate", "mcr"), "DOUBLE"),
+    **{
+        f"late_{rate}{part}": "DOUBLE"
+        for rate in ("mta", "asr")
+        for part in ("", "_std")
+    },
+    **dict.fromkeys(("best_mta", "mean_asr", "mean_asr_all", *_DETECTION), "DOUBLE"),
+    **dict.fromkeys(_COUNTS, "BIGINT"),
+    "diverged": "BOOLEAN",
+    "realised_dpr": "DOUBLE",
+    **dict.fromkeys(("seconds", *(f"seconds_{p}" for p in _PHASES)), "DOUBLE"),
+}
+ROUND_COLUMNS = {
+    "run": "VARCHAR",
+    "round": "BIGINT",
+    **dict.fromkeys((*_LAST, *(f"seconds_{p}" for p in _PHASES)), "DOUBLE"),
+    **dict.fromkeys(_COUNTS, "BIGINT"),
+    "diverged": "BOOLEAN",
+}
+
+
+def gather(results: Path) -> duckdb.DuckDBPyConnection:
+    """Reads all run directories below a folder into a database in memory.
+
+    Raises:
+      InputError: no such folder, no run in it, or a damaged file.
+    """
+    folders = list(_run_folders(results))
+    if not folders:
+        raise InputError(f"--results={results}: there are no run directories")
+    runs, rounds = [], []
+    for folder in folders:
+        name = str(folder.relative_to(results))
+        evaluated = Rows(folder / "metrics.jsonl").read()
+        runs.append({"run": name, **_run_row(folder, evaluated)})
+        rounds += [{"run": name, **row} for row in evaluated]
+    database = duckdb.connect(":memory:")
+    _load(database, "runs", runs, RUN_COLUMNS)
+    _load(database, "rounds", rounds, ROUND_COLUMNS)
+    return database
+
+
+def _run_folders(results: Path) -> Iterable[Path]:
+    for place, folders, files in os.walk(results):
+        folders.sort()
+        if {"config.json", "error.txt"} & set(files):
+            folders.clear()  # checkpoints and the like
+            yield Path(place)
+
+
+def _run_row(folder: Path, evaluated: list[Row]) -> Row:
+    row: Row = {"name": folder.name, "status": executors.status(folder)}
+    if row["status"] == executors.FAILED:
+        row["error"] = (folder / "error.txt").read_text().partition("\n")[0]
+    if (folder / "config.json").exists():
+        config = read_json(folder / "config.json")
+        row |= {k.replace(".", "_"): v for k, v in flatten(config).items()}
+        fakes = config["attack"]["num_fake"]
+        population = config["partition"]["num_clients"] + fakes
+        row["mcr"] = 100 * (config["attack"]["num_malicious"] + fakes) / population
+    if evaluated:
+        for key in ("asr", "asr_all"):
+            known = [r[key] for r in evaluated if r.get(key) is not None]
+            row[f"mean_{key}"] = sum(known) / len(known) if known else None
+        row["diverged"] = any(r["diverged"] for r in evaluated)
+        row["clients_non_finite"] = sum(r["clients_non_finite"] for r in evaluated)
+    if row["status"] == executors.FINISHED:
+        row |= _final_numbers(read_json(folder / "summary.json"))
+    return row
+
+
+def _final_numbers(summary: Mapping[str, Any]) -> Row:
+    final, seconds = summary["final"], summary["seconds"]
+    row: Row = {key: final.get(key) for key in _LAST}
+    row |= {"name": summary["name"], "best_mta": summary["best_mta"]}
+    row["test_error_rate"] = 100 - final["mta"]
+    for rate, spread in summary["late"].items():
+        if spread is not None:
+            row[f"late_{rate}"], row[f"late_{rate}_std"] = spread["mean"], spread["std"]
+    row |= summary["detection"]
+    row["rounds_skipped"] = summary["rounds_skipped"]
+    row["realised_dpr"] = summary["realised_dpr"]
+    row |= {f"seconds_{phase}": value for phase, value in seconds.items()}
+    row["seconds"] = sum(seconds.values())
+    return row
+
+
+def _load(database, table: str, rows: list[Row], columns: Mapping[str, str]) -> None:
+    types = dict(columns)
+    for key in dict.fromkeys(key for row in rows for key in row):
+        if key not in types:
+            types[key] = _type([row.get(key) for row in rows])
+    for row in rows:
+        for key, value in row.items():
+            if types[key] == "VARCHAR" and not isinstance(value, str | None):
+                row[key] = json.dumps(value)
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.flush()
+        declared = ", ".join(f"'{key}': '{kind}'" for key, kind in types.items())
+        database.execute(
+            f"CREATE TABLE {table} AS SELECT * FROM read_json('{file.name}', "
+            f"format = 'newline_delimited', columns = {{{declared}}})"
+        )
+
+
+def _type(values: list[Any]) -> str:
+    """The narrowest type that holds all values."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {bool}:
+        return "BOOLEAN"
+    if kinds == {int}:
+        return "BIGINT"
+    if kinds and kinds <= {int, float}:
+        return "DOUBLE"
+    return "VARCHAR"
+
+
+def query(database: duckdb.DuckDBPyConnection, sql: str) -> tuple[list[str], list[Row]]:
+    """Returns the columns and the rows of a query over `runs` and `rounds`.
+
+    Raises:
+      InputError: DuckDB refuses it.
+    """
+    try:
+        found = database.execute(sql)
+        columns = [column[0] for column in found.description]
+        values = found.fetchall()
+    except duckdb.Error as error:
+        reason = " ".join(str(error).partition("LINE 1")[0].split())
+        raise InputError(f"SQL: {reason}") from None
+    return columns, [dict(zip(columns, row, strict=True)) for row in values]
+
+
+def select(database: duckdb.DuckDBPyConnection, where: str | None) -> list[Row]:
+    """Returns the runs that satisfy a condition, all columns, in a stable order."""
+    condition = f"WHERE {where}" if where else ""
+    return query(database, f"SELECT * FROM runs {condition} ORDER BY run")[1]
+
+
+def varying(rows: list[Row]) -> list[str]:
+    """The config columns in which rows differ, the most telling first.
+
+    Where the data lies and how a run is recorded or laid out do not count.
+    """
+    fixed = {*RUN_COLUMNS, "data_data_dir"}
+    recording = ("checkpoint_", "log_", "execution_")
+    keys = [key for key in rows[0] if key not in fixed] if rows else []
+    keys = [key for key in keys if not key.startswith(recording)]
+    found = [key for key in keys if len({str(row[key]) for row in rows}) > 1]
+    return sorted(found, key=lambda key: (not key.endswith("_name"), key == "seed"))
+
+
+def write_parquet(database: duckdb.DuckDBPyConnection, folder: Path) -> list[Path]:
+    """Writes both tables, for pandas, polars or DuckDB."""
+    paths = [folder / f"{table}.parquet" for table in ("runs", "rounds")]
+    for path in paths:
+        name = str(path).replace("'", "''")
+        database.execute(f"COPY {path.stem} TO '{name}' (FORMAT parquet)")
+    return paths
+
+
+def same(first: Any, second: Any) -> bool:
+    """Whether two config values are equal; numbers up to rounding."""
+    if isinstance(first, int | float) and isinstance(second, int | float):
+        return math.isclose(first, second, rel_tol=1e-9)
+    return first == second

@@ -1,0 +1,152 @@
+"""The command line of a sweep: a sweep file in, run directories and a table out."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from fedjax_sim import cli
+from fedjax_sim.errors import InputError
+from fedjax_sim.experiment import EXIT_INTERRUPTED
+from fedjax_sim.results import read_json
+from fedjax_sim.sweeps import executors
+from fedjax_sim.sweeps.sweep import Run, expand, load_sweep
+
+EXIT_FAILED = 1
+USAGE = "usage: sweep.py --sweep=FILE.py --results=DIR [--config.section.key=value ...]"
+
+
+def make_flags() -> flags.FlagValues:
+    """The flags of `launch/sweep.py` beside `--config.section.key=value`."""
+    values = flags.FlagValues()
+    flags.DEFINE_string(
+        "sweep", None, "Python file that defines get_sweep().", flag_values=values
+    )
+    flags.DEFINE_string(
+        "results", None, "Folder of the run directories.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "processes",
+        1,
+        "Runs at the same time, each with its share of the cores; 1: in this process.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_multi_string(
+        "only",
+        [],
+        "KEY=VALUE[,VALUE...]: only runs with such a config; may be repeated.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "dry_run", False, "List the runs and how far they are.", flag_values=values
+    )
+    flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
+    return values
+
+
+def parse(argv: Sequence[str]) -> tuple[flags.FlagValues, dict[str, Any]]:
+    """Splits the command line into flags and config changes.
+
+    Raises:
+      InputError: an unknown flag, or a value that is missing or ill-typed.
+    """
+    changes = [text for text in argv if text.lstrip("-").startswith("config.")]
+    _, parsed = cli.parse([argv[0], *changes])
+    values = make_flags()
+    try:
+        rest = values([text for text in argv if text not in changes])
+    except flags.Error as error:
+        raise InputError(str(error).splitlines()[0]) from None
+    if len(rest) > 1:
+        raise InputError(f"{rest[1]} is not a flag; {USAGE}")
+    return values, parsed
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command line; returns the exit code."""
+    try:
+        values, changes = parse(argv)
+        if values.help:
+            print(f"{USAGE}\n{values.get_help()}")
+            return 0
+        for name in ("sweep", "results"):
+            if getattr(values, name) is None:
+                raise InputError(f"--{name} must be given; {USAGE}")
+        runs = expand(load_sweep(values.sweep), changes, values.only)
+        root = Path(values.results)
+        if values.dry_run:
+            print(listing(runs, root))
+            return 0
+        return _run_all(runs, root, values.processes)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return cli.EXIT_INPUT
+
+
+def _run_all(runs: list[Run], root: Path, processes: int) -> int:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--results={root}: {os.strerror(error.errno)}") from None
+    print(counts(runs, root), flush=True)
+    waiting = [r for r in runs if not (root / r.folder / "summary.json").exists()]
+    ended = 0
+
+    def report(run: Run, outcome: str) -> None:
+        nonlocal ended
+        ended += 1
+        text = f"[{ended}/{len(waiting)}] {outcome}: {run.name}"
+        if outcome == executors.FAILED:
+            text += f": {_error(root / run.folder)}"
+        if outcome == executors.RUNNING:
+            text += ": left to the process that works there"
+        print(text, flush=True)
+
+    completed = True
+    if waiting and processes == 1:
+        completed = executors.run_here(waiting, root, report)
+    elif waiting:
+        completed = executors.run_pool(waiting, root, processes, report)
+    found = {run.folder: executors.status(root / run.folder) for run in runs}
+    done = [run for run in runs if found[run.folder] == executors.FINISHED]
+    if done:
+        summaries = [read_json(root / run.folder / "summary.json") for run in done]
+        names = [
+            {**s, "name": run.name} for s, run in zip(summaries, done, strict=True)
+        ]
+        print(cli.table(names))
+    for run in runs:
+        if found[run.folder] == executors.FAILED:
+            print(f"failed: {run.name}: {_error(root / run.folder)}")
+    print(counts(runs, root))
+    if not completed:
+        print("stopped; the same command goes on from there")
+        return EXIT_INTERRUPTED
+    return EXIT_FAILED if executors.FAILED in found.values() else 0
+
+
+def _error(folder: Path) -> str:
+    path = folder / "error.txt"
+    reason = path.read_text().partition("\n")[0] if path.exists() else "?"
+    return f"{reason} (see {path})"
+
+
+def counts(runs: Sequence[Run], root: Path) -> str:
+    """How many runs are how far, in one line."""
+    number = Counter(executors.status(root / run.folder) for run in runs)
+    order = ("finished", "running", "interrupted", "failed", "waiting")
+    parts = ", ".join(f"{number[key]} {key}" for key in order if number[key])
+    return f"{len(runs)} runs in {root}: {parts}"
+
+
+def listing(runs: Sequence[Run], root: Path) -> str:
+    """Every run with its status and folder."""
+    rows = [(executors.status(root / r.folder), r.folder, r.name) for r in runs]
+    width = max(len(folder) for _, folder, _ in rows)
+    lines = [f"{state:11}  {folder:{width}}  {name}" for state, folder, name in rows]
+    return "\n".join([*lines, counts(runs, root)])

@@ -1,0 +1,333 @@
+"""How the runs of a sweep are carried out, on one machine.
+
+Run directories are the only state: a finished one is skipped, an interrupted one goes
+on, one that another process works in is left to it. So a sweep may be killed at any
+time, started again, or started twice.
+
+A run that raises is recorded in `error.txt` of its directory and does not stop the
+others; the next start tries it again.
+"""
+
+import contextlib
+import fcntl
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from fedjax_sim import experiment
+from fedjax_sim.errors import InputError
+from fedjax_sim.sweeps.sweep import Run
+
+FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
+RUNNING, WAITING = "running", "waiting"
+ATTEMPTS = 5  # to take a lock that someone holds for a moment, to see if it is held
+
+Report = Callable[[Run, str], None]  # told of each run that ends, and how
+
+
+def status(folder: Path) -> str:
+    """How far a run is: one of the five words above."""
+    if (folder / "summary.json").exists():
+        return FINISHED
+    if _locked(folder):
+        return RUNNING
+    if (folder / "error.txt").exists():
+        return FAILED
+    return INTERRUPTED if (folder / "config.json").exists() else WAITING
+
+
+def _locked(folder: Path) -> bool:
+    try:
+        with open(folder / "lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def check(runs: Sequence[Run]) -> None:
+    """Builds the runs once without starting them; those that differ in the seed, once.
+
+    Raises:
+      InputError: what a run's config asks for and this machine or data cannot give.
+    """
+    datasets, seen = {}, set()
+    for run in runs:
+        shape = json.dumps({k: str(v) for k, v in run.values.items() if k != "seed"})
+        if shape in seen:
+            continue
+        seen.add(shape)
+        source = str(run.config.data)
+        try:
+            if source not in datasets:
+                datasets[source] = experiment.load_data(run.config)
+            experiment.build(run.config, datasets[source])
+        except InputError as error:
+            raise InputError(f"{run.name}: {error}") from None
+        except Exception:  # no mistake of the user's: the run itself will record it
+            continue
+
+
+def execute(run: Run, folder: Path) -> str:
+    """Carries out one run, or what is left of it; returns its status then."""
+    error_file = folder / "error.txt"
+    for attempt in range(ATTEMPTS):
+        if status(folder) == FINISHED:  # by another process since we looked
+            return FINISHED
+        try:
+            code, _ = experiment.run(run.config, folder, run.name)
+        except Exception as error:  # whatever it is, the other runs go on
+            if "another run is working there" in str(error):
+                time.sleep(0.1 * attempt)
+                continue
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            record_failure(folder, reason, traceback.format_exc())
+            return FAILED
+        finally:
+            jax.clear_caches()  # hundreds of compiled programs fill the memory
+        error_file.unlink(missing_ok=True)
+        return INTERRUPTED if code else FINISHED
+    return RUNNING
+
+
+def record_failure(folder: Path, reason: str, trace: str = "") -> None:
+    """Writes `error.txt`: the reason, then where it happened."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "error.txt").write_text(f"{reason}\n\n{trace}".rstrip() + "\n")
+
+
+# ---------------------------------------------------------------------- signals
+
+
+class Signals:
+    """Notes SIGTERM and SIGINT, also those that a run in progress takes for itself.
+
+    The interpreter writes every signal's number to a pipe, whoever handles it: a run
+    whose last round was being computed finishes, and the sweep still stops after it.
+
+    Args:
+      leave: end the process at once when a signal comes outside of a run's loop (which
+        has handlers of its own, to write a checkpoint first). No exception: raised
+        inside of XLA's callbacks it would crash. A run survives any kill.
+    """
+
+    def __init__(self, leave: bool):
+        self._leave, self._seen = leave, False
+
+    def __enter__(self) -> "Signals":
+        self._read, self._write = os.pipe()
+        for end in (self._read, self._write):
+            os.set_blocking(end, False)
+        self._old_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._old = {
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        return self
+
+    def __exit__(self, *exc) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_fd)
+        os.close(self._read)
+        os.close(self._write)
+
+    def _handle(self, number, frame) -> None:
+        del number, frame
+        if self._leave:
+            print("stopped; the same command goes on from there", flush=True)
+            os._exit(experiment.EXIT_INTERRUPTED)
+
+    def fileno(self) -> int:
+        """For `multiprocessing.connection.wait`: readable after a signal."""
+        return self._read
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal has come."""
+        with contextlib.suppress(BlockingIOError):
+            numbers = os.read(self._read, 1024)
+            self._seen |= bool({signal.SIGTERM, signal.SIGINT} & set(numbers))
+        return self._seen
+
+
+# -------------------------------------------------------------------- executors
+
+
+def run_here(runs: Sequence[Run], root: Path, report: Report) -> bool:
+    """Carries out runs one after the other; returns False if a signal stopped it.
+
+    Raises:
+      InputError: see `check`.
+    """
+    _ask_for_devices(runs)
+    with Signals(leave=True) as signals:
+        check(runs)
+        for run in runs:
+            outcome = execute(run, root / run.folder)
+            report(run, outcome)
+            if signals.requested:
+                return False
+    return True
+
+
+def _ask_for_devices(runs: Sequence[Run]) -> None:
+    # JAX starts its backend on first use; CPU devices must be asked for before that.
+    devices = max((run.config.execution.devices for run in runs), default=1)
+    if devices > 1:
+        jax.config.update("jax_num_cpu_devices", devices)
+
+
+class _Worker(NamedTuple):
+    process: multiprocessing.Process
+    pipe: Connection
+
+
+def run_pool(runs: Sequence[Run], root: Path, processes: int, report: Report) -> bool:
+    """Carries out runs in local processes; returns False if a signal stopped it.
+
+    Each process has its share of the cores (and of an accelerator's memory) and takes
+    the next run when it is done with one. What a run prints goes to `log.txt` of its
+    directory. A process that dies (out of memory, say) is recorded as the failure of
+    its run and replaced.
+
+    Raises:
+      InputError: see `check`.
+    """
+    waiting, active = deque(range(len(runs))), {}
+    stopped = False
+    context = multiprocessing.get_context("spawn")  # JAX dislikes a fork
+    cores = sorted(os.sched_getaffinity(0))
+
+    def start(place: int) -> _Worker:
+        share = cores[place::processes] or [cores[place % len(cores)]]
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=_work, args=(theirs, share, processes, runs, root), daemon=True
+        )
+        process.start()
+        theirs.close()
+        return _Worker(process, ours, place)
+
+    with Signals(leave=False) as signals:
+        free = [start(0)]
+        if not _check_with(free[0], signals):
+            return False
+        free += [start(place) for place in range(1, min(processes, len(runs)))]
+        while active or (waiting and not stopped):
+            while free and waiting and not stopped:
+                worker, number = free.pop(), waiting.popleft()
+                with contextlib.suppress(BrokenPipeError):  # it died: seen below
+                    worker.pipe.send(number)
+                active[worker.pipe] = worker, runs[number]
+            ready = wait([*active, signals])
+            if signals.requested and not stopped:
+                stopped = True
+                for worker, _ in active.values():
+                    worker.process.terminate()  # SIGTERM: a checkpoint, then the end
+            for pipe in (pipe for pipe in ready if pipe in active):
+                worker, run = active.pop(pipe)
+                try:
+                    outcome, ending = pipe.recv()
+                except EOFError:
+                    worker.process.join()
+                    ending = signals.requested or worker.process.exitcode in _STOPPED
+                    outcome = INTERRUPTED
+                    if not ending:
+                        outcome = FAILED
+                        record_failure(root / run.folder, _death(worker.process))
+                        worker = start(worker.place)
+                report(run, outcome)
+                stopped |= ending
+                free.append(worker)
+        for worker in free:
+            with contextlib.suppress(BrokenPipeError):  # it ended by itself
+                worker.pipe.send(None)
+            worker.process.join()
+    return not stopped
+
+
+class _Worker(NamedTuple):
+    process: multiprocessing.Process
+    pipe: Connection
+    place: int  # among the shares of the machine
+
+
+CHECK = -1  # to a worker: check all runs, and say what is wrong; else a run's number
+# Exit codes of a worker that was asked to stop outside of a run, or before it listened.
+_STOPPED = (experiment.EXIT_INTERRUPTED, -signal.SIGTERM, -signal.SIGINT)
+
+
+def _check_with(worker: _Worker, signals: Signals) -> bool:
+    """`check` in a worker, for it may take an accelerator's memory; False: a signal."""
+    worker.pipe.send(CHECK)
+    wait([worker.pipe, signals])
+    if signals.requested:
+        worker.process.terminate()
+        worker.process.join()
+        return False
+    try:
+        reason = worker.pipe.recv()
+    except EOFError:
+        worker.process.join()
+        reason = f"the runs could not be checked: {_death(worker.process)}"
+    if reason is not None:
+        raise InputError(reason)
+    return True
+
+
+def _death(process: multiprocessing.Process) -> str:
+    """How a process ended by itself."""
+    code = process.exitcode
+    how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+    return f"the process ended with {how}; out of memory?"
+
+
+def _work(
+    pipe: Connection, cores: list[int], processes: int, runs: list[Run], root: Path
+) -> None:
+    """A worker: carries out the runs whose numbers come through the pipe, until None.
+
+    It answers (status, whether a signal came). When the parent dies, it ends after
+    the run it is at.
+    """
+    os.sched_setaffinity(0, cores)
+    # Read when JAX starts an accelerator, of which by default it takes most.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / processes:.3f}")
+    _ask_for_devices(runs)
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the parent talks to the user
+    with contextlib.suppress(EOFError, BrokenPipeError), Signals(leave=True) as signals:
+        while not signals.requested and (number := pipe.recv()) is not None:
+            if number == CHECK:
+                pipe.send(_complaint(runs))
+                continue
+            folder = root / runs[number].folder
+            folder.mkdir(parents=True, exist_ok=True)
+            with (
+                open(folder / "log.txt", "a", buffering=1) as log,
+                contextlib.redirect_stdout(log),
+                contextlib.redirect_stderr(log),
+            ):
+                outcome = execute(runs[number], folder)
+            pipe.send((outcome, signals.requested))
+
+
+def _complaint(runs: Sequence[Run]) -> str | None:
+    try:
+        check(runs)
+    except InputError as error:
+        return str(error)
+    return None

@@ -1,0 +1,147 @@
+"""The store: what of a run directory goes into which column, with which type."""
+
+import json
+import shutil
+
+import duckdb
+import pytest
+from helpers import rows
+
+from fedjax_sim.errors import InputError
+from fedjax_sim.reports import store
+
+
+def types(database, table):
+    """Column -> type."""
+    found = database.execute(f"DESCRIBE {table}").fetchall()
+    return {name: kind for name, kind, *_ in found}
+
+
+def test_a_real_run(real_run):
+    database = store.gather(real_run.parent)
+    (run,) = store.select(database, None)
+    summary = json.loads((real_run / "summary.json").read_text())
+
+    assert run["run"] == "run" and run["name"] == "real"
+    assert (run["status"], run["error"]) == ("finished", None)
+    assert (run["defense_name"], run["attack_dpr"], run["seed"]) == ("fedavg", 1.0, 0)
+    for key in ("mta", "asr", "test_loss"):
+        assert run[key] == pytest.approx(summary["final"][key])
+    assert run["test_error_rate"] == pytest.approx(100 - run["mta"])
+    assert run["late_mta"] == pytest.approx(summary["late"]["mta"]["mean"])
+    assert run["late_asr_std"] == pytest.approx(summary["late"]["asr"]["std"])
+    assert run["best_mta"] == pytest.approx(summary["best_mta"])
+    assert run["mean_asr"] == pytest.approx(summary["backdoor"]["mean_asr"])
+    assert run["adacc"] == pytest.approx(summary["detection"]["adacc"])
+    assert run["false_negatives"] == summary["detection"]["false_negatives"]
+    assert run["mcr"] == pytest.approx(100 * 2 / 6)
+    assert (run["diverged"], run["rounds_skipped"]) == (False, 0)
+    assert run["seconds"] == pytest.approx(sum(summary["seconds"].values()))
+    # Nothing of the summary's numbers is left out unnoticed.
+    assert set(summary["detection"]) <= set(run)
+
+
+def test_evaluated_rounds(real_run):
+    database = store.gather(real_run.parent)
+    _, found = store.query(database, "SELECT * FROM rounds ORDER BY round")
+    metrics = rows(real_run / "metrics.jsonl")
+
+    assert [row["round"] for row in found] == [1, 2, 3, 4]
+    for row, wanted in zip(found, metrics, strict=True):
+        assert row["run"] == "run"
+        for key, value in wanted.items():
+            assert row[key] == (pytest.approx(value) if value is not None else None)
+
+
+def test_types(make_run):
+    make_run("a", {"client.steps": 3}, mta=90, asr=None)
+    make_run("b", {"defense.name": "droplet"}, mta=91, asr=5.5)
+    database = store.gather(make_run.results)
+    found = types(database, "runs")
+
+    assert found["mta"] == found["asr"] == found["attack_dpr"] == "DOUBLE"
+    assert found["client_steps"] == found["seed"] == "BIGINT"
+    assert found["diverged"] == found["attack_equal_distribution"] == "BOOLEAN"
+    assert found["defense_name"] == "VARCHAR"
+    first, second = store.select(database, None)
+    assert (first["defense_penalty"], second["defense_penalty"]) == (None, 1.0)
+    assert (first["client_steps"], second["client_steps"]) == (3, None)
+    assert (first["asr"], second["asr"]) == (None, 5.5)
+
+
+def test_columns_are_documented():
+    for column in (*store.RUN_COLUMNS, *store.ROUND_COLUMNS):
+        assert column in store.__doc__ or column.startswith("seconds_")
+
+
+def test_status(make_run):
+    make_run("done", mta=1, asr=1)
+    make_run("half", {"seed": 1}, mta=1, asr=1, finished=False)
+    folder = make_run("bad", {"seed": 2}, mta=1, asr=1, finished=False)
+    (folder / "error.txt").write_text("ValueError: no\n\nTraceback ...\n")
+    early = make_run.results / "early"  # failed before it had a config
+    early.mkdir()
+    (early / "error.txt").write_text("InputError: never\n")
+    found = {r["run"]: r for r in store.select(store.gather(make_run.results), None)}
+
+    assert {k: r["status"] for k, r in found.items()} == {
+        "done": "finished",
+        "half": "interrupted",
+        "bad": "failed",
+        "early": "failed",
+    }
+    assert found["bad"]["error"] == "ValueError: no"
+    assert found["early"]["defense_name"] is None
+    assert found["half"]["mta"] is None  # not the final number
+
+
+def test_queries(make_run):
+    make_run("a", {"attack.dpr": 0.1}, mta=90, asr=1)
+    make_run("b", {"attack.dpr": 0.2}, mta=80, asr=2)
+    database = store.gather(make_run.results)
+
+    assert [r["run"] for r in store.select(database, "attack_dpr > 0.1")] == ["b"]
+    columns, found = store.query(database, "SELECT avg(mta) AS m FROM runs")
+    assert (columns, found) == (["m"], [{"m": 85.0}])
+    assert store.varying(store.select(database, None)) == ["attack_dpr"]
+    for where in ("defens = 'x'", "mta >", "1; DROP"):
+        with pytest.raises(InputError, match="SQL: ") as problem:
+            store.select(database, where)
+        assert "\n" not in str(problem.value)
+
+
+def test_parquet(make_run, tmp_path):
+    make_run("a", mta=90, asr=1.5)
+    database = store.gather(make_run.results)
+    out = tmp_path / "it's"
+    out.mkdir()
+    runs, rounds = store.write_parquet(database, out)
+
+    assert [path.name for path in (runs, rounds)] == ["runs.parquet", "rounds.parquet"]
+    read = duckdb.read_parquet(str(runs))
+    assert read.columns == list(types(database, "runs"))
+    assert read.fetchall() == database.execute("SELECT * FROM runs").fetchall()
+    assert len(duckdb.read_parquet(str(rounds)).fetchall()) == 4
+
+
+def test_runs_at_any_depth(real_run, tmp_path):
+    shutil.copytree(real_run, tmp_path / "sweep" / "one")
+    shutil.copytree(real_run, tmp_path / "two")
+
+    found = store.select(store.gather(tmp_path), None)
+
+    assert [row["run"] for row in found] == ["sweep/one", "two"]
+
+
+def test_no_runs(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match="no run directories"):
+            store.gather(folder)
+
+
+def test_damaged_run(make_run):
+    folder = make_run("a", mta=90, asr=1)
+    (folder / "config.json").write_text("{")
+
+    with pytest.raises(InputError, match=r"config\.json"):
+        store.gather(make_run.results)

@@ -1,0 +1,246 @@
+"""Tables: which runs belong to which cell, what is averaged, what is flagged."""
+
+import pytest
+from helpers import BASE, ROOT
+
+from fedjax_sim.config import load_file, resolve, to_dict
+from fedjax_sim.errors import InputError
+from fedjax_sim.reports import store
+from fedjax_sim.reports.tables import (
+    cell_config,
+    grid,
+    layouts,
+    load_layout,
+    published_table,
+)
+
+
+def runs_of(make_run):
+    return store.select(store.gather(make_run.results), None)
+
+
+def protocol(name, changes=None):
+    """A cell of a paper's protocol as a nested config."""
+    values = load_file(str(ROOT / "configs" / name)).to_dict()
+    return to_dict(resolve({**values, **(changes or {})}))
+
+
+# ---------------------------------------------------------------------- layouts
+
+
+def test_every_table_of_the_papers_has_a_layout():
+    assert set(layouts()) == {
+        *(f"drop_table{i}" for i in range(2, 8)),
+        *(f"fedredefense_table{i}" for i in (1, 2, 3, 8, 9)),
+        *(f"leadfl_table{i}" for i in (1, 2)),
+        "poisonedfl_table1",
+    }
+
+
+@pytest.mark.parametrize("name", layouts())
+def test_layout(name):
+    """Every cell has a config; no two of a table's cells match the same runs."""
+    layout = load_layout(name)
+    assert layout["source"]
+    fields = {*layout["rows"], *layout["columns"]}
+    seen = {}
+    for record in layout["records"]:
+        assert record["metric"] in layout["values"]
+        assert record["metric"] in store.RUN_COLUMNS
+        assert record["value"] is None or isinstance(record["value"], int | float)
+        place = tuple(str(record[field]) for field in sorted(fields))
+        config = cell_config(layout, record)
+        key = tuple(str(config.get(k)) for k in layout["match"])
+        assert seen.setdefault(key, place) == place
+    # Some cell has each of the keys: none is misspelt.
+    known = {key for r in layout["records"] for key in cell_config(layout, r)}
+    assert set(layout["match"]) <= known | {"partition.alpha", "defense.base"} | {
+        "defense.mode",
+        "attack.adaptation",
+    }
+
+
+def test_published_numbers():
+    """Spot checks against the papers."""
+
+    def value(name, **labels):
+        (found,) = (
+            r["value"]
+            for r in load_layout(name)["records"]
+            if all(r[k] == v for k, v in labels.items())
+        )
+        return found
+
+    cifar = {"dataset": "cifar10", "dpr": 1.25}
+    assert value("drop_table3", defense="drop", metric="mta", **cifar) == 76.05
+    assert value("drop_table3", defense="drop", metric="asr", **cifar) == 1.3
+    assert value("drop_table2", learning="C1", metric="asr") == 96.5
+    own = {"dataset": "FashionMNIST", "defense": "FLDetector", "attack": "Fang"}
+    assert value("fedredefense_table1", metric="dacc", **own) == 93.0
+    assert value("leadfl_table1", client_defense="LeadFL", metric="mta") == 87.9
+    assert value("poisonedfl_table1", attack="PoisonedFL") == 88.41
+
+
+def test_cells_are_those_of_our_configs():
+    layout = load_layout("drop_table3")
+    (record,) = (
+        r
+        for r in layout["records"]
+        if (r["dataset"], r["defense"], r["dpr"], r["metric"])
+        == ("cifar10", "median", 2.5, "mta")
+    )
+    config = cell_config(layout, record)
+
+    assert (config["data.name"], config["defense.name"]) == ("cifar10", "median")
+    assert (config["client.lr"], config["client.batch_size"]) == (0.01, 64)  # C4
+    assert (config["attack.dpr"], config["mcr"]) == (0.25, 20.0)
+
+
+# ------------------------------------------------------------- published tables
+
+
+def test_measured_beside_published(make_run):
+    base = protocol("drop/cifar10.py:defense=drop,learning=C4,dpr=1.25")
+    for seed, asr in enumerate((1.0, 3.0)):
+        make_run(f"drop{seed}", {"seed": seed}, base=base, mta=75.05, asr=asr)
+    make_run("other", {"attack.dpr": 0.3}, base=base, mta=1, asr=99)
+    table = published_table(load_layout("drop_table3"), runs_of(make_run))
+    cell = table.cells[("drop",), ("cifar10", "1.25")]
+
+    assert [run["run"] for run in cell.runs] == ["drop0", "drop1"]
+    mta, asr = cell.values["mta"], cell.values["asr"]
+    assert (mta.mean, mta.spread, mta.count) == (75.05, 0.0, 2)
+    assert mta.published == 76.05 and mta.difference == pytest.approx(-1.0)
+    assert (asr.mean, asr.published) == (2.0, 1.3)
+    assert asr.spread == pytest.approx(2**0.5)  # sample standard deviation
+    assert mta.flags == asr.flags == ""
+    # BASE's run has no rounds of its own: the protocol is otherwise the paper's.
+    assert [d.key for d in table.deviations] == []
+    empty = table.cells[("drop",), ("cifar10", "5")].values["mta"]
+    assert (empty.mean, empty.difference, empty.published) == (None, None, 75.18)
+    assert sum(bool(cell.runs) for cell in table.cells.values()) == 1
+
+
+def test_small_runs_fill_a_table_and_say_so(make_run):
+    """Keys that shall not decide become differences from the protocol."""
+    changes = {
+        "attack.dpr": 0.125,
+        "attack.num_malicious": 1,
+        "partition.num_clients": 5,
+    }
+    make_run("a", changes, mta=90, asr=5)
+    layout = load_layout("drop_table3")
+    ignored = ["data.name", "client.lr", "client.batch_size", "client.epochs"]
+    options = {"cells": ["dataset=cifar10"], "ignore": ignored}
+
+    assert not published_table(layout, runs_of(make_run)).deviations
+    table = published_table(layout, runs_of(make_run), **options)
+
+    assert table.columns == [("cifar10", "1.25"), ("cifar10", "2.5"), ("cifar10", "5")]
+    filled = [place for place, cell in table.cells.items() if cell.runs]
+    assert filled == [(("undefended",), ("cifar10", "1.25"))]
+    found = {d.key: (d.published, d.here, d.cells) for d in table.deviations}
+    assert found["data.name"] == ("cifar10", "digits", 1)
+    assert found["client.lr"] == ("0.01", "0.1", 1)
+    assert found["rounds"] == ("200", "4", 1)
+    assert found["model.name"] == ("resnet18", "mlp", 1)
+
+
+def test_doubtful_published_values(make_run):
+    make_run("a", mta=90, asr=5)
+    table = published_table(load_layout("drop_table3"), runs_of(make_run))
+    cell = table.cells[("flare",), ("cifar10", "1.25")]
+
+    assert (cell.values["asr"].flags, cell.values["mta"].flags) == ("!", "")
+    assert any(
+        note.startswith("flare, cifar10, 1.25, asr: same") for note in table.notes
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"ignore": ["client.lrate"]}, "did you mean 'client.lr'"),
+        ({"cells": ["data=cifar10"]}, "did you mean 'dataset'"),
+        ({"cells": ["dataset=cifar"]}, "did you mean 'cifar10'"),
+        ({"cells": ["dataset=emnist", "learning=C4"]}, "no such cell"),
+    ],
+)
+def test_wrong_options(make_run, options, part):
+    make_run("a", mta=90, asr=5)
+    with pytest.raises(InputError, match=part):
+        published_table(load_layout("drop_table3"), runs_of(make_run), **options)
+
+
+def test_unknown_layout():
+    with pytest.raises(InputError, match="did you mean 'drop_table3'"):
+        load_layout("drop_tabel3")
+
+
+# ------------------------------------------------------------------------- grids
+
+
+def test_grid(make_run):
+    for name in ("fedavg", "median"):
+        for dpr in (0.5, 0.25):
+            for seed in (0, 1):
+                changes = {"defense.name": name, "attack.dpr": dpr, "seed": seed}
+                make_run(
+                    f"{name}-{dpr}-{seed}", changes, mta=90 + 2 * seed, asr=100 * dpr
+                )
+    table = grid(
+        runs_of(make_run),
+        rows=["defense.name"],
+        columns=["attack.dpr"],
+        values=["mta", "asr"],
+    )
+
+    assert table.rows == [("fedavg",), ("median",)]
+    assert table.columns == [("0.25",), ("0.5",)]
+    for place, cell in table.cells.items():
+        assert (cell.values["mta"].mean, cell.values["mta"].count) == (91.0, 2)
+        assert cell.values["asr"].mean == 100 * float(place[1][0])
+        assert cell.values["mta"].flags == ""
+        assert cell.values["mta"].published is None
+
+
+def one_cell(make_run, value="mta"):
+    runs = runs_of(make_run)
+    table = grid(runs, rows=["defense.name"], columns=[], values=[value])
+    return table.cells[("fedavg",), ()].values[value]
+
+
+def test_unfinished_runs_are_not_averaged(make_run):
+    make_run("a", mta=90, asr=1)
+    make_run("b", {"seed": 1}, mta=10, asr=1, finished=False)
+
+    found = one_cell(make_run)
+    assert (found.mean, found.spread, found.count, found.flags) == (90, None, 1, "i")
+
+
+def test_flags(make_run):
+    make_run("a", mta=90, asr=None)
+    assert one_cell(make_run, "asr").flags == "u"
+    make_run("b", {"seed": 1}, mta=10, asr=1, diverged=True, rounds_skipped=2)
+    assert one_cell(make_run).flags == "ds"
+    make_run("c", {"seed": 2}, mta=10, asr=1, clients_non_finite=1)
+    assert one_cell(make_run).flags == "dsn"
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_flagged(make_run):
+    make_run("a", mta=90, asr=1)
+    make_run("b", {"seed": 1}, mta=91, asr=1)
+    assert one_cell(make_run).flags == ""
+    make_run("c", {"client.lr": 0.2, "seed": 2}, mta=10, asr=1)
+    assert one_cell(make_run).flags == "m"
+
+
+def test_wrong_columns_of_a_grid(make_run):
+    make_run("a", mta=90, asr=1)
+    with pytest.raises(InputError, match=r"--rows=defence\.name.*'defense_name'"):
+        grid(runs_of(make_run), rows=["defence.name"], columns=[], values=["mta"])
+
+
+def test_base_is_no_published_protocol():
+    """The tests above rely on it."""
+    assert BASE["data"]["name"] == "digits"

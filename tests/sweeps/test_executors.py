@@ -1,0 +1,248 @@
+"""Sweeps as a user starts them: skipped, joined, killed, failing and resumed runs."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers import BASE, ROOT, rows, without_times
+
+from fedjax_sim.attacks import ATTACKS, AttackEntry
+from fedjax_sim.attacks.base import Attack
+from fedjax_sim.results import Lock
+from fedjax_sim.sweeps import cli, executors
+
+ROUNDS = 16
+SWEEP = f"""
+from fedjax_sim.sweeps import Sweep, seeds
+
+BASE = {BASE!r}
+
+
+def get_sweep():
+    return Sweep(BASE, seeds(2))
+"""
+# Saved in every round, so that there is always something to resume.
+LONG = [f"--config.rounds={ROUNDS}", "--config.checkpoint.every_rounds=1"]
+
+
+@pytest.fixture(scope="module")
+def sweep_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sweep") / "tiny.py"
+    path.write_text(SWEEP)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(sweep_file, tmp_path_factory):
+    """The results of a sweep that nobody disturbed, run by run in one process."""
+    root = tmp_path_factory.mktemp("finished")
+    arguments = [f"--sweep={sweep_file}", f"--results={root}", *LONG]
+    assert cli.main(["sweep.py", *arguments]) == 0
+    return root
+
+
+def start(sweep_file, root, *arguments):
+    """Starts `launch/sweep.py` as a user does."""
+    command = [sys.executable, "launch/sweep.py", f"--sweep={sweep_file}"]
+    return subprocess.Popen(
+        [*command, f"--results={root}", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def command(capfd, sweep_file, root, *arguments):
+    """Runs the command line in this process; returns (exit code, stdout, stderr)."""
+    capfd.readouterr()
+    flags = [f"--sweep={sweep_file}", f"--results={root}", *map(str, arguments)]
+    code = cli.main(["sweep.py", *flags])
+    return code, *capfd.readouterr()
+
+
+def wait_until(process, condition):
+    """Waits for something while the process lives."""
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def recorded(root):
+    """Rounds recorded in all runs."""
+    return sum(len(rows(path)) for path in root.glob("*/rounds.jsonl"))
+
+
+def assert_same_results(root, expected):
+    """No run lost, doubled or different."""
+    names = sorted(path.parent.name for path in root.glob("*/config.json"))
+    assert names == sorted(path.parent.name for path in expected.glob("*/config.json"))
+    for name in names:
+        assert executors.status(root / name) == "finished"
+        for file in ("metrics.jsonl", "rounds.jsonl"):
+            got, wanted = (
+                [without_times(row) for row in rows(folder / name / file)]
+                for folder in (root, expected)
+            )
+            assert got == wanted
+
+
+def test_terminated_pool_goes_on(sweep_file, finished, tmp_path, capfd):
+    """Two processes, stopped in the middle; then one process does the rest."""
+    process = start(sweep_file, tmp_path, *LONG, "--processes=2")
+    wait_until(process, lambda: recorded(tmp_path) >= 3)
+    process.terminate()
+    out, err = process.communicate(timeout=300)
+
+    assert (process.returncode, err) == (75, "")
+    assert "stopped; the same command goes on" in out
+    states = [executors.status(path) for path in tmp_path.iterdir()]
+    assert "running" not in states and "failed" not in states
+    for path in tmp_path.iterdir():
+        if executors.status(path) == "interrupted" and rows(path / "rounds.jsonl"):
+            done = len(rows(path / "rounds.jsonl"))
+            assert (path / "checkpoints" / str(done)).is_dir()
+
+    code, _, err = command(capfd, sweep_file, tmp_path, *LONG)
+    assert (code, err) == (0, "")
+    assert_same_results(tmp_path, finished)
+
+
+def children(pid):
+    """Process ids of the workers of a pool."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [
+        int(number)
+        for number in found
+        if "spawn_main" in Path(f"/proc/{number}/cmdline").read_text()
+    ]
+
+
+def test_a_killed_worker_fails_its_run_only(sweep_file, finished, tmp_path, capfd):
+    """As the out-of-memory killer would. The next start tries the run again."""
+    process = start(sweep_file, tmp_path, *LONG, "--processes=2")
+    wait_until(process, lambda: recorded(tmp_path) >= 3)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    out, _ = process.communicate(timeout=300)
+
+    assert process.returncode == 1
+    assert "1 finished, 1 failed" in out
+    (error,) = tmp_path.glob("*/error.txt")
+    assert "SIGKILL" in error.read_text()
+    assert str(error) in out
+
+    code, out, _ = command(capfd, sweep_file, tmp_path, *LONG)
+    assert code == 0 and "[1/1] finished" in out
+    assert not error.exists()
+    assert_same_results(tmp_path, finished)
+
+
+def test_two_starts_share_the_work(sweep_file, finished, tmp_path, capfd):
+    """Also when one of them is killed without a word."""
+    first, second = (start(sweep_file, tmp_path, *LONG) for _ in range(2))
+    wait_until(first, lambda: recorded(tmp_path) >= 2)
+    first.kill()
+    first.communicate()
+    _, _ = second.communicate(timeout=300)
+    assert second.returncode == 0
+
+    code, _, err = command(capfd, sweep_file, tmp_path, *LONG)
+    assert (code, err) == (0, "")
+    assert_same_results(tmp_path, finished)
+
+
+def test_finished_runs_are_left_alone(sweep_file, finished, capfd):
+    files = sorted(p for p in finished.rglob("*") if p.is_file() and p.name != "lock")
+    before = [(path.stat().st_mtime_ns, path.read_bytes()) for path in files]
+
+    code, out, err = command(capfd, sweep_file, finished, *LONG, "--processes=2")
+
+    assert (code, err) == (0, "")
+    assert out.count("seed=1") == 1  # in the table
+    assert [(path.stat().st_mtime_ns, path.read_bytes()) for path in files] == before
+
+
+def test_failing_run_does_not_stop_the_others(sweep_file, tmp_path, capfd, monkeypatch):
+    def broken():
+        def craft(state, view):
+            raise RuntimeError("no such luck\nat all")
+
+        return Attack(craft=craft, knowledge=("own_data",))
+
+    monkeypatch.setitem(ATTACKS, "broken", AttackEntry(broken, "-"))
+    path = tmp_path / "sweep.py"
+    path.write_text(
+        f"from fedjax_sim.sweeps import Sweep\nBASE = {BASE!r}\n"
+        "def get_sweep():\n"
+        "    points = [{'attack.name': 'broken'}, {'attack.name': 'backdoor'}]\n"
+        "    return Sweep(BASE, points)\n"
+    )
+    code, out, err = command(capfd, path, tmp_path / "results")
+
+    assert (code, err) == (1, "")
+    assert "RuntimeError: no such luck" in out
+    assert "2 runs in" in out and "1 finished, 1 failed" in out
+    (error,) = (tmp_path / "results").glob("*/error.txt")
+    assert error.read_text().startswith("RuntimeError: no such luck\n\nTraceback")
+
+
+def test_locked_runs_are_left_to_their_process(sweep_file, tmp_path, capfd):
+    _, out, _ = command(capfd, sweep_file, tmp_path, "--dry_run")
+    folder = tmp_path / out.split()[1]
+    folder.mkdir()
+    lock = Lock(folder)
+    try:
+        code, out, err = command(capfd, sweep_file, tmp_path)
+        _, listing, _ = command(capfd, sweep_file, tmp_path, "--dry_run")
+    finally:
+        lock.release()
+
+    assert (code, err) == (0, "")
+    assert "running: seed=0: left to" in out
+    assert "2 runs in" in out and "1 finished, 1 running" in out
+    assert [line.split()[0] for line in listing.splitlines()[:-1]] == [
+        "running",
+        "finished",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--config.defense.penalti=1"], ["config.defense.penalti"]),
+        (["--config.client.lr"], ["config.client.lr", "missing"]),
+        (["--proceses=2"], ["proceses"]),
+        (["--processes=0"], ["processes"]),
+        (["--processes=many"], ["processes"]),
+        (["extra"], ["extra is not a flag"]),
+        # Found when the runs are built, before the first one starts.
+        (["--config.data.num_train=5000"], ["data.num_train = 5000", "1437"]),
+        (
+            ["--config.data.num_train=5000", "--processes=2"],
+            ["data.num_train = 5000", "1437"],
+        ),
+    ],
+)
+def test_wrong_input(sweep_file, tmp_path, capfd, flags, parts):
+    code, _, err = command(capfd, sweep_file, tmp_path / "results", *flags)
+
+    assert code == 2
+    assert err.count("\n") == 1 and err.endswith("\n"), err
+    for part in parts:
+        assert part in err
+    assert not list(tmp_path.glob("results/*"))
+
+
+@pytest.mark.parametrize("flag", ["sweep", "results"])
+def test_missing_flags(sweep_file, capfd, flag):
+    given = {"sweep": sweep_file, "results": "x"}
+    del given[flag]
+    code = cli.main(["sweep.py", *(f"--{k}={v}" for k, v in given.items())])
+
+    assert code == 2
+    assert f"--{flag} must be given" in capfd.readouterr().err

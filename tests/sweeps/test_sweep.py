@@ -1,0 +1,221 @@
+"""Sweep definitions: points, names, identifiers, filters, and what is refused."""
+
+import pytest
+from helpers import BASE, ROOT
+
+from fedjax_sim.config import resolve, to_dict
+from fedjax_sim.errors import InputError
+from fedjax_sim.sweeps import Sweep, product, seeds, zipped
+from fedjax_sim.sweeps.sweep import expand, folder_name, load_sweep
+
+DROP = str(ROOT / "configs" / "drop" / "cifar10.py")
+
+
+def test_product_takes_every_combination_in_order():
+    points = product({"a": [1, 2], "b": "xy"}, seeds(2, first=5))
+
+    assert points[:3] == [
+        {"a": 1, "b": "x", "seed": 5},
+        {"a": 1, "b": "x", "seed": 6},
+        {"a": 1, "b": "y", "seed": 5},
+    ]
+    assert len(points) == 2 * 2 * 2
+
+
+def test_zipped_keys_advance_together():
+    points = zipped({"client.lr": [0.1, 0.2], "client.epochs": [1, 2]})
+
+    assert points == [
+        {"client.lr": 0.1, "client.epochs": 1},
+        {"client.lr": 0.2, "client.epochs": 2},
+    ]
+    with pytest.raises(InputError, match="equally many"):
+        zipped({"a": [1], "b": [1, 2]})
+
+
+def test_points_change_the_config():
+    group = {"defense": {"name": "droplet", "penalty": 2.0}}
+    runs = expand(Sweep(BASE, [{"attack.dpr": 0.5, **group}, {"attack.dpr": 0.25}]))
+
+    assert [run.config.attack.options["dpr"] for run in runs] == [0.5, 0.25]
+    assert [run.config.defense.name for run in runs] == ["droplet", "fedavg"]
+    assert runs[0].config.defense.options["penalty"] == 2.0
+    # Only what differs is in the name.
+    assert [run.name for run in runs] == ["attack.dpr=0.5", "attack.dpr=0.25"]
+
+
+def test_changes_hold_for_all_runs():
+    points = product({"client.lr": [0.1, 0.2]}, seeds(2))
+    runs = expand(Sweep(BASE, points), {"rounds": 7, "seed": 3})
+
+    assert [(run.config.rounds, run.config.seed) for run in runs] == [(7, 3)] * 2
+    assert [run.name for run in runs] == ["client.lr=0.1", "client.lr=0.2"]
+
+
+def test_arguments_of_a_config_file():
+    sweep = Sweep(
+        f"{DROP}:learning=C1,dpr=5",
+        product({":defense": ["median", "droplet"], ":dpr": [1.25, 2.5]}),
+    )
+    runs = expand(sweep)
+
+    assert [run.name for run in runs][:2] == [
+        ":defense=median,:dpr=1.25",
+        ":defense=median,:dpr=2.5",
+    ]
+    assert [run.config.attack.options["dpr"] for run in runs][:2] == [0.125, 0.25]
+    assert {run.config.client.lr for run in runs} == {0.05}  # of C1
+    assert [run.name for run in expand(sweep, only=[":dpr=2.5"])] == [
+        ":defense=median,:dpr=2.5",
+        ":defense=droplet,:dpr=2.5",
+    ]
+
+
+def test_variants_of_a_config_are_runs():
+    runs = expand(Sweep(str(ROOT / "configs" / "quickstart.py"), seeds(2)))
+
+    assert {run.name for run in runs} == {
+        "fedavg,seed=0",
+        "fedavg,seed=1",
+        "droplet,seed=0",
+        "droplet,seed=1",
+    }
+
+
+def test_equal_configs_run_once():
+    runs = expand(Sweep(BASE, [{}, {"seed": 0}, {"seed": 1}]))
+
+    assert [run.config.seed for run in runs] == [0, 1]
+
+
+# -------------------------------------------------------------------- identifiers
+
+
+def test_identifier_depends_on_what_changes_numbers():
+    def name(**changes):
+        (run,) = expand(
+            Sweep(BASE), {k.replace("__", "."): v for k, v in changes.items()}
+        )
+        return run.folder
+
+    assert name().startswith("fedavg-backdoor-seed0-")
+    different = [
+        name(),
+        name(seed=1),
+        name(client__lr=0.2),
+        name(attack__dpr=0.5),
+        name(execution__clients="vmap"),
+    ]
+    assert len(set(different)) == len(different)
+    same = [
+        name(data__data_dir="/elsewhere"),
+        name(checkpoint__every_rounds=3),
+        name(log__tensorboard=True),
+        name(server__lr=1.0),  # the default
+    ]
+    assert set(same) == {name()}
+
+
+def test_identifier_is_stable():
+    """Another one would leave finished runs behind: change it knowingly.
+
+    It also changes when a section gets a new key.
+    """
+    config = resolve(BASE)
+
+    assert folder_name(resolve(to_dict(config))) == folder_name(config)
+    reordered = dict(reversed(list(BASE.items())))
+    assert folder_name(resolve(reordered)) == folder_name(config)
+
+
+# ------------------------------------------------------------------------ filters
+
+
+def test_predicate_and_filters():
+    sweep = Sweep(
+        BASE,
+        product({"attack.dpr": [0.25, 0.5], "defense.name": ["fedavg", "median"]}),
+        where=lambda run: run["attack.dpr"] < 0.5 or run["defense.name"] == "median",
+    )
+
+    assert len(expand(sweep)) == 3
+    assert len(expand(sweep, only=["defense.name=median"])) == 2
+    assert len(expand(sweep, only=["attack.dpr=0.25,0.5"])) == 3
+    both = expand(sweep, only=["defense.name=fedavg,median", "attack.dpr=0.5"])
+    assert [run.config.defense.name for run in both] == ["median"]
+
+
+# -------------------------------------------------------------------- wrong input
+
+
+@pytest.mark.parametrize(
+    ("sweep", "only", "parts"),
+    [
+        (Sweep(BASE, [{"client.learning": 1}]), [], ["config.client.learning"]),
+        (Sweep(BASE, [{"attack.dpr": 1.5}, {}]), ["seed=1"], ["no runs"]),
+        (Sweep(BASE, [{":dpr": 1.5}]), [], [":dpr=1.5", "no file"]),
+        (Sweep(f"{DROP}:dfense=x"), [], ["dfense", "did you mean 'defense'"]),
+        (Sweep("nowhere.py"), [], ["nowhere.py", "no such file"]),
+        (Sweep(BASE), ["defense.nam=x"], ["defense.nam", "mean 'defense.name'"]),
+        (Sweep(BASE), ["seed"], ["--only=seed", "KEY=VALUE"]),
+        (Sweep(BASE, []), [], ["no runs"]),
+    ],
+)
+def test_wrong_sweeps(sweep, only, parts):
+    with pytest.raises(InputError) as problem:
+        expand(sweep, only=only)
+
+    assert "\n" not in str(problem.value)
+    for part in parts:
+        assert part in str(problem.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("x = ", ["line 1 is not Python"]),
+        ("def get_sweep():\n    return 1 / 0\n", ["line 2", "ZeroDivisionError"]),
+        ("def get_sweep():\n    return [1]\n", ["returned a list"]),
+        ("y = 1\n", ["get_sweep"]),
+    ],
+)
+def test_wrong_sweep_files(tmp_path, text, parts):
+    path = tmp_path / "sweep.py"
+    path.write_text(text)
+
+    with pytest.raises(InputError) as problem:
+        load_sweep(str(path))
+
+    assert str(problem.value).startswith(f"--sweep={path}: ")
+    assert "\n" not in str(problem.value)
+    for part in parts:
+        assert part in str(problem.value)
+
+
+def test_missing_sweep_file():
+    with pytest.raises(InputError, match=r"nowhere\.py"):
+        load_sweep("nowhere.py")
+
+
+# ------------------------------------------------------------------ shipped sweeps
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "sweeps").glob("*.py")))
+def test_shipped_sweep_expands(path):
+    assert len(expand(load_sweep(str(path)))) > 1
+    assert f"--sweep=configs/sweeps/{path.name}" in path.read_text()
+
+
+def test_drop_small():
+    """All defences of the paper's tables, fairly: only what is listed differs."""
+    runs = expand(load_sweep(str(ROOT / "configs" / "sweeps" / "drop_small.py")))
+    names = {run.config.defense.name for run in runs}
+
+    assert len(runs) == 10 * 2 * 3 * 3
+    assert names == {
+        *("fedavg", "median", "multikrum", "fltrust", "foolsgold"),
+        *("flame", "flare", "flip", "droplet", "drop"),
+    }
+    for key in {key for run in runs for key in run.values}:
+        if not key.startswith(("defense.", "partition.", "attack.dpr", "seed")):
+            assert len({str(run.values.get(key)) for run in runs}) == 1, key
