@@ -10,6 +10,7 @@ from absl import flags
 
 from fedjax_sim.config import (
     Config,
+    flatten,
     load_file,
     override,
     parse_value,
@@ -86,20 +87,9 @@ def resolve_variants(
     base = dict(base)
     variants = base.pop("variants", None) or {"": {}}
     return {
-        name: resolve(override(override(base, _flatten(own)), changes))
+        name: resolve(override(override(base, flatten(own)), changes))
         for name, own in variants.items()
     }
-
-
-def _flatten(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}"""
-    flat = {}
-    for key, value in group.items():
-        if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def main(argv: Sequence[str]) -> int:

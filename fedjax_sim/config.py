@@ -352,6 +352,13 @@ def _check(config: Config) -> None:
             "of the server: it needs config.defense.name = 'fedredefense', not "
             f"{config.defense.name!r}"
         )
+    plain_step = config.server.lr == 1 and config.server.optimizer == "none"
+    if config.defense.name == "flcert" and not plain_step:
+        raise InputError(
+            f"config.server.lr = {config.server.lr}, config.server.optimizer = "
+            f"{config.server.optimizer!r}: the groups of config.defense.name = "
+            "'flcert' take full steps of their own; allowed: 1 and none"
+        )
     if config.participation.name == "leadfl" and (
         config.attack.malicious_clients != "leadfl" or fake
     ):
@@ -378,6 +385,17 @@ def to_dict(config: Config) -> dict[str, Any]:
     for section in _FACTORIES:
         values[section].update(values[section].pop("options"))
     return values
+
+
+def flatten(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}"""
+    flat = {}
+    for key, value in group.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
 
 
 def load_file(path: str) -> ConfigDict:

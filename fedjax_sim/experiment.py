@@ -537,8 +537,15 @@ def _check_same_config(config: Config, workdir: Path) -> None:
         if section in ("checkpoint", "log") or before == after:
             continue  # how a run is recorded may change, what it computes may not
         if isinstance(before, dict) and isinstance(after, dict):
-            keys = sorted({*before, *after})
-            key = next(k for k in keys if before.get(k, ...) != after.get(k, ...))
+            differing = [
+                key
+                for key in sorted({*before, *after})
+                if before.get(key, ...) != after.get(key, ...)
+                and (section, key) != ("data", "data_dir")  # data may move
+            ]
+            if not differing:
+                continue
+            key = differing[0]
             section, before, after = f"{section}.{key}", before.get(key), after.get(key)
         raise InputError(
             f"--workdir={workdir} holds a run with config.{section} = {before!r}, not "

@@ -80,11 +80,16 @@ from fedjax_sim.errors import InputError
 PACKAGES = ("fedjax_sim", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 
 
+class Busy(InputError):
+    """Another process works in the run directory."""
+
+
 class Lock:
     """Holds a run directory; the kernel lets go when the process dies.
 
     Raises:
-      InputError: another process works there.
+      Busy: another process works there.
+      InputError: the lock cannot be written.
     """
 
     def __init__(self, workdir: Path):
@@ -97,7 +102,7 @@ class Lock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.close()
-            raise InputError(
+            raise Busy(
                 f"--workdir={workdir}: another run is working there; wait for it or "
                 "choose another folder"
             ) from None

@@ -214,6 +214,7 @@ def test_options_take_the_defaults_of_their_factory():
         "target_class": 7,
         "trigger": "4pixel",
         "position": "top_left",
+        "equal_distribution": False,
         "start_round": 1,
         "end_round": None,
     }
@@ -242,6 +243,8 @@ def test_every_choice_resolves_and_survives_a_round_trip(section, name):
     if section == "attack":
         group["num_malicious"] = 3
     values = {section: group, "seed": 4, "client": {"steps": 3}}
+    if name.startswith("adaptive_"):
+        values["defense"] = {"name": "fedredefense"}
     if name == "leadfl" and section == "participation":
         values["attack"] = {"malicious_clients": "leadfl"}
     config = resolve(values)
@@ -404,3 +407,9 @@ def test_file_arguments(text, changed):
 def test_wrong_file_arguments(text, parts):
     message = message_of(file_arguments, text, **KEYS)
     assert all(part in message for part in parts)
+
+
+@pytest.mark.parametrize("server", [{"lr": 0.5}, {"optimizer": "adam"}])
+def test_flcert_takes_full_steps(server):
+    with pytest.raises(InputError, match=r"config\.server\.lr"):
+        resolve({"defense": {"name": "flcert"}, "server": server})

@@ -1,19 +1,18 @@
 """What attacks and defences may change besides the server step, seam by seam."""
 
-from functools import partial
+import inspect
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import BASE, build, digits, spied, spy, start_state
+from helpers import build, digits, spied, spy, start_state
 
-from fedjax_sim import experiment
+from fedjax_sim import metrics
 from fedjax_sim.attacks import ATTACKS, AttackEntry
 from fedjax_sim.attacks.base import Attack, LocalStage, Poison, PoisonDecision
 from fedjax_sim.clients.training import batch_gradient
-from fedjax_sim.config import override, resolve
 from fedjax_sim.data.normalize import normalization, normalize
 from fedjax_sim.defenses import DEFENSES, DefenseEntry
 from fedjax_sim.defenses.base import (
@@ -410,35 +409,19 @@ def test_schedule_of_the_learning_rate():
 # --------------------------------------------------------------------- evaluation
 
 
-def test_batch_statistics_at_evaluation():
-    """LeadFL's code normalises test batches by themselves."""
-    data = digits(40, 20)
-    large = lambda x: np.pad(x, [(0, 0), (10, 10), (10, 10), (0, 0)])
-    data = data._replace(
-        train_images=large(data.train_images), test_images=large(data.test_images)
-    )
-    losses = {}
-    for train in (False, True):
-        changes = {
-            "model.name": "leadfl_fashion",
-            "evaluation.batch_statistics": train,
-            "evaluation.batch_size": 20,
-            "attack.name": "none",
-        }
-        built = experiment.build(resolve(override(BASE, changes)), data)
-        state = start_state(built)
-        counts = jax.jit(built.evaluate)(state, built.test_sets)["clean"]
-        network = built.federation.network
-        apply = jax.jit(partial(network.model.apply, train=train))
-        logits, _ = apply(
-            network.layout.unravel(state.params),
-            network.buffer_layout.unravel(state.buffers),
-            normalize(data.test_images, normalization("half", 1)),
-            mask=jnp.ones(20, bool),
-        )
-        expected = optax.softmax_cross_entropy_with_integer_labels(
-            logits, data.test_labels
-        ).sum()
-        np.testing.assert_allclose(counts.loss, expected, rtol=1e-4)
-        losses[train] = float(expected)
-    assert abs(losses[True] - losses[False]) > 0.1
+@pytest.mark.parametrize("flag", [False, True])
+def test_batch_statistics_at_evaluation(monkeypatch, flag):
+    """What they are is a test of the metrics; here, that the config is heard."""
+    built = build({"evaluation.batch_statistics": flag})
+    heard = []
+
+    def evaluate(*arguments, **options):
+        bound = inspect.signature(original).bind(*arguments, **options)
+        heard.append(bound.arguments["batch_statistics"])
+        return {}
+
+    original = metrics.evaluate
+    monkeypatch.setattr(metrics, "evaluate", evaluate)
+    built.evaluate(start_state(built), built.test_sets)
+
+    assert heard == [flag]

@@ -416,8 +416,11 @@ def label_groups(
         raise InputError(f"degree={degree}, 0..1 expected")
     values, labels = np.unique(labels, return_inverse=True)
     count = len(values)
-    if num_clients < count:
-        raise InputError(f"num_clients={num_clients}, at least {count} (one a label)")
+    if not 1 < count <= num_clients:
+        raise InputError(
+            f"num_clients={num_clients}, at least {max(count, 2)} (one a label; two "
+            "labels or more)"
+        )
     rng = _generator(seed)
     stays = rng.random(len(labels)) < degree
     other = (labels + rng.integers(1, count, len(labels))) % count

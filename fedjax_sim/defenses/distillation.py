@@ -503,8 +503,13 @@ def distill(
             (jnp.int32(0), start, jnp.bool_(False)),
         )
         distilled = GlobalModel(ravel(end.clone.params), ravel(end.clone.buffers))
+        # A clone that diverged is of no use: the aggregate stays.
+        finite = jnp.isfinite(distilled.params).all()
+        finite &= jnp.isfinite(distilled.buffers).all()
         return jax.tree.map(
-            lambda clone, aggregated: combine(clone, aggregated, prev_global_weight),
+            lambda clone, aggregated: jnp.where(
+                finite, combine(clone, aggregated, prev_global_weight), aggregated
+            ),
             distilled,
             model,
         )

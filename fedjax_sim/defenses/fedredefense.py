@@ -21,6 +21,7 @@ from fedjax_sim.defenses.base import (
     included,
     with_score,
 )
+from fedjax_sim.defenses.checks import check_choice
 from fedjax_sim.defenses.fedavg import fedavg
 from fedjax_sim.defenses.median import median
 from fedjax_sim.defenses.norm_bound import norm_bound
@@ -35,6 +36,7 @@ from fedjax_sim.reconstruction import (
 )
 
 Mode = Literal["dynamic", "continuous", "intermittent"]
+Base = Literal["fedavg", "median", "trimmed_mean", "norm_bound"]
 
 
 class Reconstruction(NamedTuple):
@@ -168,7 +170,7 @@ def fedredefense(
     inner_steps: int = 5,
     images_per_class: int = 1,
     stack: int | None = None,
-    base: Literal["fedavg", "median", "trimmed_mean", "norm_bound"] = "fedavg",
+    base: Base = "fedavg",
 ) -> Defense:
     """Returns FedREDefense; the defaults are FashionMNIST's.
 
@@ -182,6 +184,8 @@ def fedredefense(
     Raises:
       InputError: a number outside its range, or a model with batch statistics.
     """
+    check_choice("mode", mode, Mode)
+    check_choice("base", base, Base)
     for key, value, least in (
         ("first_limit", first_limit, 0),
         ("later_limit", later_limit, 0),

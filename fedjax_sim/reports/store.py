@@ -48,10 +48,10 @@ from typing import Any
 
 import duckdb
 
+from fedjax_sim.config import flatten
 from fedjax_sim.errors import InputError
 from fedjax_sim.results import Rows, read_json
 from fedjax_sim.sweeps import executors
-from fedjax_sim.sweeps.sweep import flatten
 
 Row = dict[str, Any]
 

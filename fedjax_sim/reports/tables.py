@@ -24,12 +24,11 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from fedjax_sim.cli import resolve_variants
-from fedjax_sim.config import load_file, to_dict
+from fedjax_sim.config import flatten, load_file, to_dict
 from fedjax_sim.errors import InputError, did_you_mean
 from fedjax_sim.reports.store import Row, same, varying
 from fedjax_sim.results import plain
 from fedjax_sim.sweeps.executors import FINISHED
-from fedjax_sim.sweeps.sweep import flatten
 
 Labels = tuple[str, ...]
 

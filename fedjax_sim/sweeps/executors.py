@@ -27,6 +27,7 @@ import jax
 
 from fedjax_sim import experiment
 from fedjax_sim.errors import InputError
+from fedjax_sim.results import Busy
 from fedjax_sim.sweeps.sweep import Run
 
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
@@ -89,10 +90,10 @@ def execute(run: Run, folder: Path) -> str:
             return FINISHED
         try:
             code, _ = experiment.run(run.config, folder, run.name)
+        except Busy:
+            time.sleep(0.1 * attempt)
+            continue
         except Exception as error:  # whatever it is, the other runs go on
-            if "another run is working there" in str(error):
-                time.sleep(0.1 * attempt)
-                continue
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             record_failure(folder, reason, traceback.format_exc())
             return FAILED

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedjax_sim.cli import resolve_variants
-from fedjax_sim.config import Config, load_file, parse_value, to_dict
+from fedjax_sim.config import Config, flatten, load_file, parse_value, to_dict
 from fedjax_sim.errors import InputError, did_you_mean
 from fedjax_sim.results import plain
 
@@ -89,17 +89,6 @@ def zipped(columns: Mapping[str, Sequence[Any]]) -> list[Point]:
 def seeds(count: int, first: int = 0) -> list[Point]:
     """Returns points with seeds `first`, `first + 1`, ..."""
     return [{"seed": first + i} for i in range(count)]
-
-
-def flatten(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}"""
-    flat = {}
-    for key, value in group.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def load_sweep(path: str) -> Sweep:

@@ -86,7 +86,13 @@ def make_spec() -> Callable[..., FederationSpec]:
             network.layout if network else flat_layout({"w": jnp.zeros(num_params)})
         )
         return FederationSpec(
-            population, n, num_malicious, layout, num_buffers, network
+            population,
+            n,
+            num_malicious,
+            layout,
+            num_buffers,
+            network,
+            jax.random.key(0),
         )
 
     return make

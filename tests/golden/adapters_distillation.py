@@ -130,10 +130,11 @@ def check_gradient_penalty(case: Case) -> None:
         CRITIC, case["param_names"], int(case["salt"]), CRITIC_NAMES
     )
     apply = apply_of(Critic())
-    score = lambda x: apply(variables["params"], {}, x, train=True)[0]
+    score = jax.jit(lambda x: apply(variables["params"], {}, x, train=True)[0])
     fake, real = images(case["x_fake"]), images(case["x_real"])
     mix = jnp.asarray(case["mix"])[:, None, None, None]
-    penalty = gradient_penalty(score, mix * fake + (1 - mix) * real)
+    points = mix * fake + (1 - mix) * real
+    penalty = jax.jit(lambda points: gradient_penalty(score, points))(points)
     np.testing.assert_allclose(penalty, case["expected_penalty"], rtol=1e-4)
     # The losses are those of the two batches under WGAN: minus the mean of the real.
     np.testing.assert_allclose(

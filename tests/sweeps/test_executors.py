@@ -123,6 +123,7 @@ def children(pid):
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_fails_its_run_only(sweep_file, finished, tmp_path, capfd):
     """As the out-of-memory killer would. The next start tries the run again."""
     process = start(sweep_file, tmp_path, *LONG, "--processes=2")
@@ -142,6 +143,7 @@ def test_a_killed_worker_fails_its_run_only(sweep_file, finished, tmp_path, capf
     assert_same_results(tmp_path, finished)
 
 
+@pytest.mark.slow
 def test_two_starts_share_the_work(sweep_file, finished, tmp_path, capfd):
     """Also when one of them is killed without a word."""
     first, second = (start(sweep_file, tmp_path, *LONG) for _ in range(2))
