@@ -243,7 +243,7 @@ def run_pool(runs: Sequence[Run], root: Path, processes: int, report: Report) ->
                 worker, run = active.pop(pipe)
                 try:
                     outcome, ending = pipe.recv()
-                except EOFError:
+                except (EOFError, ConnectionResetError):  # the worker is gone
                     worker.process.join()
                     ending = signals.requested or worker.process.exitcode in _STOPPED
                     outcome = INTERRUPTED
@@ -282,7 +282,7 @@ def _check_with(worker: _Worker, signals: Signals) -> bool:
         return False
     try:
         reason = worker.pipe.recv()
-    except EOFError:
+    except (EOFError, ConnectionResetError):
         worker.process.join()
         reason = f"the runs could not be checked: {_death(worker.process)}"
     if reason is not None:
@@ -310,7 +310,7 @@ def _work(
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / processes:.3f}")
     _ask_for_devices(runs)
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the parent talks to the user
-    with contextlib.suppress(EOFError, BrokenPipeError), Signals(leave=True) as signals:
+    with contextlib.suppress(EOFError, ConnectionError), Signals(leave=True) as signals:
         while not signals.requested and (number := pipe.recv()) is not None:
             if number == CHECK:
                 pipe.send(_complaint(runs))

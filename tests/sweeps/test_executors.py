@@ -92,6 +92,7 @@ def assert_same_results(root, expected):
             assert got == wanted
 
 
+@pytest.mark.slow
 def test_terminated_pool_goes_on(sweep_file, finished, tmp_path, capfd):
     """Two processes, stopped in the middle; then one process does the rest."""
     process = start(sweep_file, tmp_path, *LONG, "--processes=2")
