@@ -119,7 +119,7 @@ def _run_all(runs: dict[str, Config], workdir: Path) -> int:
     # JAX starts its backend on first use; CPU devices must be asked for before that.
     import jax
 
-    from fedjax_sim import experiment
+    from fedjax_sim import experiment, runner
 
     devices = max(config.execution.devices for config in runs.values())
     if devices > 1:
@@ -132,7 +132,7 @@ def _run_all(runs: dict[str, Config], workdir: Path) -> int:
     for name, config in runs.items():
         folder = folders[name]
         label = name or config.defense.name
-        code, summary = experiment.run(config, folder, label)
+        code, summary = runner.run(config, folder, label)
         if code:
             return code
         summaries.append(summary)

@@ -1,13 +1,7 @@
-"""A run: build it from its config, loop, evaluate, record, survive a kill.
+"""An experiment: the parts of a run, built from its config."""
 
-Everything that touches the disk, the clock or the terminal lives here and above.
-"""
-
-import os
-import signal
-import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,13 +12,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fedjax_sim import federation as fed
-from fedjax_sim import memory, metrics, models, results
-from fedjax_sim.attacks import ATTACKS
+from fedjax_sim import memory, metrics, models, program
 from fedjax_sim.attacks.base import Attack, AttackSpec
-from fedjax_sim.checkpoint import Checkpoints
 from fedjax_sim.clients import leadfl_schedule, training
 from fedjax_sim.clients.batches import Batch, Reader, TrainData
-from fedjax_sim.clients.defenses import CLIENT_DEFENSES
 from fedjax_sim.clients.execution import (
     Strategy,
     auto_lowering,
@@ -33,7 +24,7 @@ from fedjax_sim.clients.execution import (
 )
 from fedjax_sim.clients.malicious_majority import majority_probability
 from fedjax_sim.clients.training import LocalWork
-from fedjax_sim.config import PARTICIPATIONS, Config, to_dict
+from fedjax_sim.config import PARTICIPATIONS, Config
 from fedjax_sim.data import partition as partitions
 from fedjax_sim.data import sources
 from fedjax_sim.data.augment import AUGMENTATIONS, augment
@@ -49,24 +40,22 @@ from fedjax_sim.defenses.base import (
     RootRequest,
 )
 from fedjax_sim.errors import InputError
-from fedjax_sim.progress import Progress, note
 from fedjax_sim.rng import Purpose, stream
-
-EXIT_INTERRUPTED = 75  # a checkpoint was written, the same command resumes
-SECONDS_PER_CALL = (
-    20.0  # the device returns at least so often: a signal waits no longer
-)
 
 
 class Experiment(NamedTuple):
-    """A run that is ready to start."""
+    """The parts of a run that is ready to start."""
 
     config: Config
     federation: fed.Federation
     twin: fed.Federation | None  # the same without the attack, to measure its effect
     inputs: fed.Inputs
     test_sets: metrics.TestSets
-    evaluate: Callable[[fed.FedState, metrics.TestSets], dict[str, metrics.Counts]]
+    evaluate: Callable[
+        [fed.FedState, fed.Inputs, metrics.TestSets], dict[str, metrics.Counts]
+    ]
+    mesh: Mesh | None  # devices that share the clients
+    estimated_bytes: int  # on one device, while a round is computed
     facts: dict[str, Any]  # for provenance.json and summary.json
 
 
@@ -187,13 +176,12 @@ def build(
         lowering=lowering,
         **config.model.options,
     )
-    attack: Attack = ATTACKS[config.attack.name].factory(**config.attack.options)
+    attack, defense = sides(config, {})
     if num_fake and attack.trains:
         raise InputError(
             f"config.attack.num_fake = {num_fake}: fake clients have no data, and "
             f"config.attack.name = {config.attack.name!r} trains on data; allowed: 0"
         )
-    defense = _defense(config)
     norm = normalization(config.data.normalization, image_shape[-1])
     network = models.Network.of(model, image_shape, dataset.num_classes, lowering)
     layout = network.layout
@@ -234,7 +222,6 @@ def build(
         network=network,
         work=work,
         participation=participation,
-        defense=defense,
         population=population,
         num_malicious=len(malicious_ids),
         attack_spec=spec,
@@ -243,13 +230,15 @@ def build(
         strategy=strategy,
         mesh=mesh,
     )
+    own_sides = partial(sides, config)
     federation = fed.make_federation(
-        attack=attack, reader=reader, clock_origin=clock_origin, **parts
+        sides=own_sides, reader=reader, clock_origin=clock_origin, **parts
     )
     twin = None
     if config.evaluation.attack_effect:
         harmless = reader._replace(poison=None)
-        twin = fed.make_federation(attack=Attack(()), reader=harmless, **parts)
+        no_attack = lambda options: (Attack(()), own_sides(options)[1])
+        twin = fed.make_federation(sides=no_attack, reader=harmless, **parts)
     is_malicious = np.zeros(population, bool)
     is_malicious[malicious_ids] = True
     inputs = fed.Inputs(
@@ -267,11 +256,11 @@ def build(
             np.float32(config.client.momentum),
             np.float32(config.client.weight_decay),
             np.float32(config.server.lr),
+            program.traced_options(config),
         ),
         root=_root_data(config, defense.root, dataset, root),
     )
-    place = NamedSharding(mesh, P()) if mesh else jax.devices()[0]
-    inputs = jax.device_put(inputs, place)
+    inputs = place(inputs, mesh)
     test = attack.test(spec) if attack.test else None
     threshold = config.evaluation.low_confidence_threshold
     test_sets = metrics.make_test_sets(
@@ -281,8 +270,9 @@ def build(
         any_source=config.evaluation.any_source,
     )
 
-    def evaluate(state, sets):
+    def evaluate(state, inputs, sets):
         predict, network = None, federation.network
+        _, defense = own_sides(inputs.hyper.options)
         if defense.predict is not None:
             global_model = GlobalModel(state.params, state.buffers)
             predict = lambda images: defense.predict(
@@ -332,23 +322,53 @@ def build(
             "estimated_gib": round(estimate / memory.GIB, 3),
         },
     }
-    return Experiment(config, federation, twin, inputs, test_sets, evaluate, facts)
+    return Experiment(
+        config,
+        federation,
+        twin,
+        inputs,
+        test_sets,
+        evaluate,
+        mesh,
+        estimate,
+        facts,
+    )
 
 
-def _defense(config: Config) -> Defense:
-    """The server rule, with what benign clients change in their own training."""
-    defense = DEFENSES[config.defense.name].factory(**config.defense.options)
-    section = config.client_defense
-    optimizer = CLIENT_DEFENSES[section.name].factory(**section.options)
+def place(tree: fed.PyTree, mesh: Mesh | None) -> fed.PyTree:
+    """Puts arrays on the device, or a copy on each device of a mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, P()) if mesh else jax.devices()[0])
+
+
+def sides(config: Config, options: fed.Options) -> tuple[Attack, Defense]:
+    """Returns attack and defence of a config.
+
+    Args:
+      config: a resolved config.
+      options: instead of the config's, by "section.key"; may be traced.
+
+    Raises:
+      InputError: options that do not go together.
+    """
+
+    def make(name: str) -> Any:
+        section = getattr(config, name)
+        own = {
+            key: options.get(f"{name}.{key}", value)
+            for key, value in section.options.items()
+        }
+        return program.TABLES[name][section.name].factory(**own)
+
+    attack, defense, optimizer = map(make, ("attack", "defense", "client_defense"))
     if optimizer is None:
-        return defense
+        return attack, defense
     if defense.client_optimizer is not None:
         raise InputError(
-            f"config.client_defense.name = {section.name!r}: "
+            f"config.client_defense.name = {config.client_defense.name!r}: "
             f"config.defense.name = {config.defense.name!r} has an optimiser of its "
             "own for benign clients; allowed: none"
         )
-    return defense._replace(client_optimizer=optimizer)
+    return attack, defense._replace(client_optimizer=optimizer)
 
 
 def _size_summary(partition: Partition) -> dict[str, float]:
@@ -490,344 +510,3 @@ def _strategy(config, work, dataset, spec, defense_bytes):
         )
     stack = min(strategy.stack or on_device, on_device)
     return strategy, fixed + stack * per_client
-
-
-# ---------------------------------------------------------------------- running
-
-
-def run(config: Config, workdir: Path, name: str = "run") -> tuple[int, dict]:
-    """Runs a config in a directory, or goes on with what is there.
-
-    Args:
-      config: a resolved config.
-      workdir: created if missing; see `fedjax_sim.results` for its files.
-      name: for messages and the summary.
-
-    Returns:
-      (exit code, summary); the code is `EXIT_INTERRUPTED` after SIGTERM or SIGINT,
-      and the summary then is empty.
-
-    Raises:
-      InputError: see `build`; also a directory in use, or of another config.
-    """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--workdir={workdir}: {os.strerror(error.errno)}") from None
-    lock = results.Lock(workdir)
-    try:
-        _check_same_config(config, workdir)
-        if (workdir / "summary.json").exists():
-            print(f"{name}: finished already, see {workdir / 'summary.json'}")
-            return 0, results.read_json(workdir / "summary.json")
-        return _run_locked(config, workdir, name)
-    finally:
-        lock.release()
-
-
-def _check_same_config(config: Config, workdir: Path) -> None:
-    """A run directory belongs to one config."""
-    path = workdir / "config.json"
-    new = results.plain(to_dict(config))
-    if not path.exists():
-        return
-    old = results.read_json(path)
-    for section in sorted({*old, *new}):
-        before, after = old.get(section), new.get(section)
-        if section in ("checkpoint", "log") or before == after:
-            continue  # how a run is recorded may change, what it computes may not
-        if isinstance(before, dict) and isinstance(after, dict):
-            differing = [
-                key
-                for key in sorted({*before, *after})
-                if before.get(key, ...) != after.get(key, ...)
-                and (section, key) != ("data", "data_dir")  # data may move
-            ]
-            if not differing:
-                continue
-            key = differing[0]
-            section, before, after = f"{section}.{key}", before.get(key), after.get(key)
-        raise InputError(
-            f"--workdir={workdir} holds a run with config.{section} = {before!r}, not "
-            f"{after!r}; choose another folder or the same config"
-        )
-
-
-class _Interrupt:
-    """Remembers SIGTERM and SIGINT until the loop can stop."""
-
-    def __enter__(self):
-        self.requested = False
-        self._old = {}
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._old[number] = signal.signal(number, self._note)
-            except ValueError:  # not the main thread: the caller handles signals
-                break
-        return self
-
-    def _note(self, number, frame):
-        del number, frame
-        self.requested = True
-
-    def __exit__(self, *exc):
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-
-def _run_locked(config: Config, workdir: Path, name: str) -> tuple[int, dict]:
-    origin = time.monotonic()
-    experiment = build(config, clock_origin=origin)
-    federation, inputs = experiment.federation, experiment.inputs
-    majority = experiment.facts["malicious_majority"]
-    if majority:
-        share = f"{100 * majority:.2g} %"
-        note(f"{name}: {share} of the rounds are expected to have a malicious majority")
-    writer = _tensorboard(config, workdir)
-    results.write_json(workdir / "config.json", to_dict(config))
-    provenance = {
-        **results.environment(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        **experiment.facts,
-    }
-    results.write_json(workdir / "provenance.json", provenance)
-
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    sides = [side for side in (federation, experiment.twin) if side is not None]
-    # With a twin, both states: that of the run and that of the run without attack.
-    states = jax.jit(lambda inputs: tuple(side.init(inputs) for side in sides))(inputs)
-    done = checkpoints.latest() or 0
-    if done:
-        restored = checkpoints.restore(done, states)
-        states = jax.tree.map(
-            lambda new, old: jax.device_put(new, old.sharding), restored, states
-        )
-    rounds_file = results.Rows(workdir / "rounds.jsonl")
-    metrics_file = results.Rows(workdir / "metrics.jsonl")
-    round_rows = rounds_file.keep_until(done)
-    metric_rows = metrics_file.keep_until(done)
-
-    every, by_rounds = config.evaluation.every, config.checkpoint.every_rounds
-    capacity = min(every, config.rounds)
-    begun = time.monotonic()
-
-    def some_rounds(states, inputs, count):
-        done = [
-            fed.run_rounds(side, state, inputs, count, capacity)
-            for side, state in zip(sides, states, strict=True)
-        ]
-        return tuple(state for state, _ in done), done[0][1]
-
-    step = (
-        jax.jit(some_rounds, donate_argnums=0)
-        .lower(states, inputs, jnp.int32(1))
-        .compile()
-    )
-    evaluate = jax.jit(experiment.evaluate)
-    evaluate = evaluate.lower(states[0], experiment.test_sets).compile()
-    compile_seconds = time.monotonic() - begun
-
-    saved_at = time.monotonic()
-    seconds = {"train": 0.0, "defend": 0.0}
-    pace: float | None = None
-    progress = Progress(name, config.rounds, done)
-    with _Interrupt() as interrupt, progress:
-        while done < config.rounds:
-            until = min((done // every + 1) * every, config.rounds)
-            count = until - done
-            # Cut long calls, so that signals and checkpoints need not wait.
-            fitting = 1 if pace is None else max(1, int(SECONDS_PER_CALL / pace))
-            count = min(count, fitting)
-            if by_rounds is not None:
-                count = min(count, by_rounds - done % by_rounds)
-            begun = time.monotonic()
-            states, reports = step(states, inputs, jnp.int32(count))
-            reports = jax.tree.map(lambda x, n=count: np.asarray(x)[:n], reports)
-            pace = (time.monotonic() - begun) / count
-            done += count
-            _add_phases(seconds, reports.clock, begun - origin)
-            new_rows = [_round_row(reports, i) for i in range(count)]
-            rounds_file.append(new_rows)
-            round_rows += new_rows
-            if done == until:
-                begun = time.monotonic()
-                counts = jax.device_get(evaluate(states[0], experiment.test_sets))
-                times = {
-                    "seconds_train": seconds["train"],
-                    "seconds_defend": seconds["defend"],
-                    "seconds_evaluate": time.monotonic() - begun,
-                    "seconds_compile": compile_seconds,
-                }
-                row = _metrics_row(
-                    config, done, counts, round_rows, metric_rows, states
-                )
-                row.update(times)
-                compile_seconds, seconds = 0.0, {"train": 0.0, "defend": 0.0}
-                metrics_file.append([row])
-                metric_rows.append(results.plain(row))
-                if writer is not None:
-                    _write_scalars(writer, row)
-                progress.show(row)
-            progress.advance(done)
-            due = time.monotonic() - saved_at >= config.checkpoint.every_seconds or (
-                by_rounds is not None and done % by_rounds == 0
-            )
-            if due or interrupt.requested or done == config.rounds:
-                checkpoints.save(done, states)
-                saved_at = time.monotonic()
-            if interrupt.requested and done < config.rounds:
-                break
-    checkpoints.close()
-    if writer is not None:
-        writer.close()
-    if done < config.rounds:
-        print(
-            f"{name}: stopped after round {done} of {config.rounds}; the same command "
-            "goes on from there"
-        )
-        return EXIT_INTERRUPTED, {}
-    malicious = np.asarray(inputs.malicious)
-    expelled = None
-    if federation.can_expel:
-        expelled = ~np.asarray(federation.eligible(states[0]))
-    history = metrics.detection_history(round_rows, malicious, expelled)
-    summary = _summary(name, config, experiment.facts, metric_rows, round_rows, history)
-    results.write_json(workdir / "summary.json", summary)
-    return 0, results.plain(summary)
-
-
-def _add_phases(seconds: dict[str, float], clock: np.ndarray, begun: float) -> None:
-    """Adds the phases of rounds; clock i32 [rounds, 2, 2] since the origin."""
-    previous = begun
-    for trained, served in clock[:, :, 0] + clock[:, :, 1] / 1e6:
-        seconds["train"] += max(trained - previous, 0.0)
-        seconds["defend"] += max(served - trained, 0.0)
-        previous = served
-
-
-def _round_row(reports: fed.RoundReport, i: int) -> dict[str, Any]:
-    report = jax.tree.map(lambda x: x[i], reports)
-    present = report.present
-    ids = report.client_ids[present]
-    attacking = report.malicious & report.active
-    return results.plain(
-        {
-            "round": report.round,
-            "clients": ids,
-            "malicious": report.client_ids[present & attacking],
-            "excluded": report.client_ids[present & (report.weights == 0)],
-            "absent": (~present).sum(),
-            "weights": report.weights[present],
-            "losses": report.losses[present],
-            "update_norms": report.update_norms[present],
-            "scores": {name: x[present] for name, x in report.scores.items()},
-            "global_step_norm": report.global_norm,
-            "skipped": report.skipped,
-        }
-    )
-
-
-def _detection(row: dict[str, Any]) -> metrics.Detection:
-    clients = np.array(row["clients"])
-    return metrics.detection(
-        np.isin(clients, row["excluded"]),
-        np.isin(clients, row["malicious"]),
-        np.ones(len(clients), bool),
-    )
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
-def _metrics_row(config, done, counts, round_rows, metric_rows, states):
-    since = metric_rows[-1]["round"] if metric_rows else 0
-    recent = [row for row in round_rows if row["round"] > since]
-    last = recent[-1]
-    attacking = np.isin(last["clients"], last["malicious"])
-
-    def split(key, malicious):
-        pairs = zip(last[key], attacking, strict=True)
-        return _mean([value for value, bad in pairs if bad == malicious])
-
-    row: dict[str, Any] = {"round": done}
-    row.update(
-        metrics.evaluation_row(counts, config.evaluation.low_confidence_threshold)
-    )
-    params = states[0].params
-    if len(states) > 1:
-        row["attack_effect"] = float(jnp.linalg.norm(params - states[1].params))
-    finite = bool(jnp.isfinite(params).all()) and np.isfinite(row["test_loss"])
-    row["diverged"] = not finite
-    for key, name in (("losses", "train_loss"), ("update_norms", "update_norm")):
-        row[f"{name}_benign"] = split(key, False)
-        row[f"{name}_malicious"] = split(key, True)
-    norms = [norm for norm in last["update_norms"] if norm is not None]
-    row["update_norm_max"] = max(norms, default=None)
-    row["global_step_norm"] = last["global_step_norm"]
-    row["rounds_skipped"] = sum(r["skipped"] for r in recent)
-    row["clients_non_finite"] = sum(sum(r["scores"]["non_finite"]) for r in recent)
-    row.update(sum((_detection(r) for r in recent), metrics.Detection()).row())
-    return row
-
-
-def _summary(name, config, facts, metric_rows, round_rows, history):
-    final = metric_rows[-1]
-    late_start = config.rounds - max(config.rounds // 10, 1)
-    late_rows = [row for row in metric_rows if row["round"] > late_start]
-
-    def spread(key):
-        values = [row[key] for row in late_rows if row.get(key) is not None]
-        if not values:
-            return None
-        return {"mean": float(np.mean(values)), "std": float(np.std(values))}
-
-    phases = ("train", "defend", "evaluate", "compile")
-    return {
-        "name": name,
-        "status": "finished",
-        "rounds": config.rounds,
-        "final": {k: v for k, v in final.items() if not k.startswith("seconds_")},
-        "late": {key: spread(key) for key in ("mta", "asr")},
-        "best_mta": max(row["mta"] for row in metric_rows),
-        "detection": {
-            **sum((_detection(r) for r in round_rows), metrics.Detection()).row(),
-            **history,
-        },
-        "backdoor": _backdoor(metric_rows),
-        "rounds_skipped": sum(row["skipped"] for row in round_rows),
-        "partition": facts["partition"]["fingerprint"],
-        "realised_dpr": facts["realised_dpr"],
-        "attack_knowledge": facts["attack_knowledge"],
-        "oracle_knowledge": facts["oracle_knowledge"],
-        "seconds": {p: sum(row[f"seconds_{p}"] for row in metric_rows) for p in phases},
-    }
-
-
-def _backdoor(metric_rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """How the attack success moved, if it was measured in every round."""
-    success = [row.get("asr") for row in metric_rows]
-    if None in success or metric_rows[-1]["round"] != len(metric_rows):
-        return None
-    found = metrics.mitigation(np.array(success))
-    return {"mean_asr": float(np.mean(success)), **found._asdict()}
-
-
-def _tensorboard(config: Config, workdir: Path):
-    if not config.log.tensorboard:
-        return None
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise InputError(
-            "config.log.tensorboard = True needs: pip install 'fedjax_sim[tensorboard]'"
-        ) from None
-    return SummaryWriter(str(workdir / "tensorboard"))
-
-
-def _write_scalars(writer, row: dict[str, Any]) -> None:
-    for key, value in row.items():
-        if key != "round" and value is not None:
-            writer.add_scalar(key, float(value), row["round"])
-    writer.flush()

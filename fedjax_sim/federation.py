@@ -42,6 +42,7 @@ from fedjax_sim.models import Network
 from fedjax_sim.rng import Purpose, stream
 
 PyTree = Any
+Options = dict[str, Array]  # of the two sides, by "section.key"; see `program`
 
 
 class FedState(NamedTuple):
@@ -62,6 +63,11 @@ class Hyper(NamedTuple):
     momentum: Array | float
     weight_decay: Array | float
     server_lr: Array | float
+    options: Options = {}  # noqa: RUF012 - never written to
+
+
+# Attack and defence, with these options instead of the config's.
+Sides = Callable[[Options], tuple[Attack, Defense]]
 
 
 class RootData(NamedTuple):
@@ -105,7 +111,7 @@ class Federation(NamedTuple):
     spec: FederationSpec
     init: Callable[[Inputs], FedState]
     round_step: Callable[[FedState, Inputs], tuple[FedState, RoundReport]]
-    eligible: Callable[[FedState], Array]
+    eligible: Callable[[FedState, Inputs], Array]
     can_expel: bool  # the defence may ban clients for good
 
 
@@ -129,8 +135,7 @@ def make_federation(
     reader: Reader,
     work: LocalWork,
     participation: Participation,
-    attack: Attack,
-    defense: Defense,
+    sides: Sides,
     population: int,
     num_malicious: int,
     attack_spec: AttackSpec | None = None,
@@ -147,7 +152,9 @@ def make_federation(
       reader: how samples become batches (with the attack's poison).
       work: local epochs or steps and batch size.
       participation: schedule of cohorts.
-      attack, defense: the two sides.
+      sides: gives attack and defence. It is called with no options once, and inside
+        of the program with traced ones: which seams a side uses must not depend on
+        them.
       population: N, fake clients included.
       num_malicious: M, how many of them are malicious.
       attack_spec: facts the attack's state is built from.
@@ -167,17 +174,17 @@ def make_federation(
     spec = FederationSpec(
         population, cohort_size, num_malicious, layout, buffer_layout.size, network
     )
+    _, usual = sides({})
     # An impossible federation is refused here; the state itself needs the run's key.
-    jax.eval_shape(lambda key: defense.init(spec._replace(key=key)), jax.random.key(0))
-    attack_init = attack.init(attack_spec)
-    train = _client_trainer(network, reader, work, attack, defense)
+    jax.eval_shape(lambda key: usual.init(spec._replace(key=key)), jax.random.key(0))
 
     def root(inputs: Inputs) -> Root | None:
-        if defense.root is None:
+        if usual.root is None:
             return None
-        return _root(network, reader, work, defense, inputs)
+        return _root(network, reader, work, usual, inputs)
 
     def init(inputs: Inputs) -> FedState:
+        attack, defense = sides(inputs.hyper.options)
         params, buffers = map(ravel, model.init(stream(inputs.key, Purpose.MODEL_INIT)))
         if defense.start is not None:
             params, buffers = defense.start(
@@ -193,15 +200,18 @@ def make_federation(
             buffers=buffers,
             server=optimizer.init(params) if optimizer else (),
             defense=jax.tree.map(jnp.asarray, defense.init(own)),
-            attack=jax.tree.map(jnp.asarray, attack_init),
+            attack=jax.tree.map(jnp.asarray, attack.init(attack_spec)),
         )
 
-    def eligible(state: FedState) -> Array:
+    def eligible(state: FedState, inputs: Inputs) -> Array:
+        _, defense = sides(inputs.hyper.options)
         if defense.eligible is None:
             return jnp.ones(population, bool)
         return defense.eligible(state.defense)
 
     def round_step(state: FedState, inputs: Inputs) -> tuple[FedState, RoundReport]:
+        attack, defense = sides(inputs.hyper.options)
+        train = _client_trainer(network, reader, work, attack, defense)
         round_index = state.round + 1
         if lr_factor is not None:
             rate = inputs.hyper.learning_rate * lr_factor(round_index)
@@ -215,7 +225,7 @@ def make_federation(
             stream(inputs.key, Purpose.PARTICIPATION, round_index),
             round_index,
             inputs.malicious,
-            eligible(state),
+            eligible(state, inputs),
         )
         attacking = inputs.malicious[ids] & active & present
 
@@ -342,7 +352,7 @@ def make_federation(
         )
         return new_state, report
 
-    can_expel = defense.eligible is not None
+    can_expel = usual.eligible is not None
     return Federation(network, spec, init, round_step, eligible, can_expel)
 
 

@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Sequence
+from statistics import mean
 from typing import Any
 
 from tqdm import tqdm
@@ -36,17 +38,20 @@ class Progress:
             self._bar.update(done - self._done)
         self._done = done
 
-    def show(self, row: dict[str, Any]) -> None:
-        """Shows the main numbers of a metrics row."""
-        asr = row.get("asr")
-        rates = f"MTA {row['mta']:.2f}" + ("" if asr is None else f" ASR {asr:.2f}")
+    def show(self, done: int, rows: Sequence[dict[str, Any]]) -> None:
+        """Shows the main numbers of a metrics row, or the means of several runs."""
+        rates = "  ".join(
+            f"{name.upper()} {mean(values):.2f}"
+            for name in ("mta", "asr")
+            if (values := [row[name] for row in rows if row.get(name) is not None])
+        )
         if self._bar is not None:
             self._bar.set_postfix_str(rates)
             return
-        pace = (row["round"] - self._first) / (time.monotonic() - self._started)
-        left = (self._rounds - row["round"]) / pace
+        pace = (done - self._first) / (time.monotonic() - self._started)
+        left = (self._rounds - done) / pace
         print(
-            f"{self._name}: round {row['round']}/{self._rounds}  {rates}  "
+            f"{self._name}: round {done}/{self._rounds}  {rates}  "
             f"{pace:.2f} rounds/s  {left:.0f} s left",
             flush=True,
         )

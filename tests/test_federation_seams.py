@@ -422,6 +422,6 @@ def test_batch_statistics_at_evaluation(monkeypatch, flag):
 
     original = metrics.evaluate
     monkeypatch.setattr(metrics, "evaluate", evaluate)
-    built.evaluate(start_state(built), built.test_sets)
+    built.evaluate(start_state(built), built.inputs, built.test_sets)
 
     assert heard == [flag]

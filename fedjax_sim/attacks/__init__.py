@@ -34,6 +34,7 @@ class AttackEntry(NamedTuple):
 
     factory: Callable[..., Attack]
     paper: str
+    traced: tuple[str, ...] = ()  # numbers that vary without a new compilation
 
 
 def none() -> Attack:
@@ -44,7 +45,9 @@ def none() -> Attack:
 ATTACKS: dict[str, AttackEntry] = {
     "none": AttackEntry(none, "-"),
     "backdoor": AttackEntry(
-        backdoor, "Gu et al. 2017; Chen et al. 2017; Syros et al. 2025 (DROP), 2.2"
+        backdoor,
+        "Gu et al. 2017; Chen et al. 2017; Syros et al. 2025 (DROP), 2.2",
+        ("dpr",),
     ),
     "adaptive_label_flip": AttackEntry(
         adaptive_label_flip, "Xie, Fang, Gong, ICML 2024, Algorithm 3"
@@ -52,27 +55,45 @@ ATTACKS: dict[str, AttackEntry] = {
     "adaptive_targeted_label_flip": AttackEntry(
         adaptive_targeted_label_flip, "Xie, Fang, Gong, ICML 2024, Algorithm 3"
     ),
-    "block_backdoor": AttackEntry(block_backdoor, "IQR / Clip-Avg article"),
-    "chameleon": AttackEntry(chameleon, "Dai, Li, ICML 2023"),
-    "dba": AttackEntry(dba, "Xie et al., ICLR 2020; Xie et al., ICML 2024"),
+    "block_backdoor": AttackEntry(block_backdoor, "IQR / Clip-Avg article", ("boost",)),
+    "chameleon": AttackEntry(
+        chameleon,
+        "Dai, Li, ICML 2023",
+        (
+            "contrastive_lr",
+            "contrastive_momentum",
+            "contrastive_weight_decay",
+            "lr_decay",
+            "temperature",
+            "scale_weight",
+            "dpr",
+        ),
+    ),
+    "dba": AttackEntry(dba, "Xie et al., ICLR 2020; Xie et al., ICML 2024", ("scale",)),
     "fang": AttackEntry(fang, "Fang et al., USENIX Security 2020"),
     "fang_krum": AttackEntry(fang_krum, "Fang et al., USENIX Security 2020"),
-    "gaussian": AttackEntry(gaussian, "Blanchard et al., NeurIPS 2017"),
-    "ipm": AttackEntry(ipm, "Xie, Koyejo, Gupta, UAI 2019"),
+    "gaussian": AttackEntry(gaussian, "Blanchard et al., NeurIPS 2017", ("std",)),
+    "ipm": AttackEntry(ipm, "Xie, Koyejo, Gupta, UAI 2019", ("epsilon",)),
     "label_flip": AttackEntry(label_flip, "Fung et al. 2018"),
     "leadfl_backdoor": AttackEntry(
         leadfl_backdoor, "Zhu et al. (LeadFL), ICML 2023; Sun et al., NeurIPS 2021"
     ),
-    "lie": AttackEntry(lie, "Baruch et al., NeurIPS 2019"),
+    "lie": AttackEntry(lie, "Baruch et al., NeurIPS 2019", ("z",)),
     "min_max": AttackEntry(min_max, "Shejwalkar, Houmansadr, NDSS 2021"),
     "min_sum": AttackEntry(min_sum, "Shejwalkar, Houmansadr, NDSS 2021"),
-    "mpaf": AttackEntry(mpaf, "Cao, Gong, CVPR Workshops 2022"),
-    "neurotoxin": AttackEntry(neurotoxin, "Zhang et al., ICML 2022"),
-    "poisonedfl": AttackEntry(poisonedfl, "Xie, Fang, Gong, CVPR 2025"),
-    "scaling": AttackEntry(
-        scaling, "Bagdasaryan et al., AISTATS 2020; Xie et al., ICML 2024"
+    "mpaf": AttackEntry(mpaf, "Cao, Gong, CVPR Workshops 2022", ("scale",)),
+    "neurotoxin": AttackEntry(
+        neurotoxin, "Zhang et al., ICML 2022", ("top_k", "norm_bound", "dpr")
     ),
-    "sign_flip": AttackEntry(sign_flip, "Li et al. (RSA), AAAI 2019"),
+    "poisonedfl": AttackEntry(
+        poisonedfl,
+        "Xie, Fang, Gong, CVPR 2025",
+        ("initial_scale", "decay", "min_scale", "noise_scale", "flip_probability"),
+    ),
+    "scaling": AttackEntry(
+        scaling, "Bagdasaryan et al., AISTATS 2020; Xie et al., ICML 2024", ("scale",)
+    ),
+    "sign_flip": AttackEntry(sign_flip, "Li et al. (RSA), AAAI 2019", ("scale",)),
     "targeted_label_flip": AttackEntry(
         targeted_label_flip, "Tolpegin et al., ESORICS 2020"
     ),

@@ -17,6 +17,7 @@ class ClientDefenseEntry(NamedTuple):
 
     factory: Callable[..., ClientOptimizer | None]
     paper: str
+    traced: tuple[str, ...] = ()  # numbers that vary without a new compilation
 
 
 def none() -> None:
@@ -25,7 +26,11 @@ def none() -> None:
 
 CLIENT_DEFENSES: dict[str, ClientDefenseEntry] = {
     "none": ClientDefenseEntry(none, "-"),
-    "leadfl": ClientDefenseEntry(leadfl, "Zhu, Roos, Chen, ICML 2023"),
-    "fl_wbc": ClientDefenseEntry(fl_wbc, "Sun et al., NeurIPS 2021"),
-    "ldp": ClientDefenseEntry(ldp, "Zhu, Roos, Chen, ICML 2023, public code"),
+    "leadfl": ClientDefenseEntry(
+        leadfl, "Zhu, Roos, Chen, ICML 2023", ("alpha", "clip")
+    ),
+    "fl_wbc": ClientDefenseEntry(fl_wbc, "Sun et al., NeurIPS 2021", ("scale",)),
+    "ldp": ClientDefenseEntry(
+        ldp, "Zhu, Roos, Chen, ICML 2023, public code", ("scale",)
+    ),
 }

@@ -31,8 +31,15 @@ class Strategy(NamedTuple):
     stack: int | None
 
 
-def parse_strategy(text: str) -> Strategy:
+def parse_strategy(
+    text: str, *, key: str = "config.execution.clients", others: str = "auto"
+) -> Strategy:
     """Reads `vmap`, `map` or `chunk:K`.
+
+    Args:
+      text: what the user gave.
+      key: the flag or key that it was given for.
+      others: what else the key allows.
 
     Raises:
       InputError: anything else.
@@ -44,8 +51,8 @@ def parse_strategy(text: str) -> Strategy:
     match = re.fullmatch(r"chunk:([1-9][0-9]*)", text)
     if not match:
         raise InputError(
-            f"config.execution.clients = {text!r} is not a strategy; allowed: auto, "
-            "vmap, map, chunk:K with K a positive number"
+            f"{key} = {text!r} is not a strategy; allowed: {others}, vmap, map, "
+            "chunk:K with K a positive number"
         )
     return Strategy(int(match[1]))
 

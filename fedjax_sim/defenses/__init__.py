@@ -44,11 +44,13 @@ class DefenseEntry(NamedTuple):
       factory: takes keyword-only hyper-parameters and returns a `Defense`.
       paper: where the rule was published.
       oracle: what it is told by default that no real server could know, or "none".
+      traced: numbers that a sweep varies without a new compilation.
     """
 
     factory: Callable[..., Defense]
     paper: str
     oracle: str
+    traced: tuple[str, ...] = ()
 
 
 _COUNT = "the number of malicious clients, unless num_byzantine is given"
@@ -69,6 +71,7 @@ DEFENSES: dict[str, DefenseEntry] = {
         factory=trimmed_mean,
         paper="Yin et al., ICML 2018",
         oracle=_COUNT,
+        traced=("num_byzantine",),
     ),
     "norm_bound": DefenseEntry(
         factory=norm_bound,
@@ -79,16 +82,19 @@ DEFENSES: dict[str, DefenseEntry] = {
         factory=krum,
         paper="Blanchard et al., NeurIPS 2017",
         oracle=_COUNT,
+        traced=("num_byzantine", "num_neighbors"),
     ),
     "multikrum": DefenseEntry(
         factory=multikrum,
         paper="Blanchard et al., NeurIPS 2017",
         oracle=_COUNT,
+        traced=("num_byzantine",),
     ),
     "fedredefense": DefenseEntry(
         factory=fedredefense,
         paper="Xie, Fang, Gong, ICML 2024",
         oracle="none",
+        traced=("threshold", "lr_images", "lr_labels", "lr_rate", "initial_rate"),
     ),
     "flcert": DefenseEntry(
         factory=flcert,
@@ -99,16 +105,19 @@ DEFENSES: dict[str, DefenseEntry] = {
         factory=flip,
         paper="K. Zhang et al., ICLR 2023",
         oracle="none",
+        traced=("success", "max_size", "portion", "confidence"),
     ),
     "drop": DefenseEntry(
         factory=drop,
         paper="Syros et al. 2025 (DROP)",
         oracle="none",
+        traced=("penalty", "reward"),
     ),
     "droplet": DefenseEntry(
         factory=droplet,
         paper="Syros et al. 2025 (DROP), sections 4.1 and 4.2",
         oracle="none",
+        traced=("penalty", "reward", "blacklist_threshold"),
     ),
     "fltrust": DefenseEntry(
         factory=fltrust,
@@ -124,16 +133,19 @@ DEFENSES: dict[str, DefenseEntry] = {
         factory=flame,
         paper="Nguyen et al., USENIX Security 2022",
         oracle="none",
+        traced=("noise_sigma",),
     ),
     "flare": DefenseEntry(
         factory=flare,
         paper="Wang et al., AsiaCCS 2022",
         oracle=_ROOT,
+        traced=("temperature", "kernel_width"),
     ),
     "rlr": DefenseEntry(
         factory=rlr,
         paper="Ozdayi et al., AAAI 2021",
         oracle="none",
+        traced=("threshold",),
     ),
     "random_aggregation": DefenseEntry(
         factory=random_aggregation,
@@ -149,21 +161,25 @@ DEFENSES: dict[str, DefenseEntry] = {
         factory=iqr_filter,
         paper="article on backdoors in federated CIFAR-10",
         oracle="none",
+        traced=("iqr_k",),
     ),
     "clip_avg": DefenseEntry(
         factory=clip_avg,
         paper="article on backdoors in federated CIFAR-10",
         oracle="none",
+        traced=("clip_norm", "clip_decay", "lr"),
     ),
     "iqr_clip_avg": DefenseEntry(
         factory=iqr_clip_avg,
         paper="article on backdoors in federated CIFAR-10",
         oracle="none",
+        traced=("clip_norm", "clip_decay", "lr", "iqr_k"),
     ),
     "bulyan": DefenseEntry(
         factory=bulyan,
         paper="El Mhamdi et al., ICML 2018",
         oracle=_COUNT,
+        traced=("num_byzantine",),
     ),
     "bulyan_leadfl": DefenseEntry(
         factory=bulyan_leadfl,
@@ -174,21 +190,25 @@ DEFENSES: dict[str, DefenseEntry] = {
         factory=sparsefed,
         paper="Panda et al., AISTATS 2022",
         oracle="none",
+        traced=("momentum", "clip_norm"),
     ),
     "prodigy": DefenseEntry(
         factory=prodigy,
         paper="Ergisi et al. 2025, arXiv 2509.09534",
         oracle=_COUNT,
+        traced=("num_byzantine",),
     ),
     "dnc": DefenseEntry(
         factory=dnc,
         paper="Shejwalkar and Houmansadr, NDSS 2021",
         oracle=_COUNT,
+        traced=("num_byzantine", "filter_fraction"),
     ),
     "crfl": DefenseEntry(
         factory=crfl,
         paper="Xie et al., ICML 2021",
         oracle="none",
+        traced=("clip_start", "clip_slope", "clip_cap", "noise_sigma"),
     ),
     "fldetector": DefenseEntry(
         factory=fldetector,

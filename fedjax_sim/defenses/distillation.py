@@ -417,10 +417,10 @@ def distill(
 
     def init(spec: FederationSpec) -> tuple[()]:
         height, width, _ = spec.network.image_shape
-        if height != width or height not in (28, 32):
+        if height != width or height < 8 or height % 4:
             raise InputError(
-                f"config.defense.name = 'drop': its generator makes images of 28x28 or "
-                f"32x32 pixels, the data has {height}x{width}"
+                "config.defense.name = 'drop': its generator makes square images with "
+                f"sides of 8, 12, 16, ... pixels, the data has {height}x{width}"
             )
         return ()
 
@@ -439,9 +439,7 @@ def distill(
             keys[0],
             jnp.zeros((1, s.latent_dim)),
         )
-        apply_critic, critic = _gan_part(
-            Critic(2 if height == 32 else 1, network.lowering), keys[1], seeds[:1]
-        )
+        apply_critic, critic = _gan_part(Critic(network.lowering), keys[1], seeds[:1])
         networks = Networks(network.model.apply, apply_generator, apply_critic)
         teach, members = _teachers(model, cohort, context, seeds)
         capacity = num_seed + s.iterations * s.batch_size

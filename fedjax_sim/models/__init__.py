@@ -122,10 +122,17 @@ def _resnet(blocks):
     return build
 
 
-def _cnn(num_classes: int, image_shape, lowering: Lowering, *, padding: int = 0):
+def _cnn(
+    num_classes: int,
+    image_shape,
+    lowering: Lowering,
+    *,
+    padding: int = 0,
+    widths: tuple[int, int, int] | None = None,
+):
     # FedREDefense's Tables 5 and 6: narrower for FashionMNIST than for CIFAR-10.
-    widths = (30, 50, 100) if image_shape[-1] == 1 else (32, 64, 512)
-    return TwoLayerCNN(num_classes, widths, padding, lowering)
+    usual = (30, 50, 100) if image_shape[-1] == 1 else (32, 64, 512)
+    return TwoLayerCNN(num_classes, widths or usual, padding, lowering)
 
 
 def _wide_cnn(num_classes: int, image_shape, lowering: Lowering, *, padding: int = 0):

@@ -1,5 +1,7 @@
 """Generator and critic of DROP's distillation (Kariyappa et al. 2021, MAZE)."""
 
+from itertools import product
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
@@ -22,7 +24,7 @@ class Generator(nn.Module):
     """
 
     channels: int
-    start: int = 8  # 8 for 32x32 images, 7 for 28x28
+    start: int = 8  # a quarter of the side: 8 for 32x32 images, 7 for 28x28
     affine_output: bool = True
     lowering: Lowering = "patches"
 
@@ -47,19 +49,32 @@ class Generator(nn.Module):
 
 
 class Critic(nn.Module):
-    """`conv3_dis`: images [B, H, W, C] -> realness map [B, 1, 1] or [B, 3, 3]."""
+    """`conv3_dis`: images [B, H, H, C] -> realness map, [B, 1, 1] for 32x32 images.
 
-    last_stride: int = 2  # 2 for 32x32 images (map 1x1), 1 for 28x28 (map 3x3)
+    The published strides are 2, 2, 2 for 32x32 and 2, 2, 1 for 28x28 (map 3x3): the
+    largest that leave the last convolution its 4x4 window. So they are for others.
+    """
+
     lowering: Lowering = "patches"
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         del train  # InstanceNorm keeps no statistics
-        for i, (width, stride) in enumerate(
-            ((32, 2), (64, 2), (128, self.last_stride))
-        ):
+        strides = _strides(x.shape[1])
+        for i, (width, stride) in enumerate(zip((32, 64, 128), strides, strict=True)):
             x = Conv(width, 4, stride, 1, lowering=self.lowering, name=f"conv{i + 1}")(
                 x
             )
             x = nn.leaky_relu(InstanceNorm(name=f"norm{i + 1}")(x), 0.2)
         return Conv(1, 4, lowering=self.lowering, name="conv4")(x)[..., 0]
+
+
+def _strides(side: int) -> tuple[int, ...]:
+    """The largest strides of three 4x4 convolutions (padding 1) that leave 4 pixels."""
+    for strides in product((2, 1), repeat=3):
+        left = side
+        for stride in strides:
+            left = (left - 2) // stride + 1
+        if left >= 4:
+            return strides
+    raise ValueError(f"images of {side}x{side} pixels are too small for the critic")

@@ -10,9 +10,10 @@ from typing import Any
 from absl import flags
 
 from fedjax_sim import cli
+from fedjax_sim.clients.execution import Strategy, parse_strategy
 from fedjax_sim.errors import InputError
-from fedjax_sim.experiment import EXIT_INTERRUPTED
 from fedjax_sim.results import read_json
+from fedjax_sim.runner import EXIT_INTERRUPTED
 from fedjax_sim.sweeps import executors
 from fedjax_sim.sweeps.sweep import Run, expand, load_sweep
 
@@ -34,6 +35,13 @@ def make_flags() -> flags.FlagValues:
         1,
         "Runs at the same time, each with its share of the cores; 1: in this process.",
         lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "together",
+        "auto",
+        "Runs with the same program: map (compiled once, one at a time), vmap or "
+        "chunk:K (stacked), alone; auto: map on a CPU, what fits the memory elsewhere.",
         flag_values=values,
     )
     flags.DEFINE_multi_string(
@@ -77,24 +85,40 @@ def main(argv: Sequence[str]) -> int:
         for name in ("sweep", "results"):
             if getattr(values, name) is None:
                 raise InputError(f"--{name} must be given; {USAGE}")
+        strategy = _strategy(values.together)
         runs = expand(load_sweep(values.sweep), changes, values.only)
         root = Path(values.results)
         if values.dry_run:
             print(listing(runs, root))
             return 0
-        return _run_all(runs, root, values.processes)
+        limit = 1 if values.together == "alone" else executors.GROUP_LIMIT
+        return _run_all(runs, root, values.processes, limit, strategy)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return cli.EXIT_INPUT
 
 
-def _run_all(runs: list[Run], root: Path, processes: int) -> int:
+def _strategy(text: str) -> Strategy | None:
+    """How many runs of one program are stacked; None: as it fits."""
+    if text in ("auto", "alone"):
+        return None
+    return parse_strategy(text, key="--together", others="auto, alone")
+
+
+def _run_all(
+    runs: list[Run],
+    root: Path,
+    processes: int,
+    limit: int,
+    strategy: Strategy | None,
+) -> int:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--results={root}: {os.strerror(error.errno)}") from None
-    print(counts(runs, root), flush=True)
     waiting = [r for r in runs if not (root / r.folder / "summary.json").exists()]
+    groups = executors.grouped(waiting, processes, limit)
+    print(f"{counts(runs, root)}; to compile: {len(groups)} programs", flush=True)
     ended = 0
 
     def report(run: Run, outcome: str) -> None:
@@ -109,9 +133,9 @@ def _run_all(runs: list[Run], root: Path, processes: int) -> int:
 
     completed = True
     if waiting and processes == 1:
-        completed = executors.run_here(waiting, root, report)
+        completed = executors.run_here(groups, root, report, strategy)
     elif waiting:
-        completed = executors.run_pool(waiting, root, processes, report)
+        completed = executors.run_pool(groups, root, processes, report, strategy)
     found = {run.folder: executors.status(root / run.folder) for run in runs}
     done = [run for run in runs if found[run.folder] == executors.FINISHED]
     if done:

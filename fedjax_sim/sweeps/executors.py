@@ -1,8 +1,9 @@
 """How the runs of a sweep are carried out, on one machine.
 
-Run directories are the only state: a finished one is skipped, an interrupted one goes
-on, one that another process works in is left to it. So a sweep may be killed at any
-time, started again, or started twice.
+Runs that share a program are carried out together (`grouped`). Run directories are the
+only state: a finished one is skipped, an interrupted one goes on, one that another
+process works in is left to it. So a sweep may be killed at any time, started again, or
+started twice.
 
 A run that raises is recorded in `error.txt` of its directory and does not stop the
 others; the next start tries it again.
@@ -25,14 +26,19 @@ from typing import NamedTuple
 
 import jax
 
-from fedjax_sim import experiment
+from fedjax_sim import experiment, program, runner
+from fedjax_sim.clients.execution import Strategy
 from fedjax_sim.errors import InputError
+from fedjax_sim.progress import note
 from fedjax_sim.results import Busy
+from fedjax_sim.runner import Job, run_together
 from fedjax_sim.sweeps.sweep import Run
 
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
 RUNNING, WAITING = "running", "waiting"
 ATTEMPTS = 5  # to take a lock that someone holds for a moment, to see if it is held
+
+GROUP_LIMIT = 32  # runs together: what they report at a time, and lose to a power cut
 
 Report = Callable[[Run, str], None]  # told of each run that ends, and how
 
@@ -82,14 +88,65 @@ def check(runs: Sequence[Run]) -> None:
             continue
 
 
-def execute(run: Run, folder: Path) -> str:
-    """Carries out one run, or what is left of it; returns its status then."""
+Group = Sequence[Run]  # runs that are carried out together
+
+
+def grouped(
+    runs: Sequence[Run], processes: int = 1, limit: int = GROUP_LIMIT
+) -> list[Group]:
+    """Returns the runs that share a program, in groups of at most `limit`.
+
+    The largest groups are cut in two until there is one for each process.
+    """
+    by_program: dict[str, list[Run]] = {}
+    for run in runs:
+        by_program.setdefault(program.identity(run.config), []).append(run)
+    groups: list[Group] = [
+        own[i : i + limit]
+        for own in by_program.values()
+        for i in range(0, len(own), limit)
+    ]
+    while len(groups) < min(processes, len(runs)):
+        largest = max(range(len(groups)), key=lambda i: len(groups[i]))
+        half = len(groups[largest]) // 2
+        groups[largest : largest + 1] = [groups[largest][:half], groups[largest][half:]]
+    return groups
+
+
+def execute(group: Group, root: Path, strategy: Strategy | None = None) -> list[str]:
+    """Carries out what is left of some runs together; returns how far each is then.
+
+    If that fails, each is carried out alone: one of them is to blame, or in use.
+    """
+    waiting = [run for run in group if status(root / run.folder) != FINISHED]
+    if len(waiting) > 1:
+        jobs = [Job(run.config, root / run.folder, run.name) for run in waiting]
+        try:
+            run_together(jobs, strategy)
+        except Busy:
+            pass  # another process works at one of them: below each is told apart
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            note(f"{len(jobs)} runs together: {reason}; now one after the other")
+        else:
+            for run in waiting:
+                (root / run.folder / "error.txt").unlink(missing_ok=True)
+            waiting = []
+        finally:
+            jax.clear_caches()  # hundreds of compiled programs fill the memory
+    for run in waiting:
+        if _execute_alone(run, root / run.folder) == INTERRUPTED:
+            break
+    return [status(root / run.folder) for run in group]
+
+
+def _execute_alone(run: Run, folder: Path) -> str:
     error_file = folder / "error.txt"
     for attempt in range(ATTEMPTS):
         if status(folder) == FINISHED:  # by another process since we looked
             return FINISHED
         try:
-            code, _ = experiment.run(run.config, folder, run.name)
+            code, _ = runner.run(run.config, folder, run.name)
         except Busy:
             time.sleep(0.1 * attempt)
             continue
@@ -98,7 +155,7 @@ def execute(run: Run, folder: Path) -> str:
             record_failure(folder, reason, traceback.format_exc())
             return FAILED
         finally:
-            jax.clear_caches()  # hundreds of compiled programs fill the memory
+            jax.clear_caches()
         error_file.unlink(missing_ok=True)
         return INTERRUPTED if code else FINISHED
     return RUNNING
@@ -150,7 +207,7 @@ class Signals:
         del number, frame
         if self._leave:
             print("stopped; the same command goes on from there", flush=True)
-            os._exit(experiment.EXIT_INTERRUPTED)
+            os._exit(runner.EXIT_INTERRUPTED)
 
     def fileno(self) -> int:
         """For `multiprocessing.connection.wait`: readable after a signal."""
@@ -168,18 +225,25 @@ class Signals:
 # -------------------------------------------------------------------- executors
 
 
-def run_here(runs: Sequence[Run], root: Path, report: Report) -> bool:
-    """Carries out runs one after the other; returns False if a signal stopped it.
+def run_here(
+    groups: Sequence[Group],
+    root: Path,
+    report: Report,
+    strategy: Strategy | None = None,
+) -> bool:
+    """Carries out groups one after the other; returns False if a signal stopped it.
 
     Raises:
       InputError: see `check`.
     """
+    runs = [run for group in groups for run in group]
     _ask_for_devices(runs)
     with Signals(leave=True) as signals:
         check(runs)
-        for run in runs:
-            outcome = execute(run, root / run.folder)
-            report(run, outcome)
+        for group in groups:
+            outcomes = execute(group, root, strategy)
+            for run, outcome in zip(group, outcomes, strict=True):
+                report(run, outcome)
             if signals.requested:
                 return False
     return True
@@ -192,24 +256,27 @@ def _ask_for_devices(runs: Sequence[Run]) -> None:
         jax.config.update("jax_num_cpu_devices", devices)
 
 
-class _Worker(NamedTuple):
-    process: multiprocessing.Process
-    pipe: Connection
-
-
-def run_pool(runs: Sequence[Run], root: Path, processes: int, report: Report) -> bool:
-    """Carries out runs in local processes; returns False if a signal stopped it.
+def run_pool(
+    groups: Sequence[Group],
+    root: Path,
+    processes: int,
+    report: Report,
+    strategy: Strategy | None = None,
+) -> bool:
+    """Carries out groups in local processes; returns False if a signal stopped it.
 
     Each process has its share of the cores (and of an accelerator's memory) and takes
-    the next run when it is done with one. What a run prints goes to `log.txt` of its
-    directory. A process that dies (out of memory, say) is recorded as the failure of
-    its run and replaced.
+    the next group when it is done with one. What the runs of a group print goes to
+    `log.txt` in the directory of the first. A process that dies (out of memory, say)
+    is replaced; the runs it worked at are tried alone, and if it was one, that is
+    recorded as its failure.
 
     Raises:
       InputError: see `check`.
     """
-    waiting, active = deque(range(len(runs))), {}
+    waiting, active = deque(groups), {}
     stopped = False
+    runs = [run for group in groups for run in group]
     context = multiprocessing.get_context("spawn")  # JAX dislikes a fork
     cores = sorted(os.sched_getaffinity(0))
 
@@ -217,7 +284,9 @@ def run_pool(runs: Sequence[Run], root: Path, processes: int, report: Report) ->
         share = cores[place::processes] or [cores[place % len(cores)]]
         ours, theirs = context.Pipe()
         process = context.Process(
-            target=_work, args=(theirs, share, processes, runs, root), daemon=True
+            target=_work,
+            args=(theirs, share, processes, runs, root, strategy),
+            daemon=True,
         )
         process.start()
         theirs.close()
@@ -227,31 +296,39 @@ def run_pool(runs: Sequence[Run], root: Path, processes: int, report: Report) ->
         free = [start(0)]
         if not _check_with(free[0], signals):
             return False
-        free += [start(place) for place in range(1, min(processes, len(runs)))]
+        free += [start(place) for place in range(1, min(processes, len(groups)))]
         while active or (waiting and not stopped):
             while free and waiting and not stopped:
-                worker, number = free.pop(), waiting.popleft()
+                worker, group = free.pop(), waiting.popleft()
                 with contextlib.suppress(BrokenPipeError):  # it died: seen below
-                    worker.pipe.send(number)
-                active[worker.pipe] = worker, runs[number]
+                    worker.pipe.send(group)
+                active[worker.pipe] = worker, group
             ready = wait([*active, signals])
             if signals.requested and not stopped:
                 stopped = True
                 for worker, _ in active.values():
                     worker.process.terminate()  # SIGTERM: a checkpoint, then the end
             for pipe in (pipe for pipe in ready if pipe in active):
-                worker, run = active.pop(pipe)
+                worker, group = active.pop(pipe)
                 try:
-                    outcome, ending = pipe.recv()
+                    outcomes, ending = pipe.recv()
                 except (EOFError, ConnectionResetError):  # the worker is gone
                     worker.process.join()
                     ending = signals.requested or worker.process.exitcode in _STOPPED
-                    outcome = INTERRUPTED
+                    outcomes = [status(root / run.folder) for run in group]
                     if not ending:
-                        outcome = FAILED
-                        record_failure(root / run.folder, _death(worker.process))
+                        left = _unfinished(group, outcomes)
+                        if len(left) == 1:
+                            folder = root / left[0].folder
+                            record_failure(folder, _death(worker.process))
+                            outcomes[group.index(left[0])] = FAILED
+                        else:
+                            waiting.extend([run] for run in left)
+                            group = [run for run in group if run not in left]
+                            outcomes = [FINISHED] * len(group)
                         worker = start(worker.place)
-                report(run, outcome)
+                for run, outcome in zip(group, outcomes, strict=True):
+                    report(run, outcome)
                 stopped |= ending
                 free.append(worker)
         for worker in free:
@@ -261,15 +338,20 @@ def run_pool(runs: Sequence[Run], root: Path, processes: int, report: Report) ->
     return not stopped
 
 
+def _unfinished(group: Group, outcomes: Sequence[str]) -> list[Run]:
+    pairs = zip(group, outcomes, strict=True)
+    return [run for run, outcome in pairs if outcome != FINISHED]
+
+
 class _Worker(NamedTuple):
     process: multiprocessing.Process
     pipe: Connection
     place: int  # among the shares of the machine
 
 
-CHECK = -1  # to a worker: check all runs, and say what is wrong; else a run's number
+CHECK = "check"  # to a worker: look at all runs, and say what is wrong
 # Exit codes of a worker that was asked to stop outside of a run, or before it listened.
-_STOPPED = (experiment.EXIT_INTERRUPTED, -signal.SIGTERM, -signal.SIGINT)
+_STOPPED = (runner.EXIT_INTERRUPTED, -signal.SIGTERM, -signal.SIGINT)
 
 
 def _check_with(worker: _Worker, signals: Signals) -> bool:
@@ -298,12 +380,17 @@ def _death(process: multiprocessing.Process) -> str:
 
 
 def _work(
-    pipe: Connection, cores: list[int], processes: int, runs: list[Run], root: Path
+    pipe: Connection,
+    cores: list[int],
+    processes: int,
+    runs: list[Run],
+    root: Path,
+    strategy: Strategy | None,
 ) -> None:
-    """A worker: carries out the runs whose numbers come through the pipe, until None.
+    """A worker: carries out the groups that come through the pipe, until None.
 
-    It answers (status, whether a signal came). When the parent dies, it ends after
-    the run it is at.
+    It answers (how far each run is, whether a signal came). When the parent dies, it
+    ends after the group it is at.
     """
     os.sched_setaffinity(0, cores)
     # Read when JAX starts an accelerator, of which by default it takes most.
@@ -311,19 +398,19 @@ def _work(
     _ask_for_devices(runs)
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the parent talks to the user
     with contextlib.suppress(EOFError, ConnectionError), Signals(leave=True) as signals:
-        while not signals.requested and (number := pipe.recv()) is not None:
-            if number == CHECK:
+        while not signals.requested and (group := pipe.recv()) is not None:
+            if group == CHECK:
                 pipe.send(_complaint(runs))
                 continue
-            folder = root / runs[number].folder
+            folder = root / group[0].folder
             folder.mkdir(parents=True, exist_ok=True)
             with (
                 open(folder / "log.txt", "a", buffering=1) as log,
                 contextlib.redirect_stdout(log),
                 contextlib.redirect_stderr(log),
             ):
-                outcome = execute(runs[number], folder)
-            pipe.send((outcome, signals.requested))
+                outcomes = execute(group, root, strategy)
+            pipe.send((outcomes, signals.requested))
 
 
 def _complaint(runs: Sequence[Run]) -> str | None:

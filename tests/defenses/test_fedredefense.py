@@ -324,7 +324,9 @@ def test_a_short_federation():
     malicious = np.asarray(built.inputs.malicious)
 
     np.testing.assert_array_equal(reports.weights[0] == 0, malicious)
-    np.testing.assert_array_equal(~built.federation.eligible(state), malicious)
+    np.testing.assert_array_equal(
+        ~built.federation.eligible(state, built.inputs), malicious
+    )
     assert built.federation.can_expel
     # Expelled clients leave their places empty, whoever they are.
     np.testing.assert_array_equal(reports.present.sum(1), [6, 4, 4])

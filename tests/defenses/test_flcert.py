@@ -278,7 +278,7 @@ def test_accuracy_is_that_of_the_vote():
     noise = jax.random.normal(jax.random.key(0), own.params.shape)
     own = own._replace(params=own.params + noise)
     state = state._replace(defense=state.defense._replace(models=own))
-    counts = built.evaluate(state, built.test_sets)["clean"]
+    counts = built.evaluate(state, built.inputs, built.test_sets)["clean"]
 
     data, network = digits(), built.federation.network
     images = normalize(data.test_images, normalization("half", 1))

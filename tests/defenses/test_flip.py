@@ -358,7 +358,7 @@ def test_memory_does_not_depend_on_the_company(rounds):
 def test_refused_answers_are_wrong(rounds):
     _, states, _ = rounds
     built = build({**FLIP, "defense.confidence": 0.5})
-    counts = built.evaluate(states[-1], built.test_sets)["clean"]
+    counts = built.evaluate(states[-1], built.inputs, built.test_sets)["clean"]
     data = digits()
     images = normalize(data.test_images, NORM)
     network = built.federation.network

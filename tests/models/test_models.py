@@ -66,7 +66,7 @@ def test_parameter_counts(name, image_shape, num_classes, options, parameters, b
         (Generator(1, start=7), (100,), 856_067),
         (Generator(3, affine_output=False), (100,), 1_051_139),
         (Critic(), RGB, 168_097),
-        (Critic(last_stride=1), GREY, 167_073),
+        (Critic(), GREY, 167_073),
     ],
 )
 def test_parameter_counts_of_the_distillation_networks(module, shape, parameters):
@@ -76,11 +76,11 @@ def test_parameter_counts_of_the_distillation_networks(module, shape, parameters
 
 
 @pytest.mark.parametrize(
-    ("critic", "shape", "map_shape"),
-    [(Critic(), RGB, (2, 1, 1)), (Critic(last_stride=1), GREY, (2, 3, 3))],
+    ("shape", "map_shape"),
+    [(RGB, (2, 1, 1)), (GREY, (2, 3, 3)), ((8, 8, 1), (2, 2, 2))],
 )
-def test_realness_maps(critic, shape, map_shape):
-    run = lambda key, x: critic.init_with_output(key, x)[0]
+def test_realness_maps(shape, map_shape):
+    run = lambda key, x: Critic().init_with_output(key, x)[0]
     x = jnp.zeros((2, *shape))
     assert jax.eval_shape(run, jax.random.key(0), x).shape == map_shape
 

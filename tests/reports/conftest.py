@@ -5,7 +5,7 @@ import json
 import pytest
 from helpers import BASE, rows
 
-from fedjax_sim import experiment
+from fedjax_sim import runner
 from fedjax_sim.config import override, resolve, to_dict
 from fedjax_sim.results import write_json
 
@@ -14,7 +14,7 @@ from fedjax_sim.results import write_json
 def real_run(tmp_path_factory):
     """The directory of a short real run, evaluated in every round."""
     folder = tmp_path_factory.mktemp("real") / "run"
-    code, _ = experiment.run(resolve(BASE), folder, "real")
+    code, _ = runner.run(resolve(BASE), folder, "real")
     assert code == 0
     return folder
 

@@ -1,0 +1,52 @@
+"""Which runs share one compiled program.
+
+A config has two kinds of values: some shape the program (the model, the rule, the
+number of clients), the others are inputs of it: the seed, the partition of the data,
+the rates of the optimisers, and of attack and defence the numbers that their entry in
+`ATTACKS`, `DEFENSES` and `CLIENT_DEFENSES` lists as `traced`. Runs that differ in
+inputs alone are compiled once, and may be carried out together.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from fedjax_sim.attacks import ATTACKS
+from fedjax_sim.clients.defenses import CLIENT_DEFENSES
+from fedjax_sim.config import Config, flatten, to_dict
+from fedjax_sim.defenses import DEFENSES
+
+TABLES = {
+    "attack": ATTACKS,
+    "defense": DEFENSES,
+    "client_defense": CLIENT_DEFENSES,
+}
+RATES = ("client.lr", "client.momentum", "client.weight_decay", "server.lr")
+
+
+def traced_options(config: Config) -> dict[str, np.generic]:
+    """Returns the options of attack and defence that are inputs, by "section.key".
+
+    An option that is None in this config is no number: it shapes the program.
+    """
+    found: dict[str, np.generic] = {}
+    for section, table in TABLES.items():
+        chosen = getattr(config, section)
+        for key in table[chosen.name].traced:
+            value = chosen.options[key]
+            if isinstance(value, float):
+                found[f"{section}.{key}"] = np.float32(value)
+            elif isinstance(value, int):
+                found[f"{section}.{key}"] = np.int32(value)
+    return found
+
+
+def identity(config: Config) -> str:
+    """Returns a text that is equal for runs with the same program."""
+    values: dict[str, Any] = flatten(to_dict(config))
+    inputs = {"seed", "data.data_dir", *RATES, *traced_options(config)}
+    inputs |= {key for key in values if key.startswith("partition.")}
+    inputs.remove("partition.num_clients")
+    kept = {key: value for key, value in values.items() if key not in inputs}
+    return json.dumps(kept | {"traced": sorted(inputs)}, sort_keys=True, default=str)

@@ -1,0 +1,360 @@
+"""Running: loop, evaluate, record, survive a kill.
+
+Runs that share a program (`fedjax_sim.program`) may be carried out together: one
+compiled call advances all of them. Each keeps a run directory of its own
+(`fedjax_sim.record`), from which it may be resumed alone or in other company.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from fedjax_sim import experiment, memory, program
+from fedjax_sim import federation as fed
+from fedjax_sim.clients.execution import Strategy
+from fedjax_sim.config import Config
+from fedjax_sim.experiment import Experiment
+from fedjax_sim.progress import Progress
+from fedjax_sim.record import Record
+
+PyTree = Any
+
+EXIT_INTERRUPTED = 75  # a checkpoint was written, the same command resumes
+SECONDS_PER_CALL = (
+    20.0  # the device returns at least so often: a signal waits no longer
+)
+
+
+class Job(NamedTuple):
+    """A run to carry out."""
+
+    config: Config
+    workdir: Path  # created if missing; see `fedjax_sim.results` for its files
+    name: str = "run"  # for messages and the summary
+
+
+def run(config: Config, workdir: Path, name: str = "run") -> tuple[int, dict]:
+    """Runs a config in a directory, or goes on with what is there.
+
+    Returns:
+      (exit code, summary); the code is `EXIT_INTERRUPTED` after SIGTERM or SIGINT,
+      and the summary then is empty.
+
+    Raises:
+      InputError: see `experiment.build`; also a directory in use, or of another config.
+    """
+    return run_together([Job(config, workdir, name)])[0]
+
+
+def run_together(
+    jobs: Sequence[Job], strategy: Strategy | None = None
+) -> list[tuple[int, dict]]:
+    """Carries out runs that share a program, compiled once.
+
+    They may have come to different rounds: those behind catch up first. Results equal
+    those of each run alone up to the rounding of differently compiled loops.
+
+    Args:
+      jobs: runs of one `program.identity`.
+      strategy: how many are stacked, as for clients; None: one after the other on a
+        CPU, as many as fit the memory elsewhere.
+
+    Returns:
+      What `run` returns, for each job.
+
+    Raises:
+      InputError: see `run`.
+      ValueError: the runs do not share a program.
+    """
+    if len({program.identity(job.config) for job in jobs}) > 1:
+        raise ValueError("runs with different programs cannot be carried out together")
+    with ExitStack() as stack:
+        records = [stack.enter_context(Record(*job)) for job in jobs]
+        waiting = [record for record in records if record.summary is None]
+        for record in records:
+            if record not in waiting:
+                record.say_finished()
+        _carry_out(waiting, strategy)
+        return [
+            (EXIT_INTERRUPTED, {}) if record.summary is None else (0, record.summary)
+            for record in records
+        ]
+
+
+def _carry_out(records: Sequence[Record], strategy: Strategy | None) -> None:
+    """Opens the records, and runs as many at a time as the memory holds."""
+    if not records:
+        return
+    origin = time.monotonic()
+    dataset = experiment.load_data(records[0].config)
+    built = [experiment.build(r.config, dataset, origin) for r in records]
+    for record, one in zip(records, built, strict=True):
+        record.open(one.facts)
+    fitting = max(1, memory.available_bytes() // max(built[0].estimated_bytes, 1))
+    for i in range(0, len(records), fitting):
+        part = slice(i, i + fitting)
+        if not _loop(records[part], built[part], strategy, origin):
+            break
+    for record in records:
+        if record.summary is None:
+            record.say_interrupted()
+
+
+def _loop(
+    records: Sequence[Record],
+    built: Sequence[Experiment],
+    strategy: Strategy | None,
+    origin: float,
+) -> bool:
+    """Runs to the end or to a signal; returns whether to the end."""
+    together = _Together(built, strategy)
+    states = together.first_states([record.restore for record in records])
+
+    config = records[0].config
+    every, by_rounds = config.evaluation.every, config.checkpoint.every_rounds
+    begun = time.monotonic()
+    step, evaluate = together.compile(states, capacity=min(every, config.rounds))
+    for record in records:
+        record.add_seconds(compile=(time.monotonic() - begun) / len(records))
+
+    saved_at = time.monotonic()
+    pace: float | None = None
+    name = records[0].name
+    if len(records) > 1:
+        name += f" and {len(records) - 1} more"
+    progress = Progress(name, config.rounds, min(record.done for record in records))
+    with _Interrupt() as interrupt, progress:
+        while (behind := min(record.done for record in records)) < config.rounds:
+            until = min((behind // every + 1) * every, config.rounds)
+            # Cut long calls, so that signals and checkpoints need not wait.
+            limit = 1 if pace is None else max(1, int(SECONDS_PER_CALL / pace))
+            counts = []
+            for record in records:
+                count = min(max(until - record.done, 0), limit)
+                if by_rounds is not None:
+                    count = min(count, by_rounds - record.done % by_rounds)
+                counts.append(count)
+            begun = time.monotonic()
+            states, reports = step(states, np.array(counts, np.int32))
+            pace = (time.monotonic() - begun) / max(counts)
+            phases = _phases(reports.clock, counts, begun - origin)
+            moved = [k for k, count in enumerate(counts) if count]
+            for k in moved:
+                records[k].add_rounds(_pick(reports, k), counts[k])
+                records[k].add_seconds(**{p: t / len(moved) for p, t in phases.items()})
+            arrived = [k for k in moved if records[k].done == until]
+            if arrived:
+                begun = time.monotonic()
+                found = evaluate(states)
+                took = (time.monotonic() - begun) / len(arrived)
+                for k in arrived:
+                    records[k].add_seconds(evaluate=took)
+                    records[k].add_evaluation(found[k], _pick(states, k))
+                progress.show(until, [records[k].last for k in arrived])
+            progress.advance(min(record.done for record in records))
+            timely = time.monotonic() - saved_at >= config.checkpoint.every_seconds
+            for k in moved:
+                done = records[k].done
+                whole = by_rounds is not None and done % by_rounds == 0
+                if timely or whole or interrupt.requested or done == config.rounds:
+                    records[k].save(_pick(states, k))
+            if timely:
+                saved_at = time.monotonic()
+            if interrupt.requested:
+                break
+    for k, record in enumerate(records):
+        if record.done < config.rounds:
+            continue
+        expelled = None
+        if together.federation.can_expel:
+            main = _pick(states, k)[0]
+            expelled = ~np.asarray(together.federation.eligible(main, built[k].inputs))
+        record.finish(np.asarray(built[k].inputs.malicious), expelled)
+    return all(record.summary is not None for record in records)
+
+
+class _Interrupt:
+    """Remembers SIGTERM and SIGINT until the loop can stop."""
+
+    def __enter__(self):
+        self.requested = False
+        self._old = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._old[number] = signal.signal(number, self._note)
+            except ValueError:  # not the main thread: the caller handles signals
+                break
+        return self
+
+    def _note(self, number, frame):
+        del number, frame
+        self.requested = True
+
+    def __exit__(self, *exc):
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+def _phases(clock: np.ndarray, counts: Sequence[int], begun: float) -> dict[str, float]:
+    """Returns the seconds that all runs trained and defended.
+
+    Args:
+      clock: i32 [R, capacity, 2, 2], (s, us) at the end of each phase of a round.
+      counts: rounds of each run.
+      begun: of the call, on the same clock.
+    """
+    ends = [clock[k, :count].reshape(-1, 2) for k, count in enumerate(counts)]
+    times = np.concatenate([x[:, 0] + x[:, 1] / 1e6 for x in ends])
+    phase = np.arange(len(times)) % 2  # training, then defence
+    order = np.argsort(times, kind="stable")  # runs side by side end together
+    spans = np.diff(times[order], prepend=begun).clip(0)
+    return {
+        name: float(spans[phase[order] == index].sum())
+        for index, name in enumerate(("train", "defend"))
+    }
+
+
+# --------------------------------------------------------------------- together
+
+
+class _Together:
+    """Runs of one program: their inputs stacked, their functions over all of them.
+
+    States have a leading axis R, the runs; so has what the functions return.
+    """
+
+    def __init__(self, built: Sequence[Experiment], strategy: Strategy | None):
+        first = built[0]
+        self._count, self._mesh = len(built), first.mesh
+        self.federation = first.federation
+        # With a twin, both states: that of the run and that of the run without attack.
+        self._sides = [s for s in (first.federation, first.twin) if s is not None]
+        self._evaluate = first.evaluate
+        width = max(one.inputs.data.indices.shape[1] for one in built)
+        trees = [(_widened(one.inputs, width), one.test_sets) for one in built]
+        self._inputs = _Stacked(trees)
+        self._leaves = experiment.place(self._inputs.leaves, self._mesh)
+        self._stack = _stack_size(built, strategy)
+
+    def _over_runs(self, function: Callable) -> Callable:
+        """`function(inputs, test_sets, *own)` over the runs, given the leaves too."""
+
+        def all_runs(leaves, *own):
+            stacked, shared = self._inputs.split(leaves)
+
+            def one(arguments):
+                stacked, own = arguments
+                return function(*self._inputs.join(stacked, shared), *own)
+
+            if self._count == 1:
+                result = one(_pick((stacked, own), 0))
+                return jax.tree.map(lambda x: x[None], result)
+            if self._stack >= self._count:
+                return jax.vmap(one)((stacked, own))
+            batch = None if self._stack == 1 else self._stack
+            return lax.map(one, (stacked, own), batch_size=batch)
+
+        return all_runs
+
+    def first_states(self, restore: Sequence[Callable[[PyTree], PyTree]]) -> PyTree:
+        """The states before the first round, or what `restore` makes of them."""
+
+        def init(inputs, test_sets):
+            del test_sets
+            return tuple(side.init(inputs) for side in self._sides)
+
+        new = jax.jit(self._over_runs(init))(self._leaves)
+        old = [function(_pick(new, k)) for k, function in enumerate(restore)]
+        stack = lambda fresh, *own: jax.device_put(np.stack(own), fresh.sharding)
+        return jax.tree.map(stack, new, *old)
+
+    def compile(self, states: PyTree, capacity: int) -> tuple[Callable, Callable]:
+        """Returns `step(states, rounds i32 [R])` and `evaluate(states)`, compiled."""
+
+        def some_rounds(inputs, test_sets, states, count):
+            del test_sets
+            done = [
+                fed.run_rounds(side, state, inputs, count, capacity)
+                for side, state in zip(self._sides, states, strict=True)
+            ]
+            return tuple(state for state, _ in done), done[0][1]
+
+        def evaluation(inputs, test_sets, states):
+            return self._evaluate(states[0], inputs, test_sets)
+
+        counts = np.zeros(self._count, np.int32)
+        some_rounds, evaluation = map(self._over_runs, (some_rounds, evaluation))
+        step = jax.jit(some_rounds, donate_argnums=1)
+        step = step.lower(self._leaves, states, counts).compile()
+        evaluate = jax.jit(evaluation).lower(self._leaves, states).compile()
+
+        def to_host(states, counts):
+            states, reports = step(self._leaves, states, counts)
+            return states, jax.device_get(reports)
+
+        def of_each(states):
+            found = jax.device_get(evaluate(self._leaves, states))
+            return [_pick(found, k) for k in range(self._count)]
+
+        return to_host, of_each
+
+
+class _Stacked:
+    """Trees of one structure as one list of leaves: stacked, or once where equal."""
+
+    def __init__(self, trees: Sequence[PyTree]):
+        flat = [jax.tree.flatten(tree) for tree in trees]
+        self._structure = flat[0][1]
+        columns = list(zip(*(leaves for leaves, _ in flat), strict=True))
+        self._differs = [not _all_equal(column) for column in columns]
+        self.leaves = [
+            jnp.stack(column) if differs else column[0]
+            for column, differs in zip(columns, self._differs, strict=True)
+        ]
+
+    def split(self, leaves: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+        """Returns the stacked and the shared ones of the leaves."""
+        pairs = list(zip(leaves, self._differs, strict=True))
+        return [x for x, own in pairs if own], [x for x, own in pairs if not own]
+
+    def join(self, stacked: Sequence[Array], shared: Sequence[Array]) -> PyTree:
+        """Returns the tree of one run: of `stacked`, its slice."""
+        sources = {True: iter(stacked), False: iter(shared)}
+        leaves = [next(sources[differs]) for differs in self._differs]
+        return jax.tree.unflatten(self._structure, leaves)
+
+
+def _all_equal(column: Sequence[Any]) -> bool:
+    first, *others = column
+    if jnp.issubdtype(first.dtype, jax.dtypes.prng_key):
+        return not others
+    return all(other is first or np.array_equal(first, other) for other in others)
+
+
+def _widened(inputs: fed.Inputs, width: int) -> fed.Inputs:
+    """Lets the largest client have `width` samples; what is added is never read."""
+    indices = inputs.data.indices
+    indices = jnp.pad(indices, [(0, 0), (0, width - indices.shape[1])])
+    return inputs._replace(data=inputs.data._replace(indices=indices))
+
+
+def _stack_size(built: Sequence[Experiment], strategy: Strategy | None) -> int:
+    """How many runs work at the same time."""
+    if strategy is not None:
+        return min(strategy.stack or len(built), len(built))
+    if jax.default_backend() == "cpu":
+        return 1
+    room = memory.available_bytes() // max(built[0].estimated_bytes, 1)
+    return max(1, min(int(room), len(built)))
+
+
+def _pick(tree: PyTree, k: int) -> PyTree:
+    return jax.tree.map(lambda x: x[k], tree)
