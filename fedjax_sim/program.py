@@ -44,9 +44,12 @@ def traced_options(config: Config) -> dict[str, np.generic]:
 
 def identity(config: Config) -> str:
     """Returns a text that is equal for runs with the same program."""
-    values: dict[str, Any] = flatten(to_dict(config))
-    inputs = {"seed", "data.data_dir", *RATES, *traced_options(config)}
-    inputs |= {key for key in values if key.startswith("partition.")}
-    inputs.remove("partition.num_clients")
-    kept = {key: value for key, value in values.items() if key not in inputs}
-    return json.dumps(kept | {"traced": sorted(inputs)}, sort_keys=True, default=str)
+    traced = traced_options(config)
+    values: dict[str, Any] = {
+        # Of the partition, only the number of clients is a shape.
+        key: "traced" if key in traced else value
+        for key, value in flatten(to_dict(config)).items()
+        if key not in ("seed", "data.data_dir", *RATES)
+        and (not key.startswith("partition.") or key == "partition.num_clients")
+    }
+    return json.dumps(values, sort_keys=True, default=str)

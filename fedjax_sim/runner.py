@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import wraps
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -247,6 +248,7 @@ class _Together:
     def _over_runs(self, function: Callable) -> Callable:
         """`function(inputs, test_sets, *own)` over the runs, given the leaves too."""
 
+        @wraps(function)  # its name is that of the compiled program
         def all_runs(leaves, *own):
             stacked, shared = self._inputs.split(leaves)
 
@@ -257,10 +259,7 @@ class _Together:
             if self._count == 1:
                 result = one(_pick((stacked, own), 0))
                 return jax.tree.map(lambda x: x[None], result)
-            if self._stack >= self._count:
-                return jax.vmap(one)((stacked, own))
-            batch = None if self._stack == 1 else self._stack
-            return lax.map(one, (stacked, own), batch_size=batch)
+            return _map(one, (stacked, own), self._count, self._stack)
 
         return all_runs
 
@@ -305,6 +304,18 @@ class _Together:
             return [_pick(found, k) for k in range(self._count)]
 
         return to_host, of_each
+
+
+def _map(function: Callable, tree: PyTree, count: int, stack: int) -> PyTree:
+    """`function` of each of `count` slices of a tree, `stack` at a time."""
+    if stack == 1:
+        return lax.map(function, tree)
+    rows = -(-count // stack)
+    stack = -(-count // rows)  # as even as possible; the last run fills the last row
+    places = np.minimum(np.arange(rows * stack), count - 1).reshape(rows, stack)
+    results = lax.map(jax.vmap(function), jax.tree.map(lambda leaf: leaf[places], tree))
+    together = lambda x: x.reshape(rows * stack, *x.shape[2:])[:count]
+    return jax.tree.map(together, results)
 
 
 class _Stacked:
