@@ -7,6 +7,7 @@
   with the target included (the convention of LeadFL).
 * retained, conditional MTA/ASR: share of images whose largest softmax exceeds the
   low-confidence threshold, and the accuracy among them (0 if there are none).
+* consistency: the lowest ASR of the rounds in which the MTA is acceptable.
 * detection: a client is *positive* if it is malicious and attacks in this round, and
   *flagged* if its weight in the aggregate is 0.
 
@@ -345,3 +346,23 @@ def mitigation(
             for phase in range(min(cycle, len(success)))
         ],
     )
+
+
+class Consistency(NamedTuple):
+    """How steadily an attack succeeds while the model is of use (DROP)."""
+
+    rounds: int  # |K|, evaluated rounds with an acceptable MTA
+    least_asr: float | None  # lowest ASR of them, percent; None if there are none
+
+
+def consistency(
+    mta: Sequence[float], asr: Sequence[float], least_mta: float
+) -> Consistency:
+    """The left side of [DROP] equations 2 and 3; a round in between may be worse.
+
+    Args:
+      mta, asr: percent, one per evaluated round.
+      least_mta: lambda, the MTA from which on a round counts.
+    """
+    counted = [a for m, a in zip(mta, asr, strict=True) if m >= least_mta]
+    return Consistency(len(counted), min(counted, default=None))

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 
 from absl import flags
@@ -18,6 +17,7 @@ from fedjax_sim.reports.tables import (
     load_layout,
     published_table,
 )
+from fedjax_sim.text_table import text_table
 
 USAGE = (
     "usage: report.py --results=DIR [--where=SQL] [--sql=SQL] "
@@ -78,7 +78,7 @@ def _report(values: flags.FlagValues) -> None:
         raise InputError("--ignore and --cells belong to a --layout")
     database = store.gather(Path(values.results))
     if values.sql:
-        print(text_table(*store.query(database, values.sql)))
+        _show(*store.query(database, values.sql))
         return
     runs = store.select(database, values.where)
     if not runs:
@@ -93,7 +93,7 @@ def _report(values: flags.FlagValues) -> None:
         )
     if table is None:
         keys = [*store.varying(runs), "status", "mta", "asr", "run"]
-        print(text_table(keys, runs))
+        _show(keys, runs)
     else:
         print(render.markdown(table, {}))
     if values.out is not None:
@@ -132,25 +132,6 @@ def write(table: Table, rounds: list[store.Row], out: Path, name: str) -> list[P
     return paths
 
 
-def text_table(columns: Sequence[str], rows: Sequence[store.Row]) -> str:
-    """Rows as aligned text, numbers to the right."""
-
-    def cell(value) -> str:
-        if value is None:
-            return "-"
-        if isinstance(value, float):
-            return f"{value:.4g}"
-        return value.isoformat() if isinstance(value, datetime) else str(value)
-
-    texts = [[cell(row[key]) for key in columns] for row in rows]
-    numeric = [any(isinstance(r[key], int | float) for r in rows) for key in columns]
-    widths = [max(map(len, parts)) for parts in zip(columns, *texts, strict=True)]
-    lines = [
-        "  ".join(
-            text.rjust(width) if right else text.ljust(width)
-            for text, width, right in zip(line, widths, numeric, strict=True)
-        ).rstrip()
-        for line in (columns, *texts)
-    ]
-    count = f"{len(rows)} row{'s' * (len(rows) != 1)}"
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], count])
+def _show(columns: Sequence[str], rows: Sequence[store.Row]) -> None:
+    print(text_table(columns, rows))
+    print(f"{len(rows)} row{'s' * (len(rows) != 1)}")
