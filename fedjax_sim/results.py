@@ -5,6 +5,7 @@
     metrics.jsonl    one row per evaluated round
     rounds.jsonl     one row per round
     summary.json     written last: its presence means that the run is finished
+    geometry/        updates of some rounds in a plane, see `fedjax_sim.geometry`
     checkpoints/     orbax checkpoints of the federation's state, the newest two
     tensorboard/     the numbers of metrics.jsonl (config.log.tensorboard)
     lock             held while a process works here
