@@ -2,14 +2,18 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
+from duckdb import DuckDBPyConnection
 
 from fedjax_sim.cli import EXIT_INPUT
 from fedjax_sim.errors import InputError
 from fedjax_sim.reports import figures, render, store
+from fedjax_sim.reports.danger_zones import danger_zones
+from fedjax_sim.reports.geometry import update_geometry
+from fedjax_sim.reports.scores import distributions
 from fedjax_sim.reports.tables import (
     Table,
     grid,
@@ -46,6 +50,14 @@ def make_flags() -> flags.FlagValues:
         flags.DEFINE_list(name, default, text, flag_values=values)
     flags.DEFINE_multi_string(
         "cells", [], "FIELD=LABEL[,LABEL]: only these of a layout.", flag_values=values
+    )
+    flags.DEFINE_float(
+        "mta",
+        80.0,
+        "Danger zones count where the MTA in percent is at least this.",
+        lower_bound=0.0,
+        upper_bound=100.0,
+        flag_values=values,
     )
     flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
     return values
@@ -104,18 +116,30 @@ def _report(values: flags.FlagValues) -> None:
             raise InputError(f"--out={out}: {os.strerror(error.errno)}") from None
         paths = store.write_parquet(database, out)
         if table is not None:
-            rounds = store.query(database, "SELECT * FROM rounds ORDER BY run, round")
-            paths += write(table, rounds[1], out, name)
+            drawn = draw(table, database, Path(values.results), values.mta)
+            paths += write(table, drawn, out, name)
         print("written:", *map(str, paths))
 
 
-def write(table: Table, rounds: list[store.Row], out: Path, name: str) -> list[Path]:
-    """Writes NAME.md, NAME.tex, NAME.html and the figures; returns their paths."""
+def draw(
+    table: Table, database: DuckDBPyConnection, results: Path, least_mta: float
+) -> dict[str, bytes]:
+    """Draws what the runs of a table have to show; SVG by name."""
+    runs = {run["run"]: run for cell in table.cells.values() for run in cell.runs}
+    _, rounds = store.query(database, "SELECT * FROM rounds ORDER BY run, round")
     drawn = {
-        "over_rounds": figures.over_rounds(table, rounds),
+        "danger_zones": danger_zones(list(runs.values()), least_mta),
         "bars": figures.bars(table),
+        "over_rounds": figures.over_rounds(table, rounds),
+        "scores": distributions(table, results),
+        "geometry": update_geometry(table, results),
     }
-    drawn = {f"{name}_{k}": svg for k, svg in drawn.items() if svg is not None}
+    return {name: svg for name, svg in drawn.items() if svg is not None}
+
+
+def write(table: Table, drawn: Mapping[str, bytes], out: Path, name: str) -> list[Path]:
+    """Writes NAME.md, NAME.tex, NAME.html and the figures; returns their paths."""
+    drawn = {f"{name}_{k}": svg for k, svg in drawn.items()}
     contents = {
         f"{name}.md": render.markdown(table, drawn),
         f"{name}.tex": render.latex(table),
