@@ -267,12 +267,14 @@ def search(
     used: list[dict[str, Run]] = [{} for _ in given]
     kept = [rung.candidates for rung in ladder[1:]] + [1]
     for rung, number in zip(ladder, kept, strict=True):
+        runs: dict[str, Run] = {}
         for problem, candidates, own in zip(given, alive, used, strict=True):
             wave = [_cut(candidate, rung.rounds) for candidate in candidates]
             if rung is ladder[0]:  # so that a mistake in it shows early
                 wave.append(problem.default)
-            own |= {run.folder: run for c in wave for run in c.runs}
-        runs = {folder: run for own in used for folder, run in own.items()}
+            entered = {run.folder: run for c in wave for run in c.runs}
+            own |= entered
+            runs |= entered
         if not carry_out(list(runs.values())):
             return None
         if any(status(root / folder) not in (FINISHED, FAILED) for folder in runs):
@@ -286,14 +288,21 @@ def search(
             )[:number]
             for candidates in alive
         ]
-    rounds, answers = ladder[-1].rounds, []
-    for problem, (last,), own in zip(given, alive, used, strict=True):
-        default = outcome(problem.default, least_mta, root)
-        other = outcome(last, least_mta, root)
-        best = min(default, other, key=lambda found: _order(found, least_mta))
-        spent = sum(run.config.rounds / rounds for run in own.values())
-        answers.append(Found(problem, default, best, list(own.values()), spent))
-    return answers
+    return [
+        _answer(problem, last, list(own.values()), least_mta, root)
+        for problem, (last,), own in zip(given, alive, used, strict=True)
+    ]
+
+
+def _answer(
+    problem: Problem, last: Candidate, used: list[Run], least_mta: float, root: Path
+) -> Found:
+    """The candidate that came out on top, against the default."""
+    default, other = (outcome(c, least_mta, root) for c in (problem.default, last))
+    best = min(default, other, key=lambda found: _order(found, least_mta))
+    rounds = problem.default.runs[0].config.rounds
+    cost = sum(run.config.rounds for run in used) / rounds
+    return Found(problem, default, best, used, cost)
 
 
 def _drawn(candidates: list[Candidate], number: int) -> list[Candidate]:

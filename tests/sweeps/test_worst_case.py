@@ -301,6 +301,8 @@ def test_failed_runs_are_no_answer(tmp_path):
     world = World(tmp_path, law)
     (found,) = search(space(), LADDER, 80.0, tmp_path, world.carry_out)
     assert found.best.candidate.settings["client.lr"] == pytest.approx(0.9)
+    failed = [run for run in world.started if law(run) is None]
+    assert len(failed) == 1  # not tried again in the next rung
 
     world = World(tmp_path / "all", lambda run: None)
     (found,) = search(space(), LADDER, 80.0, world.root, world.carry_out)
