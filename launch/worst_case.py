@@ -1,10 +1,10 @@
-"""Searches the worst case of each defence: python launch/worst_case.py --sweep=FILE.py
-    --results=DIR --budget=RUNS
+"""Finds where each defence falls: the worst learning configuration and attack strength.
+
+    python launch/worst_case.py --sweep=FILE.py --results=DIR --budget=RUNS
 
 The sweep's points are the configurations to search (learning rate, batch size, epochs,
-attack strength, any keys), apart from those that choose the defence: each defence is
-searched by itself, by successive halving, and compared with the sweep's base. Seeds are
-averaged.
+poisoning rate, any keys) and the defences; each defence is searched by itself, by
+successive halving, and compared with its default: the sweep's base. Seeds are averaged.
 
     --budget=B           runs of full length for each defence; one of a third of the
                          rounds counts a third
