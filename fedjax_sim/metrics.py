@@ -5,6 +5,8 @@
   classified as the target; with no victim class, of all classes but the target.
   `any_source` adds the same over all classes but the target, and over all classes
   with the target included (the convention of LeadFL).
+* backdoor loss: mean cross-entropy of the images of the ASR against the target; it
+  falls while the ASR is still 0.
 * retained, conditional MTA/ASR: share of images whose largest softmax exceeds the
   low-confidence threshold, and the accuracy among them (0 if there are none).
 * consistency: the lowest ASR of the rounds in which the MTA is acceptable.
@@ -197,6 +199,9 @@ def evaluation_row(
             # No image of the victim class in the test set: the rate is unknown.
             total = int(counts[name].total)
             row[key] = percent(counts[name].correct, total) if total else None
+            if name == "backdoor":
+                loss = float(counts[name].loss)
+                row["backdoor_loss"] = loss / total if total else None
     if threshold is not None:
         row["retained"] = percent(clean.retained, clean.total)
         row["conditional_mta"] = percent(clean.retained_correct, clean.retained)

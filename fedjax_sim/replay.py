@@ -11,7 +11,8 @@ import numpy as np
 from fedjax_sim import experiment
 from fedjax_sim import federation as fed
 from fedjax_sim.checkpoint import Checkpoints
-from fedjax_sim.config import resolve
+from fedjax_sim.config import Config, resolve
+from fedjax_sim.data.dataset import Dataset
 from fedjax_sim.defenses.base import Defense, with_score
 from fedjax_sim.errors import InputError
 from fedjax_sim.results import Lock, Rows, read_json
@@ -55,12 +56,13 @@ def replay(workdir: Path, round_index: int | None = None) -> Replayed:
         )
     row = rows[round_index or max(rows)]
     config = resolve(read_json(workdir / "config.json"))
+    dataset = experiment.load_data(config)
     lock = Lock(workdir)
     try:
-        state = _state_before(row["round"], config, workdir)
+        state = _state_before(row["round"], config, dataset, workdir)
     finally:
         lock.release()
-    recording = experiment.build(config, adapt=_recording)
+    recording = experiment.build(config, dataset, adapt=_recording)
     _, report = jax.jit(recording.federation.round_step)(state, recording.inputs)
     report = jax.device_get(report)
     here = report.present
@@ -86,9 +88,11 @@ def _recording(defense: Defense) -> Defense:
     return defense._replace(aggregate=aggregate)
 
 
-def _state_before(round_index: int, config, workdir: Path) -> fed.FedState:
+def _state_before(
+    round_index: int, config: Config, dataset: Dataset, workdir: Path
+) -> fed.FedState:
     # With a clock, as the run itself: the same program rounds the same way.
-    built = experiment.build(config, clock_origin=time.monotonic())
+    built = experiment.build(config, dataset, time.monotonic())
     inputs = built.inputs
     sides = [side for side in (built.federation, built.twin) if side is not None]
     states = jax.jit(lambda inputs: tuple(side.init(inputs) for side in sides))(inputs)

@@ -16,6 +16,7 @@ metrics.jsonl
     round               evaluated after this round
     mta, test_loss      accuracy and mean cross-entropy on the clean test set
     asr                 attack success rate (null: no test image of the victim class)
+    backdoor_loss       mean cross-entropy of the same images against the target
     asr_any_source, asr_all
                         over all classes but the target, and over all (optional)
     retained, conditional_mta, retained_asr, conditional_asr

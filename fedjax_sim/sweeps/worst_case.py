@@ -13,16 +13,17 @@ Successive halving (Jamieson, Talwalkar 2016, arXiv 1502.07943; the factor 3 is 
 Li et al. 2018, arXiv 1603.06560): all candidates run for a few rounds, the best third
 runs three times as long, and so on up to the full length. Acceptable candidates come
 first, by their ASR, then the others by their MTA (the rule of Deb 2000 for constrained
-searches), so a candidate that learns slowly may be lost in the short runs: a larger
-budget makes the first runs longer.
+searches). In short runs the ASR is often still 0 for all; of equal ones, that of the
+lower backdoor loss is ahead. A candidate that learns slowly may still be lost there: a
+larger budget makes the first runs longer.
 
 A budget counts runs of full length for each defence: one of a third of the rounds
 counts a third.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
-from math import ceil
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -68,6 +69,7 @@ class Outcome(NamedTuple):
     candidate: Candidate
     mta: float | None  # mean over the seeds; None: a run failed
     asr: float | None
+    backdoor_loss: float | None  # None also: infinite
     least_asr: float | None  # over seeds and rounds of acceptable MTA; None: no such
     least_rounds: int  # of acceptable MTA, in the seed that has fewest
 
@@ -218,12 +220,12 @@ def plan(
       InputError: the budget does not allow for a single candidate.
     """
     lengths = [rounds]
-    while least_rounds <= (shorter := ceil(lengths[-1] / REDUCTION)) < lengths[-1]:
+    while least_rounds <= (shorter := math.ceil(lengths[-1] / REDUCTION)) < lengths[-1]:
         lengths.append(shorter)
     for number in range(candidates, 0, -1):
         for steps in range(1, len(lengths) + 1):
             ladder = [
-                Rung(lengths[steps - 1 - k], ceil(number / REDUCTION**k))
+                Rung(lengths[steps - 1 - k], math.ceil(number / REDUCTION**k))
                 for k in range(steps)
             ]
             if cost(ladder, seeds) <= budget:
@@ -299,7 +301,9 @@ def _answer(
 ) -> Found:
     """The candidate that came out on top, against the default."""
     default, other = (outcome(c, least_mta, root) for c in (problem.default, last))
-    best = min(default, other, key=lambda found: _order(found, least_mta))
+    # A candidate that is as bad as the default is not worse.
+    worse = _order(other, least_mta)[:2] < _order(default, least_mta)[:2]
+    best = other if worse else default
     rounds = problem.default.runs[0].config.rounds
     cost = sum(run.config.rounds for run in used) / rounds
     return Found(problem, default, best, used, cost)
@@ -331,7 +335,7 @@ def outcome(candidate: Candidate, least_mta: float, root: Path) -> Outcome:
     """
     folders = [root / run.folder for run in candidate.runs]
     if any(status(folder) != FINISHED for folder in folders):
-        return Outcome(candidate, None, None, None, 0)
+        return Outcome(candidate, None, None, None, None, 0)
     finals = [read_json(folder / "summary.json")["final"] for folder in folders]
     for run, final in zip(candidate.runs, finals, strict=True):
         if final["asr"] is None:
@@ -344,20 +348,23 @@ def outcome(candidate: Candidate, least_mta: float, root: Path) -> Outcome:
         rows = Rows(folder / "metrics.jsonl").read()
         rates = [[row[rate] for row in rows] for rate in ("mta", "asr")]
         steady.append(consistency(*rates, least_mta))
+    losses = [final["backdoor_loss"] for final in finals]
     known = [s.least_asr for s in steady if s.least_asr is not None]
     return Outcome(
         candidate,
         mta=mean(final["mta"] for final in finals),
         asr=mean(final["asr"] for final in finals),
+        backdoor_loss=None if None in losses else mean(losses),
         least_asr=min(known, default=None),
         least_rounds=min(s.rounds for s in steady),
     )
 
 
 def _order(found: Outcome, least_mta: float) -> tuple[int, float, float]:
-    """Acceptable and of high ASR first; of equal ones, that of the higher MTA."""
+    """Acceptable and of high ASR first; of equal ones, that of the lower loss."""
     if found.mta is None:
         return (2, 0.0, 0.0)
     if not found.acceptable(least_mta):
         return (1, -found.mta, 0.0)
-    return (0, -found.asr, -found.mta)
+    loss = math.inf if found.backdoor_loss is None else found.backdoor_loss
+    return (0, -found.asr, loss)

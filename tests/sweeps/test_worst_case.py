@@ -167,7 +167,7 @@ def test_budget_for_nothing():
 
 
 class World:
-    """Invented rates: `law(run) -> (mta, asr)`, or None if the run fails."""
+    """Invented rates: `law(run) -> (mta, asr[, backdoor loss])`; None: it fails."""
 
     def __init__(self, root, law):
         self.root, self.law, self.started = root, law, []
@@ -183,8 +183,8 @@ class World:
                 record_failure(folder, "no luck")
                 continue
             folder.mkdir(parents=True)
-            mta, asr = rates
-            row = {"mta": mta, "asr": asr}
+            mta, asr, *loss = rates
+            row = {"mta": mta, "asr": asr, "backdoor_loss": loss[0] if loss else 1.0}
             first = {"round": 1, "mta": mta - 5, "asr": asr / 2}
             lines = [first, {"round": run.config.rounds, **row}]
             (folder / "metrics.jsonl").write_text(
@@ -268,6 +268,19 @@ def test_unacceptable_candidates_survive_by_their_accuracy(tmp_path):
     assert found.best.acceptable(80.0)
 
 
+def test_of_equal_rates_the_lower_backdoor_loss_goes_on(tmp_path):
+    """In short runs no attack shows yet; two losses are infinite or unknown."""
+
+    def law(run):
+        lr = run.config.client.lr
+        late = run.config.rounds == 9
+        return 90.0, 100 * lr if late else 0.0, 1 / lr if lr < 0.85 else None
+
+    world = World(tmp_path, law)
+    (found,) = search(space(), LADDER, 80.0, tmp_path, world.carry_out)
+    assert found.best.candidate.settings["client.lr"] == pytest.approx(0.8)
+
+
 def test_no_candidate_is_acceptable(tmp_path):
     world = World(tmp_path, lambda run: (70 - run.config.client.lr, 99.0))
     (found,) = search(space(), LADDER, 80.0, tmp_path, world.carry_out)
@@ -281,7 +294,7 @@ def test_no_candidate_is_acceptable(tmp_path):
 
 
 def test_the_default_may_be_the_worst(tmp_path):
-    world = World(tmp_path, lambda run: (90.0, 90 - 10 * run.config.client.lr))
+    world = World(tmp_path, lambda run: (90.0, min(85, 90 - 10 * run.config.client.lr)))
     (found,) = search(space(), LADDER, 80.0, tmp_path, world.carry_out)
 
     assert found.best is found.default
@@ -328,7 +341,7 @@ def test_unmeasured_success_is_refused(tmp_path):
     world = World(tmp_path, lambda run: (90.0, 1.0))
     world.carry_out(expand(Sweep(BASE, product({"client.lr": LRS}, seeds(2)))))
     for path in tmp_path.glob("*/summary.json"):
-        write_json(path, {"final": {"mta": 90.0, "asr": None}})
+        write_json(path, {"final": {"mta": 90.0, "asr": None, "backdoor_loss": None}})
     points = product({"client.lr": LRS}, seeds(2))
     given = problems(Sweep(BASE, points), {}, (), PER)
     with pytest.raises(InputError, match="no test image of the victim class"):
