@@ -26,6 +26,10 @@ class Checkpoints:
         """Round of the newest checkpoint, None if there is none."""
         return self._manager.latest_step()
 
+    def rounds(self) -> list[int]:
+        """Rounds of all checkpoints."""
+        return sorted(self._manager.all_steps())
+
     def save(self, round_index: int, state: PyTree) -> None:
         """Writes the state after `round_index` and waits until it is on disk."""
         arrays = {name: np.asarray(leaf) for name, leaf in _leaves(state).items()}

@@ -1,7 +1,6 @@
 """An experiment: the parts of a run, built from its config."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -138,7 +137,10 @@ def _root_data(
 
 
 def build(
-    config: Config, dataset: Dataset | None = None, clock_origin: float | None = None
+    config: Config,
+    dataset: Dataset | None = None,
+    clock_origin: float | None = None,
+    adapt: Callable[[Defense], Defense] = lambda defense: defense,
 ) -> Experiment:
     """Prepares a run; nothing is compiled yet.
 
@@ -147,6 +149,7 @@ def build(
       dataset: use this instead of loading `config.data`.
       clock_origin: `time.monotonic()` to time the phases against; None leaves them
         untimed.
+      adapt: what to make of the defence, to look into it.
 
     Raises:
       InputError: anything in the config that this machine or data set cannot satisfy.
@@ -176,7 +179,12 @@ def build(
         lowering=lowering,
         **config.model.options,
     )
-    attack, defense = sides(config, {})
+
+    def own_sides(options: fed.Options) -> tuple[Attack, Defense]:
+        attack, defense = sides(config, options)
+        return attack, adapt(defense)
+
+    attack, defense = own_sides({})
     if num_fake and attack.trains:
         raise InputError(
             f"config.attack.num_fake = {num_fake}: fake clients have no data, and "
@@ -230,7 +238,6 @@ def build(
         strategy=strategy,
         mesh=mesh,
     )
-    own_sides = partial(sides, config)
     federation = fed.make_federation(
         sides=own_sides, reader=reader, clock_origin=clock_origin, **parts
     )

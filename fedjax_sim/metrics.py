@@ -5,8 +5,11 @@
   classified as the target; with no victim class, of all classes but the target.
   `any_source` adds the same over all classes but the target, and over all classes
   with the target included (the convention of LeadFL).
+* backdoor loss: mean cross-entropy of the images of the ASR against the target; it
+  falls while the ASR is still 0.
 * retained, conditional MTA/ASR: share of images whose largest softmax exceeds the
   low-confidence threshold, and the accuracy among them (0 if there are none).
+* consistency: the lowest ASR of the rounds in which the MTA is acceptable.
 * detection: a client is *positive* if it is malicious and attacks in this round, and
   *flagged* if its weight in the aggregate is 0.
 
@@ -196,6 +199,9 @@ def evaluation_row(
             # No image of the victim class in the test set: the rate is unknown.
             total = int(counts[name].total)
             row[key] = percent(counts[name].correct, total) if total else None
+            if name == "backdoor":
+                loss = float(counts[name].loss)
+                row["backdoor_loss"] = loss / total if total else None
     if threshold is not None:
         row["retained"] = percent(clean.retained, clean.total)
         row["conditional_mta"] = percent(clean.retained_correct, clean.retained)
@@ -345,3 +351,23 @@ def mitigation(
             for phase in range(min(cycle, len(success)))
         ],
     )
+
+
+class Consistency(NamedTuple):
+    """How steadily an attack succeeds while the model is of use (DROP)."""
+
+    rounds: int  # |K|, evaluated rounds with an acceptable MTA
+    least_asr: float | None  # lowest ASR of them, percent; None if there are none
+
+
+def consistency(
+    mta: Sequence[float], asr: Sequence[float], least_mta: float
+) -> Consistency:
+    """The left side of [DROP] equations 2 and 3; a round in between may be worse.
+
+    Args:
+      mta, asr: percent, one per evaluated round.
+      least_mta: lambda, the MTA from which on a round counts.
+    """
+    counted = [a for m, a in zip(mta, asr, strict=True) if m >= least_mta]
+    return Consistency(len(counted), min(counted, default=None))

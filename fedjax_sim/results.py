@@ -5,6 +5,7 @@
     metrics.jsonl    one row per evaluated round
     rounds.jsonl     one row per round
     summary.json     written last: its presence means that the run is finished
+    geometry/        updates of some rounds in a plane, see `fedjax_sim.geometry`
     checkpoints/     orbax checkpoints of the federation's state, the newest two
     tensorboard/     the numbers of metrics.jsonl (config.log.tensorboard)
     lock             held while a process works here
@@ -15,6 +16,7 @@ metrics.jsonl
     round               evaluated after this round
     mta, test_loss      accuracy and mean cross-entropy on the clean test set
     asr                 attack success rate (null: no test image of the victim class)
+    backdoor_loss       mean cross-entropy of the same images against the target
     asr_any_source, asr_all
                         over all classes but the target, and over all (optional)
     retained, conditional_mta, retained_asr, conditional_asr

@@ -7,6 +7,7 @@
     --ignore=data.name,client.lr    takes also runs that differ from its cells in these
     --rows=defense.name --columns=attack.dpr,partition.name --values=mta,asr
                                     a table of any config keys and metrics
+    --mta=80                        from which MTA on a danger zone counts
     --out=DIR                       Markdown, LaTeX, HTML, figures, parquet
 
 The tables `runs` and `rounds` and their columns: `fedjax_sim/reports/store.py`.

@@ -78,7 +78,7 @@ def test_evaluation_row():
     row = metrics.evaluation_row(
         {
             "clean": counts(200, 67, 95, 39, 300.0),
-            "backdoor": counts(100, 41, 54, 31),
+            "backdoor": counts(100, 41, 54, 31, 250.0),
             "any_source": counts(180, 45),
             "all_sources": counts(200, 65),
         },
@@ -89,6 +89,7 @@ def test_evaluation_row():
             "mta": 33.5,
             "test_loss": 1.5,
             "asr": 41.0,
+            "backdoor_loss": 2.5,
             "asr_any_source": 25.0,
             "asr_all": 32.5,
             "retained": 47.5,
@@ -107,7 +108,7 @@ def test_evaluation_row_of_a_clean_run():
 def test_evaluation_row_where_nothing_is_retained_or_nothing_was_tested():
     row = metrics.evaluation_row({"clean": counts(4, 1), "backdoor": counts(0, 0)}, 0.9)
     assert (row["retained"], row["conditional_mta"]) == (0.0, 0.0)
-    assert row["asr"] is None
+    assert (row["asr"], row["backdoor_loss"]) == (None, None)
 
 
 # --------------------------------------------------------------------------- sets
@@ -387,3 +388,15 @@ def test_batch_statistics_are_those_of_each_test_batch():
         right[flag] = int(counts["clean"].correct)
 
     assert right == {False: 4, True: 2}  # stored: all above 10
+
+
+# ----------------------------------------------------------------------- consistency
+
+
+def test_consistency_counts_rounds_of_acceptable_accuracy():
+    """[DROP] equations 2 and 3; round 2 is exactly at lambda, round 3 below."""
+    mta, asr = [50.0, 80.0, 79.9, 95.0], [0.0, 70.0, 1.0, 90.0]
+
+    assert metrics.consistency(mta, asr, 80.0) == (2, 70.0)
+    assert metrics.consistency(mta, asr, 79.9) == (3, 1.0)
+    assert metrics.consistency(mta, asr, 96.0) == (0, None)

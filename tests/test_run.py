@@ -34,6 +34,7 @@ METRICS = {
     "mta",
     "test_loss",
     "asr",
+    "backdoor_loss",
     "diverged",
     "train_loss_benign",
     "train_loss_malicious",

@@ -2,15 +2,18 @@
 
 import os
 import sys
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
+from duckdb import DuckDBPyConnection
 
 from fedjax_sim.cli import EXIT_INPUT
 from fedjax_sim.errors import InputError
 from fedjax_sim.reports import figures, render, store
+from fedjax_sim.reports.danger_zones import danger_zones
+from fedjax_sim.reports.geometry import update_geometry
+from fedjax_sim.reports.scores import distributions
 from fedjax_sim.reports.tables import (
     Table,
     grid,
@@ -18,6 +21,7 @@ from fedjax_sim.reports.tables import (
     load_layout,
     published_table,
 )
+from fedjax_sim.text_table import text_table
 
 USAGE = (
     "usage: report.py --results=DIR [--where=SQL] [--sql=SQL] "
@@ -46,6 +50,14 @@ def make_flags() -> flags.FlagValues:
         flags.DEFINE_list(name, default, text, flag_values=values)
     flags.DEFINE_multi_string(
         "cells", [], "FIELD=LABEL[,LABEL]: only these of a layout.", flag_values=values
+    )
+    flags.DEFINE_float(
+        "mta",
+        80.0,
+        "Danger zones count where the MTA in percent is at least this.",
+        lower_bound=0.0,
+        upper_bound=100.0,
+        flag_values=values,
     )
     flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
     return values
@@ -78,7 +90,7 @@ def _report(values: flags.FlagValues) -> None:
         raise InputError("--ignore and --cells belong to a --layout")
     database = store.gather(Path(values.results))
     if values.sql:
-        print(text_table(*store.query(database, values.sql)))
+        _show(*store.query(database, values.sql))
         return
     runs = store.select(database, values.where)
     if not runs:
@@ -93,7 +105,7 @@ def _report(values: flags.FlagValues) -> None:
         )
     if table is None:
         keys = [*store.varying(runs), "status", "mta", "asr", "run"]
-        print(text_table(keys, runs))
+        _show(keys, runs)
     else:
         print(render.markdown(table, {}))
     if values.out is not None:
@@ -104,18 +116,30 @@ def _report(values: flags.FlagValues) -> None:
             raise InputError(f"--out={out}: {os.strerror(error.errno)}") from None
         paths = store.write_parquet(database, out)
         if table is not None:
-            rounds = store.query(database, "SELECT * FROM rounds ORDER BY run, round")
-            paths += write(table, rounds[1], out, name)
+            drawn = draw(table, database, Path(values.results), values.mta)
+            paths += write(table, drawn, out, name)
         print("written:", *map(str, paths))
 
 
-def write(table: Table, rounds: list[store.Row], out: Path, name: str) -> list[Path]:
-    """Writes NAME.md, NAME.tex, NAME.html and the figures; returns their paths."""
+def draw(
+    table: Table, database: DuckDBPyConnection, results: Path, least_mta: float
+) -> dict[str, bytes]:
+    """Draws what the runs of a table have to show; SVG by name."""
+    runs = {run["run"]: run for cell in table.cells.values() for run in cell.runs}
+    _, rounds = store.query(database, "SELECT * FROM rounds ORDER BY run, round")
     drawn = {
-        "over_rounds": figures.over_rounds(table, rounds),
+        "danger_zones": danger_zones(list(runs.values()), least_mta),
         "bars": figures.bars(table),
+        "over_rounds": figures.over_rounds(table, rounds),
+        "scores": distributions(table, results),
+        "geometry": update_geometry(table, results),
     }
-    drawn = {f"{name}_{k}": svg for k, svg in drawn.items() if svg is not None}
+    return {name: svg for name, svg in drawn.items() if svg is not None}
+
+
+def write(table: Table, drawn: Mapping[str, bytes], out: Path, name: str) -> list[Path]:
+    """Writes NAME.md, NAME.tex, NAME.html and the figures; returns their paths."""
+    drawn = {f"{name}_{k}": svg for k, svg in drawn.items()}
     contents = {
         f"{name}.md": render.markdown(table, drawn),
         f"{name}.tex": render.latex(table),
@@ -132,25 +156,6 @@ def write(table: Table, rounds: list[store.Row], out: Path, name: str) -> list[P
     return paths
 
 
-def text_table(columns: Sequence[str], rows: Sequence[store.Row]) -> str:
-    """Rows as aligned text, numbers to the right."""
-
-    def cell(value) -> str:
-        if value is None:
-            return "-"
-        if isinstance(value, float):
-            return f"{value:.4g}"
-        return value.isoformat() if isinstance(value, datetime) else str(value)
-
-    texts = [[cell(row[key]) for key in columns] for row in rows]
-    numeric = [any(isinstance(r[key], int | float) for r in rows) for key in columns]
-    widths = [max(map(len, parts)) for parts in zip(columns, *texts, strict=True)]
-    lines = [
-        "  ".join(
-            text.rjust(width) if right else text.ljust(width)
-            for text, width, right in zip(line, widths, numeric, strict=True)
-        ).rstrip()
-        for line in (columns, *texts)
-    ]
-    count = f"{len(rows)} row{'s' * (len(rows) != 1)}"
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], count])
+def _show(columns: Sequence[str], rows: Sequence[store.Row]) -> None:
+    print(text_table(columns, rows))
+    print(f"{len(rows)} row{'s' * (len(rows) != 1)}")

@@ -12,6 +12,7 @@ from fedjax_sim.reports.store import Row
 from fedjax_sim.reports.tables import Labels, Table
 
 matplotlib.rcParams["svg.hashsalt"] = "fedjax_sim"  # the same file for the same data
+_PANELS = 4  # side by side: what a page shows without scaling
 _STYLES = ("-", "--", ":", "-.")
 
 
@@ -24,10 +25,18 @@ def _look(index: int) -> dict:
     }
 
 
-def _svg(figure: Figure) -> bytes:
+def svg(figure: Figure) -> bytes:
+    """A figure as SVG, the same bytes for the same data."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     return buffer.getvalue()
+
+
+def _legend(figure: Figure, handles, names) -> None:
+    """To the upper left, where a small screen begins."""
+    figure.legend(
+        handles, names, loc="outside upper left", fontsize=8, ncols=min(4, len(names))
+    )
 
 
 def over_rounds(table: Table, rounds: Sequence[Row]) -> bytes | None:
@@ -49,27 +58,34 @@ def over_rounds(table: Table, rounds: Sequence[Row]) -> bytes | None:
     columns = [c for c in table.columns if any(place[1] == c for place in curves)]
     if not columns:
         return None
-    figure = Figure(figsize=(3.4 * len(columns) + 1.5, 5.2), layout="constrained")
-    axes = figure.subplots(2, len(columns), squeeze=False, sharex="col", sharey=True)
+    width = min(_PANELS, len(columns))
+    lines = -(-len(columns) // width)
+    size = (2.9 * width + 0.6, 4.6 * lines + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(2 * lines, width, squeeze=False, sharey=True)
     names = dict(zip(table.columns, column_names(table), strict=True))
     for j, column in enumerate(columns):
+        line, place = divmod(j, width)
         for i, rate in enumerate(("mta", "asr")):
+            axis = axes[2 * line + i, place]
             for k, row in enumerate(table.rows):
-                _curve(axes[i, j], curves.get((row, column), []), rate, row, k)
-            axes[i, j].set_ylim(-3, 103)
-            axes[i, j].grid(alpha=0.3)
-        axes[0, j].set_title(names[column], fontsize=9)
-        axes[1, j].set_xlabel("round")
-    axes[0, 0].set_ylabel("MTA %")
-    axes[1, 0].set_ylabel("ASR %")
+                _curve(axis, curves.get((row, column), []), rate, row, k)
+            axis.set_ylim(-3, 103)
+            axis.grid(alpha=0.3)
+            if place == 0:
+                axis.set_ylabel(f"{rate.upper()} %")
+        axes[2 * line, place].set_title(names[column], fontsize=9)
+        axes[2 * line, place].tick_params(labelbottom=False)
+        axes[2 * line + 1, place].set_xlabel("round")
+    for line in axes[-2:]:
+        for axis in line[len(columns) - width * (lines - 1) :]:
+            axis.set_axis_off()
     handles = {}
     for axis in axes.flat:
         lines, names = axis.get_legend_handles_labels()
         handles |= dict(zip(names, lines, strict=True))
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside right center", fontsize=8
-    )
-    return _svg(figure)
+    _legend(figure, handles.values(), handles.keys())
+    return svg(figure)
 
 
 def _curve(axis, runs: list[list[Row]], rate: str, row: Labels, index: int) -> None:
@@ -138,6 +154,9 @@ def bars(table: Table) -> bytes | None:
     names = column_names(table)
     rotation = 30 if len(names) > 4 else 0
     axes[-1].set_xticks(range(len(names)), names, fontsize=8, rotation=rotation)
+    if rotation:  # a label ends at its group
+        for text in axes[-1].get_xticklabels():
+            text.set(ha="right", rotation_mode="anchor")
     handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right center", fontsize=8)
-    return _svg(figure)
+    _legend(figure, handles, names)
+    return svg(figure)

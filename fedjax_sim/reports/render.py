@@ -15,6 +15,9 @@ _NAMES = {
     "late_mta": "late MTA",
     "late_asr": "late ASR",
     "test_error_rate": "test error",
+    "client.lr": "lr",
+    "client.batch_size": "batch",
+    "client.epochs": "epochs",
 }
 
 
@@ -199,7 +202,7 @@ td.first, th.first { border-left: 1px solid var(--line); }
 small { display: block; color: var(--soft); font-size: .78rem; }
 sup { color: var(--bad); font-weight: 600; }
 figure { margin: 1rem 0; overflow-x: auto; }
-figure img { max-width: max(100%, 40rem); height: auto; background: #fff; }
+figure img { max-width: max(100%, 75rem); height: auto; background: #fff; }
 li, p { overflow-wrap: anywhere; }
 """
 

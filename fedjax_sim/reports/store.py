@@ -12,8 +12,8 @@ runs: one row per run directory
                         defence (attack, ...) has no such key; lists and mixed types
                         are text
     mcr                 share of malicious clients in the population, in percent
-    mta, test_loss, asr, asr_any_source, asr_all, retained, conditional_mta,
-    retained_asr, conditional_asr
+    mta, test_loss, asr, backdoor_loss, asr_any_source, asr_all, retained,
+    conditional_mta, retained_asr, conditional_asr
                         after the last round
     test_error_rate     100 - mta
     late_mta, late_asr  means over the evaluated rounds in the last tenth
@@ -59,6 +59,7 @@ _LAST = (
     "mta",
     "test_loss",
     "asr",
+    "backdoor_loss",
     "asr_any_source",
     "asr_all",
     "retained",

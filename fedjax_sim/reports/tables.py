@@ -33,7 +33,7 @@ from fedjax_sim.sweeps.executors import FINISHED
 Labels = tuple[str, ...]
 
 # Differences that say nothing about a protocol.
-_SEEDS = ("seed", "partition.seed", "participation.offset")
+SEEDS = ("seed", "partition.seed", "participation.offset")
 _RECORDING = ("execution", "checkpoint", "log", "evaluation", "data.data_dir")
 
 FLAGS = {
@@ -151,7 +151,7 @@ def published_table(
     grouped: dict[tuple[Labels, Labels], list[dict[str, Any]]] = {}
     for record in records:
         place = tuple(
-            tuple(_label(record[field]) for field in layout[side])
+            tuple(format_value(record[field]) for field in layout[side])
             for side in ("rows", "columns")
         )
         grouped.setdefault(place, []).append(record)
@@ -247,7 +247,7 @@ def cell_config(layout: Mapping[str, Any], record: Mapping[str, Any]) -> dict[st
     arguments = layout["arguments"]
     text = layout["config"].format(
         **{
-            field: arguments.get(field, {}).get(_label(label), label)
+            field: arguments.get(field, {}).get(format_value(label), label)
             for field, label in record.items()
         }
     )
@@ -272,11 +272,15 @@ def _chosen(layout: Mapping[str, Any], cells: Sequence[str]) -> list[dict[str, A
                 f"--cells={text}: FIELD=LABEL[,LABEL]; {did_you_mean(field, fields)}"
             )
         allowed = labels.split(",")
-        known = dict.fromkeys(_label(record[field]) for record in layout["records"])
+        known = dict.fromkeys(
+            format_value(record[field]) for record in layout["records"]
+        )
         for label in allowed:
             if label not in known:
                 raise InputError(f"--cells={text}: {did_you_mean(label, known)}")
-        records = [record for record in records if _label(record[field]) in allowed]
+        records = [
+            record for record in records if format_value(record[field]) in allowed
+        ]
     if not records:
         raise InputError(f"--cells={','.join(cells)}: the table has no such cell")
     return records
@@ -289,7 +293,7 @@ def _matches(run: Row, config: Mapping[str, Any], match: Sequence[str]) -> bool:
 def _differences(run, config, match) -> set[tuple[str, str, str]]:
     found = set()
     for key, value in config.items():
-        if key in match or key in (*_SEEDS, *_RECORDING):
+        if key in match or key in (*SEEDS, *_RECORDING):
             continue
         if key.partition(".")[0] in _RECORDING:
             continue
@@ -310,7 +314,7 @@ def _value(runs: Sequence[Row], name: str, published, doubtful: bool) -> Value:
         "n": any(run["clients_non_finite"] for run in runs),
         "i": len(finished) < len(runs),
         "u": len(numbers) < len(finished),
-        "m": not set(varying(list(runs))) <= {_column(key) for key in _SEEDS},
+        "m": not set(varying(list(runs))) <= {_column(key) for key in SEEDS},
         "!": doubtful,
     }
     return Value(
@@ -327,12 +331,12 @@ def _column(key: str) -> str:
     return key.replace(".", "_")
 
 
-def _label(value: Any) -> str:
+def format_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _labels(values: tuple[Any, ...]) -> Labels:
-    return tuple(_label(value) for value in values)
+    return tuple(format_value(value) for value in values)
 
 
 def _sortable(value: Any) -> tuple[int, Any]:

@@ -57,42 +57,46 @@ def make_flags() -> flags.FlagValues:
     return values
 
 
-def parse(argv: Sequence[str]) -> tuple[flags.FlagValues, dict[str, Any]]:
+def parse(
+    argv: Sequence[str], values: flags.FlagValues, usage: str
+) -> tuple[flags.FlagValues, dict[str, Any]]:
     """Splits the command line into flags and config changes.
+
+    Args:
+      argv: of the process.
+      values: the flags to read beside `--config.section.key=value`.
+      usage: for the message on what is no flag.
 
     Raises:
       InputError: an unknown flag, or a value that is missing or ill-typed.
     """
     changes = [text for text in argv if text.lstrip("-").startswith("config.")]
     _, parsed = cli.parse([argv[0], *changes])
-    values = make_flags()
     try:
         rest = values([text for text in argv if text not in changes])
     except flags.Error as error:
         raise InputError(str(error).splitlines()[0]) from None
     if len(rest) > 1:
-        raise InputError(f"{rest[1]} is not a flag; {USAGE}")
+        raise InputError(f"{rest[1]} is not a flag; {usage}")
     return values, parsed
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command line; returns the exit code."""
     try:
-        values, changes = parse(argv)
+        values, changes = parse(argv, make_flags(), USAGE)
         if values.help:
             print(f"{USAGE}\n{values.get_help()}")
             return 0
         for name in ("sweep", "results"):
             if getattr(values, name) is None:
                 raise InputError(f"--{name} must be given; {USAGE}")
-        strategy = _strategy(values.together)
         runs = expand(load_sweep(values.sweep), changes, values.only)
         root = Path(values.results)
         if values.dry_run:
             print(listing(runs, root))
             return 0
-        limit = 1 if values.together == "alone" else executors.GROUP_LIMIT
-        return _run_all(runs, root, values.processes, limit, strategy)
+        return _run_all(runs, root, values)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return cli.EXIT_INPUT
@@ -105,19 +109,28 @@ def _strategy(text: str) -> Strategy | None:
     return parse_strategy(text, key="--together", others="auto, alone")
 
 
-def _run_all(
-    runs: list[Run],
-    root: Path,
-    processes: int,
-    limit: int,
-    strategy: Strategy | None,
-) -> int:
+def carry_out(runs: Sequence[Run], root: Path, values: flags.FlagValues) -> bool:
+    """Carries out the runs that are not finished, and tells of each.
+
+    Args:
+      runs: of a sweep.
+      root: folder of the run directories.
+      values: of `make_flags`; `processes` and `together` say how.
+
+    Returns:
+      False if a signal stopped it.
+
+    Raises:
+      InputError: the folder cannot be written; see also `executors.check`.
+    """
+    strategy = _strategy(values.together)
+    limit = 1 if values.together == "alone" else executors.GROUP_LIMIT
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--results={root}: {os.strerror(error.errno)}") from None
     waiting = [r for r in runs if not (root / r.folder / "summary.json").exists()]
-    groups = executors.grouped(waiting, processes, limit)
+    groups = executors.grouped(waiting, values.processes, limit)
     print(f"{counts(runs, root)}; to compile: {len(groups)} programs", flush=True)
     ended = 0
 
@@ -131,11 +144,15 @@ def _run_all(
             text += ": left to the process that works there"
         print(text, flush=True)
 
-    completed = True
-    if waiting and processes == 1:
-        completed = executors.run_here(groups, root, report, strategy)
-    elif waiting:
-        completed = executors.run_pool(groups, root, processes, report, strategy)
+    if not waiting:
+        return True
+    if values.processes == 1:
+        return executors.run_here(groups, root, report, strategy)
+    return executors.run_pool(groups, root, values.processes, report, strategy)
+
+
+def _run_all(runs: list[Run], root: Path, values: flags.FlagValues) -> int:
+    completed = carry_out(runs, root, values)
     found = {run.folder: executors.status(root / run.folder) for run in runs}
     done = [run for run in runs if found[run.folder] == executors.FINISHED]
     if done:

@@ -5,6 +5,7 @@ from helpers import BASE, ROOT
 
 from fedjax_sim.config import resolve, to_dict
 from fedjax_sim.errors import InputError
+from fedjax_sim.protocols.drop import DROP_LEARNING
 from fedjax_sim.sweeps import Sweep, product, seeds, zipped
 from fedjax_sim.sweeps.sweep import expand, folder_name, load_sweep
 
@@ -219,3 +220,32 @@ def test_drop_small():
     for key in {key for run in runs for key in run.values}:
         if not key.startswith(("defense.", "partition.", "attack.dpr", "seed")):
             assert len({str(run.values.get(key)) for run in runs}) == 1, key
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("drop_grid", 4), ("danger_zones", 3)])
+def test_grids_of_learning_configurations(name, epochs, monkeypatch):
+    """[DROP] section 3.1: every combination once, for each of two defences."""
+    monkeypatch.chdir(ROOT)
+    runs = expand(load_sweep(f"configs/sweeps/{name}.py"))
+
+    assert len(runs) == 2 * 4 * 3 * epochs
+    for defense in ("fedavg", "droplet"):
+        own = [run.config.client for run in runs if run.config.defense.name == defense]
+        grid = {(client.lr, client.batch_size, client.epochs) for client in own}
+        assert len(grid) == len(own) == 4 * 3 * epochs
+
+
+def test_drop_grid_is_the_paper_s_protocol(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    runs = expand(load_sweep("configs/sweeps/drop_grid.py"))
+    grid = {
+        (r.config.client.lr, r.config.client.batch_size, r.config.client.epochs)
+        for r in runs
+    }
+
+    assert set(DROP_LEARNING.values()) <= grid  # Table 2 lies in it
+    for run in runs:
+        assert run.config.rounds == 200
+        assert run.config.model.name == "resnet18"
+        assert run.config.attack.num_malicious == 10
+        assert run.config.attack.options["dpr"] == 0.125

@@ -1,0 +1,46 @@
+"""Danger zones in small: where does a stealthy backdoor succeed, where does it not?
+
+    python launch/sweep.py --sweep=configs/sweeps/danger_zones.py \
+        --results=runs/danger_zones --processes=2
+    python launch/report.py --results=runs/danger_zones --rows=defense.name \
+        --columns=client.epochs,client.lr,client.batch_size \
+        --out=runs/danger_zones/report
+
+The grid of DROP's section 3.1 (learning rate, batch size, local epochs) on handwritten
+digits with a small network; the report draws the map of Figure 2 for each defence.
+72 runs of a few seconds.
+"""
+
+from fedjax_sim.sweeps import Sweep, product
+
+BASE = {
+    "rounds": 30,
+    "data": {"name": "digits"},
+    "partition": {"name": "drop_iid", "num_clients": 20},
+    "model": {"name": "mlp"},
+    "client": {"lr": 0.05, "momentum": 0.9, "batch_size": 16, "epochs": 2},
+    "participation": {"name": "uniform", "clients_per_round": 10},
+    "attack": {
+        "name": "backdoor",
+        "num_malicious": 4,
+        "dpr": 0.5,
+        "victim_class": 0,
+        "target_class": 7,
+    },
+    "evaluation": {"every": 5},
+}
+
+
+def get_sweep() -> Sweep:
+    """72 runs."""
+    return Sweep(
+        BASE,
+        product(
+            {
+                "defense.name": ("fedavg", "droplet"),
+                "client.lr": (0.01, 0.05, 0.2, 0.5),
+                "client.batch_size": (8, 16, 32),
+                "client.epochs": (1, 2, 5),
+            }
+        ),
+    )

@@ -1,0 +1,112 @@
+"""Where the updates of a round lie: in a plane, with clusters and true labels.
+
+A run does not keep updates; `launch/geometry.py` computes a round again and writes
+
+    RUN/geometry/ROUND.json
+        round
+        explained    share of the variance along each of the two axes, from 0 to 1
+        points       client, x, y, malicious (attacking in this round), excluded (weight
+                     0 in the aggregate), cluster (0 or 1; -1 with fewer than three)
+        left_out     clients whose update is not finite
+
+which `launch/report.py` draws.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from sklearn.decomposition import PCA
+
+from fedjax_sim.cli import EXIT_INPUT
+from fedjax_sim.defenses.ward_clusters import ward_labels
+from fedjax_sim.distances import pairwise_distances
+from fedjax_sim.errors import InputError
+from fedjax_sim.replay import Replayed, replay
+from fedjax_sim.results import write_json
+from fedjax_sim.text_table import text_table
+
+USAGE = "usage: geometry.py --run=DIR [--round=ROUND]"
+
+
+def project(found: Replayed) -> dict[str, Any]:
+    """Projects the updates of a round on their first two principal components.
+
+    The clusters are those of Ward linkage on the updates themselves, whatever the
+    defence: the first stage of DROP.
+
+    Returns:
+      The fields above.
+
+    Raises:
+      InputError: fewer than three finite updates.
+    """
+    finite = np.isfinite(found.updates).all(1)
+    if finite.sum() < 3:
+        raise InputError(
+            f"--round={found.round}: {finite.sum()} of {len(finite)} updates are "
+            "finite; three are needed for a plane"
+        )
+    pca = PCA(n_components=2, svd_solver="full")
+    places = pca.fit_transform(found.updates[finite])
+    ids = found.client_ids[finite]
+    everyone = np.ones(len(ids), bool)
+    clusters = ward_labels(pairwise_distances(found.updates[finite]), everyone, ids)
+    columns = (
+        ids,
+        *places.T,
+        found.malicious[finite],
+        found.excluded[finite],
+        clusters,
+    )
+    names = ("client", "x", "y", "malicious", "excluded", "cluster")
+    points = [
+        dict(zip(names, values, strict=True))
+        for values in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+    return {
+        "round": found.round,
+        "explained": pca.explained_variance_ratio_,
+        "points": points,
+        "left_out": found.client_ids[~finite],
+    }
+
+
+def make_flags() -> flags.FlagValues:
+    """The flags of `launch/geometry.py`."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("run", None, "Folder of a run.", flag_values=values)
+    flags.DEFINE_integer(
+        "round", None, "From 1; by default the last one.", flag_values=values
+    )
+    flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
+    return values
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command line; returns the exit code."""
+    values = make_flags()
+    try:
+        rest = values(list(argv))
+        if len(rest) > 1:
+            raise InputError(f"{rest[1]} is not a flag; {USAGE}")
+        if values.help:
+            print(f"{USAGE}\n{values.get_help()}")
+            return 0
+        if values.run is None:
+            raise InputError(f"--run must be given; {USAGE}")
+        workdir = Path(values.run)
+        found = project(replay(workdir, values.round))
+    except (flags.Error, InputError) as error:
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        return EXIT_INPUT
+    path = workdir / "geometry" / f"{found['round']}.json"
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, found)
+    print(text_table(list(found["points"][0]), found["points"]))
+    shares = " and ".join(f"{100 * share:.0f} %" for share in found["explained"])
+    print(f"round {found['round']}: {shares} of the variance; written: {path}")
+    return 0

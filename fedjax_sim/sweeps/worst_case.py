@@ -1,0 +1,370 @@
+"""The worst learning configuration of a defence, found by successive halving.
+
+Syros, Suri, Koushanfar, Nita-Rotaru, Oprea 2025 (arXiv 2502.07011, DROP), section 3:
+a defence that holds under one learning configuration may fall under another that is as
+good for the task. The search looks, for each defence, for the configuration and attack
+strength of the highest ASR whose MTA is still acceptable.
+
+The space is a sweep as it is: its points are the candidates, its seeds are averaged.
+Points that differ in the defence are searched one by one. The default configuration of
+a defence is the sweep's base, with what all points have in common.
+
+Successive halving (Jamieson, Talwalkar 2016, arXiv 1502.07943; the factor 3 is that of
+Li et al. 2018, arXiv 1603.06560): all candidates run for a few rounds, the best third
+runs three times as long, and so on up to the full length. Acceptable candidates come
+first, by their ASR, then the others by their MTA (the rule of Deb 2000 for constrained
+searches). In short runs the ASR is often still 0 for all; of equal ones, that of the
+lower backdoor loss is ahead. A candidate that learns slowly may still be lost there: a
+larger budget makes the first runs longer.
+
+A budget counts runs of full length for each defence: one of a third of the rounds
+counts a third.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedjax_sim.attacks import ATTACKS
+from fedjax_sim.config import Config, flatten
+from fedjax_sim.errors import InputError
+from fedjax_sim.metrics import consistency
+from fedjax_sim.results import Rows, plain, read_json
+from fedjax_sim.sweeps.executors import FAILED, FINISHED, status
+from fedjax_sim.sweeps.sweep import Run, Sweep, expand, folder_name
+
+REDUCTION = 3
+
+
+class Candidate(NamedTuple):
+    """A configuration; its runs differ in the seed only."""
+
+    settings: dict[str, Any]  # the keys that the search varies
+    runs: list[Run]
+
+
+class Problem(NamedTuple):
+    """What to search for one defence."""
+
+    name: str
+    default: Candidate
+    others: list[Candidate]
+
+
+class Rung(NamedTuple):
+    """A step of the search."""
+
+    rounds: int
+    candidates: int  # of each defence
+
+
+class Outcome(NamedTuple):
+    """What a candidate gave in runs of one length; rates in percent."""
+
+    candidate: Candidate
+    mta: float | None  # mean over the seeds; None: a run failed
+    asr: float | None
+    backdoor_loss: float | None  # None also: infinite
+    least_asr: float | None  # over seeds and rounds of acceptable MTA; None: no such
+    least_rounds: int  # of acceptable MTA, in the seed that has fewest
+
+    def acceptable(self, least_mta: float) -> bool:
+        """Whether the model is of use, MTA >= lambda."""
+        return self.mta is not None and self.mta >= least_mta
+
+
+class Found(NamedTuple):
+    """The answer for one defence."""
+
+    problem: Problem
+    default: Outcome
+    # Of the highest ASR with an acceptable MTA; if there is none, of the highest MTA.
+    best: Outcome
+    used: list[Run]  # for the search
+    cost: float  # of them, in runs of full length
+
+
+# ------------------------------------------------------------------------ the space
+
+
+def problems(
+    sweep: Sweep, changes: Mapping[str, Any], only: Sequence[str], per: Sequence[str]
+) -> list[Problem]:
+    """Divides the runs of a sweep into searches.
+
+    Args:
+      sweep, changes, only: see `expand`.
+      per: sections or keys; runs that differ in one of them are not compared.
+
+    Raises:
+      InputError: see `expand`; also nothing to search, runs of different lengths, no
+        single default, or an attack without a success rate.
+    """
+    points = [flatten(point) for point in sweep.points]
+    searched = [key for key in _varying(points) if not _belongs(key, (*per, "seed"))]
+    fixed = [{k: v for k, v in p.items() if k not in searched} for p in points]
+    runs = expand(sweep, changes, only)
+    defaults = expand(sweep._replace(points=fixed, where=None), changes)
+    for run in runs + defaults:
+        _check(run, runs[0])
+
+    groups: dict[str, dict[str, list[Run]]] = {}
+    for run in runs:
+        own = groups.setdefault(_group(run, per), {})
+        own.setdefault(_without_seed(run.config), []).append(run)
+    starts: dict[str, dict[str, list[Run]]] = {}
+    for run in defaults:
+        own = starts.setdefault(_group(run, per), {})
+        own.setdefault(_without_seed(run.config), []).append(run)
+    names = _names([json.loads(group) for group in groups])
+    shown = [key for key in searched if key not in changes]
+
+    def candidate(own: list[Run]) -> Candidate:
+        return Candidate({key: own[0].values.get(key) for key in shown}, own)
+
+    found = []
+    for name, (group, own) in zip(names, groups.items(), strict=True):
+        start = starts.get(group, {})
+        if len(start) != 1:
+            raise InputError(
+                f"--per={','.join(per)}: {name} has {len(start)} default "
+                "configurations, one is needed; name all keys that choose a defence"
+            )
+        ((identity, seeds),) = start.items()
+        used = {run.config.seed for runs in own.values() for run in runs}
+        seeds = [run for run in seeds if run.config.seed in used]
+        others = [candidate(runs) for key, runs in own.items() if key != identity]
+        if not others:
+            raise InputError(
+                f"--sweep: the points leave nothing to search for {name}: no key but "
+                f"the seed and those of --per={','.join(per)} has two values"
+            )
+        found.append(Problem(name, candidate(seeds), others))
+    return found
+
+
+def _belongs(key: str, names: Sequence[str]) -> bool:
+    """Whether a key, or argument of a config file, is one of these or lies below."""
+    key = key.removeprefix(":")
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def _varying(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys that have two values, of which one may be that of the base."""
+    keys = dict.fromkeys(key for point in points for key in point)
+    return [k for k in keys if len({repr(p.get(k, ...)) for p in points}) > 1]
+
+
+def _check(run: Run, first: Run) -> None:
+    config = run.config
+    if config.rounds != first.config.rounds:
+        raise InputError(
+            f"{run.name}: config.rounds = {config.rounds}, but {first.config.rounds} "
+            f"in {first.name}: the search itself chooses how long its runs are"
+        )
+    attack = ATTACKS[config.attack.name].factory(**config.attack.options)
+    if attack.test is None:
+        able = "allowed: attacks with a target class, such as backdoor"
+        raise InputError(
+            f"{run.name}: config.attack.name = {config.attack.name!r} has no attack "
+            f"success rate; {able}"
+        )
+
+
+def _group(run: Run, per: Sequence[str]) -> str:
+    chosen = {k: v for k, v in run.values.items() if _belongs(k, per)}
+    return json.dumps(plain(chosen), sort_keys=True, default=str)
+
+
+def _without_seed(config: Config) -> str:
+    return folder_name(config.model_copy(update={"seed": 0}))
+
+
+def _names(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of what is chosen, and the other keys in which namesakes differ."""
+    heads = []
+    for group in groups:
+        named = [v for k, v in group.items() if k == "defense.name"]
+        heads.append(",".join(map(str, named)))
+    names = []
+    for group, head in zip(groups, heads, strict=True):
+        same = [g for g, h in zip(groups, heads, strict=True) if h == head]
+        keys = [k for k in group if len({str(g.get(k, ...)) for g in same}) > 1]
+        names.append(",".join(filter(None, [head, *(f"{k}={group[k]}" for k in keys)])))
+    return names
+
+
+# ----------------------------------------------------------------------- the budget
+
+
+def plan(
+    candidates: int, seeds: int, rounds: int, budget: float, least_rounds: int
+) -> list[Rung]:
+    """Returns the fewest rungs that the budget allows, the default's runs included.
+
+    If even the most are too expensive, fewer candidates start.
+
+    Args:
+      candidates: of a defence, without its default.
+      seeds: of a candidate.
+      rounds: of a run of full length.
+      budget: in runs of full length.
+      least_rounds: of the shortest runs.
+
+    Raises:
+      InputError: the budget does not allow for a single candidate.
+    """
+    lengths = [rounds]
+    while least_rounds <= (shorter := math.ceil(lengths[-1] / REDUCTION)) < lengths[-1]:
+        lengths.append(shorter)
+    for number in range(candidates, 0, -1):
+        for steps in range(1, len(lengths) + 1):
+            ladder = [
+                Rung(lengths[steps - 1 - k], math.ceil(number / REDUCTION**k))
+                for k in range(steps)
+            ]
+            if cost(ladder, seeds) <= budget:
+                return ladder
+    raise InputError(
+        f"--budget={budget:g} must be at least {cost([Rung(rounds, 1)], seeds):g}: a "
+        "candidate beside the default, each with all its seeds"
+    )
+
+
+def cost(ladder: Sequence[Rung], seeds: int) -> float:
+    """Runs of full length that a search takes at most, its default included."""
+    rounds = ladder[-1].rounds
+    return seeds * (1 + sum(r.candidates * r.rounds / rounds for r in ladder))
+
+
+# ----------------------------------------------------------------------- the search
+
+
+def search(
+    given: Sequence[Problem],
+    ladder: Sequence[Rung],
+    least_mta: float,
+    root: Path,
+    carry_out: Callable[[list[Run]], bool],
+) -> list[Found] | None:
+    """Climbs the ladder, all defences side by side.
+
+    Args:
+      given: what to search.
+      ladder: of `plan`.
+      least_mta: lambda, percent.
+      root: folder of the run directories.
+      carry_out: carries out the runs of a rung in `root`; False: it was stopped.
+
+    Returns:
+      An answer for each defence; None if it was stopped, or other processes have not
+      yet finished runs that are needed: the same call goes on from there.
+    """
+    alive = [_drawn(problem.others, ladder[0].candidates) for problem in given]
+    used: list[dict[str, Run]] = [{} for _ in given]
+    kept = [rung.candidates for rung in ladder[1:]] + [1]
+    for rung, number in zip(ladder, kept, strict=True):
+        runs: dict[str, Run] = {}
+        for problem, candidates, own in zip(given, alive, used, strict=True):
+            wave = [_cut(candidate, rung.rounds) for candidate in candidates]
+            if rung is ladder[0]:  # so that a mistake in it shows early
+                wave.append(problem.default)
+            entered = {run.folder: run for c in wave for run in c.runs}
+            own |= entered
+            runs |= entered
+        if not carry_out(list(runs.values())):
+            return None
+        if any(status(root / folder) not in (FINISHED, FAILED) for folder in runs):
+            return None
+        alive = [
+            sorted(
+                candidates,
+                key=lambda c, n=rung.rounds: _order(
+                    outcome(_cut(c, n), least_mta, root), least_mta
+                ),
+            )[:number]
+            for candidates in alive
+        ]
+    return [
+        _answer(problem, last, list(own.values()), least_mta, root)
+        for problem, (last,), own in zip(given, alive, used, strict=True)
+    ]
+
+
+def _answer(
+    problem: Problem, last: Candidate, used: list[Run], least_mta: float, root: Path
+) -> Found:
+    """The candidate that came out on top, against the default."""
+    default, other = (outcome(c, least_mta, root) for c in (problem.default, last))
+    # A candidate that is as bad as the default is not worse.
+    worse = _order(other, least_mta)[:2] < _order(default, least_mta)[:2]
+    best = other if worse else default
+    rounds = problem.default.runs[0].config.rounds
+    cost = sum(run.config.rounds for run in used) / rounds
+    return Found(problem, default, best, used, cost)
+
+
+def _drawn(candidates: list[Candidate], number: int) -> list[Candidate]:
+    """So many of the candidates, the same ones in every call."""
+    order = np.random.default_rng(0).permutation(len(candidates))
+    return [candidates[i] for i in sorted(order[:number])]
+
+
+def _cut(candidate: Candidate, rounds: int) -> Candidate:
+    """The same with runs of so many rounds."""
+    runs = []
+    for run in candidate.runs:
+        config = run.config.model_copy(update={"rounds": rounds})
+        cut = Run(
+            f"{run.name},rounds={rounds}", folder_name(config), config, run.values
+        )
+        runs.append(run if config == run.config else cut)
+    return candidate._replace(runs=runs)
+
+
+def outcome(candidate: Candidate, least_mta: float, root: Path) -> Outcome:
+    """Reads what the runs of a candidate gave.
+
+    Raises:
+      InputError: a success rate is undefined, for the test set lacks the victim class.
+    """
+    folders = [root / run.folder for run in candidate.runs]
+    if any(status(folder) != FINISHED for folder in folders):
+        return Outcome(candidate, None, None, None, None, 0)
+    finals = [read_json(folder / "summary.json")["final"] for folder in folders]
+    for run, final in zip(candidate.runs, finals, strict=True):
+        if final["asr"] is None:
+            raise InputError(
+                f"{run.name}: the attack success rate is undefined: no test image of "
+                "the victim class (config.data.num_test)"
+            )
+    steady = []
+    for folder in folders:
+        rows = Rows(folder / "metrics.jsonl").read()
+        rates = [[row[rate] for row in rows] for rate in ("mta", "asr")]
+        steady.append(consistency(*rates, least_mta))
+    losses = [final["backdoor_loss"] for final in finals]
+    known = [s.least_asr for s in steady if s.least_asr is not None]
+    return Outcome(
+        candidate,
+        mta=mean(final["mta"] for final in finals),
+        asr=mean(final["asr"] for final in finals),
+        backdoor_loss=None if None in losses else mean(losses),
+        least_asr=min(known, default=None),
+        least_rounds=min(s.rounds for s in steady),
+    )
+
+
+def _order(found: Outcome, least_mta: float) -> tuple[int, float, float]:
+    """Acceptable and of high ASR first; of equal ones, that of the lower loss."""
+    if found.mta is None:
+        return (2, 0.0, 0.0)
+    if not found.acceptable(least_mta):
+        return (1, -found.mta, 0.0)
+    loss = math.inf if found.backdoor_loss is None else found.backdoor_loss
+    return (0, -found.asr, loss)

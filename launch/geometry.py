@@ -1,0 +1,13 @@
+"""Where a round's updates lie: python launch/geometry.py --run=DIR [--round=ROUND].
+
+Computes the round again from the nearest checkpoint before it, projects the clients'
+updates on a plane and writes DIR/geometry/ROUND.json; `launch/report.py --out` then
+draws it. The fields: `fedjax_sim/geometry.py`.
+"""
+
+import sys
+
+from fedjax_sim.geometry import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
