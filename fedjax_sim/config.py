@@ -198,18 +198,9 @@ def _from_table(table: Mapping[str, Any], get: Callable = lambda entry: entry):
     return factory
 
 
-def _find_source(key: str, name: str) -> Callable:
-    if not name.startswith("tfds:") and name not in sources.SOURCES:
-        hint = did_you_mean(name, sources.SOURCES)
-        raise InputError(
-            f"config.{key}.name = {name!r} does not exist; {hint}, or tfds:NAME"
-        )
-    return sources.loader(name)
-
-
 # Section -> (how to find the factory, arguments that the run itself supplies).
 _FACTORIES: dict[str, tuple[Callable[[str, str], Callable], tuple[str, ...]]] = {
-    "data": (_find_source, ("data_dir", "name")),
+    "data": (lambda key, name: sources.loader(name), ("data_dir", "name")),
     "partition": (_from_table(PARTITIONS), ("labels", "num_clients", "seed")),
     "model": (
         _from_table(models.MODELS, lambda entry: entry.build),

@@ -8,7 +8,9 @@ code 2; library callers may catch it.
 """
 
 import difflib
+import math
 from collections.abc import Iterable
+from typing import Any
 
 
 class InputError(ValueError):
@@ -21,3 +23,31 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     listing = f"allowed: {', '.join(valid)}"
     return f"did you mean '{near[0]}'? ({listing})" if near else listing
+
+
+def check_range(
+    section: str,
+    key: str,
+    value: Any,
+    low: float,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+) -> None:
+    """Raises InputError unless a number of a config lies in [low, high], and is finite.
+
+    With `open_low` it must be above `low`. What is no number, None or traced by a
+    sweep, is not checked.
+    """
+    if not isinstance(value, int | float):
+        return
+    above = low < value if open_low else low <= value
+    if above and value <= high and math.isfinite(value):
+        return
+    if high == math.inf:
+        allowed = f"be {'above' if open_low else 'at least'} {low:g}"
+    elif open_low:
+        allowed = f"be above {low:g} and at most {high:g}"
+    else:
+        allowed = f"lie between {low:g} and {high:g}"
+    raise InputError(f"config.{section}.{key} = {value} must {allowed}")

@@ -1,16 +1,21 @@
 """Measures this machine: python launch/bench.py [--json=FILE] [--only=NAME,...].
 
-Parts: peak, clients, waste, order, gram, round, population, defenses, reconstruction.
+Parts: peak, clients, waste, order, gram, round, population, defenses, reconstruction,
+runs.
 Everything is measured in one process; what is compared runs alternately, and the best
 of several repetitions counts. With PyTorch installed (`pip install
 'fedjax_sim[bench]'`), the part `clients` also runs the same model and data as a
 sequential eager loop.
 """
 
+import contextlib
+import io
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,13 +24,14 @@ import numpy as np
 from absl import app, flags
 
 from fedjax_sim import federation as fed
-from fedjax_sim import models, order_statistics
+from fedjax_sim import models, order_statistics, runner
 from fedjax_sim.attacks import none
+from fedjax_sim.cli import resolve_variants
 from fedjax_sim.clients import sampling, training
 from fedjax_sim.clients.batches import Reader, TrainData
 from fedjax_sim.clients.execution import Strategy, auto_lowering, run_clients
 from fedjax_sim.clients.training import ClientTask, LocalWork
-from fedjax_sim.config import resolve
+from fedjax_sim.config import load_file, resolve
 from fedjax_sim.data import partition as partitions
 from fedjax_sim.data.augment import Augmentation
 from fedjax_sim.data.normalize import normalization, normalize
@@ -446,8 +452,7 @@ def small_federation(population: int, cohort: int, samples_each: int, defense):
         reader=Reader(Augmentation(), normalization("half", 1), None),
         work=LocalWork(batch_size=samples_each),
         participation=sampling.uniform(population=population, cohort_size=cohort),
-        attack=none(),
-        defense=defense,
+        sides=lambda options: (none(), defense),
         population=population,
         num_malicious=0,
         strategy=Strategy(1),
@@ -622,6 +627,53 @@ def reconstruction_cost(
     return seconds / (iterations + 1 / 3), flops  # the first look has no gradient
 
 
+def bench_runs(peak: float) -> dict[str, Any]:
+    """Sixteen seeds of one config: alone, in one program, and one run as a measure."""
+    del peak
+    changes = {"rounds": 20, "checkpoint.every_seconds": 1e6}
+    own = resolve_variants(load_file("configs/quickstart.py").to_dict(), changes)
+    seeds = [own["droplet"].model_copy(update={"seed": seed}) for seed in range(16)]
+    ways = {
+        "one run": lambda folder: runner.run(seeds[0], folder / "0"),
+        "16 one after the other": lambda folder: [
+            runner.run(config, folder / str(config.seed)) for config in seeds
+        ],
+        "16 together, map": lambda folder: together(folder, Strategy(1)),
+        "16 together, chunk:4": lambda folder: together(folder, Strategy(4)),
+        "16 together, vmap": lambda folder: together(folder, Strategy(None)),
+    }
+
+    def together(folder, strategy):
+        jobs = [runner.Job(config, folder / str(config.seed)) for config in seeds]
+        return runner.run_together(jobs, strategy)
+
+    compiled = 0
+
+    def count(event, seconds, **details):
+        nonlocal compiled
+        compiled += event == "/jax/core/compile/backend_compile_duration"
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    rows: dict[str, Any] = {}
+    print("\nruns of configs/quickstart.py (droplet, 20 rounds), compilation included")
+    for name, run in ways.items():
+        jax.clear_caches()
+        compiled = 0
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            begun = time.monotonic()
+            run(Path(folder))
+            rows[name] = {"seconds": time.monotonic() - begun, "compiled": compiled}
+        times = rows[name]["seconds"] / rows["one run"]["seconds"]
+        print(
+            f"  {name}: {rows[name]['seconds']:.1f} s, {times:.1f} times one run, "
+            f"{compiled} programs compiled"
+        )
+    return rows
+
+
 PARTS = {
     "clients": bench_clients,
     "waste": bench_waste,
@@ -631,6 +683,7 @@ PARTS = {
     "population": bench_population,
     "defenses": bench_defenses,
     "reconstruction": bench_reconstruction,
+    "runs": bench_runs,
 }
 
 

@@ -17,7 +17,8 @@ from helpers import (
 )
 
 from fedjax_sim.attacks import ATTACKS, AttackEntry
-from fedjax_sim.attacks.base import Attack, window
+from fedjax_sim.attacks.base import Attack
+from fedjax_sim.attacks.options import active_rounds
 from fedjax_sim.data.partition import PARTITIONS, drop_iid, with_fake_clients
 from fedjax_sim.defenses import DEFENSES, DefenseEntry
 from fedjax_sim.defenses.base import Stage, exclude, pipeline
@@ -339,7 +340,9 @@ def test_craft_replaces_malicious_rows_only(register):
 
 
 def test_craft_outside_its_window_changes_nothing(register):
-    seen, report, state = seen_by_craft(register, ("own_updates",), window(2, None))
+    seen, report, state = seen_by_craft(
+        register, ("own_updates",), active_rounds(2, None)
+    )
 
     assert not bool(report.active)
     assert (seen == 0).all()

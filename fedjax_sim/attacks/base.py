@@ -155,13 +155,3 @@ class Attack(NamedTuple):
     trains: bool = True
     repartition: Callable[[AttackSpec], Partition] | None = None
     takes_over: Callable[[CraftView], Array] | None = None
-
-
-def window(start_round: int, end_round: int | None) -> Callable[[Array], Array]:
-    """Active from `start_round` (from 1) until before `end_round` (None: for good)."""
-
-    def active(round_index):
-        begun = round_index >= start_round
-        return begun if end_round is None else begun & (round_index < end_round)
-
-    return active

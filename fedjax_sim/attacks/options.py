@@ -1,13 +1,14 @@
 """Options that several attacks share: their checks, and what they stand for."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from jax import Array
 
-from fedjax_sim.attacks.base import AttackSpec, window
+from fedjax_sim.attacks.base import AttackSpec
 from fedjax_sim.data.triggers import TRIGGERS
-from fedjax_sim.errors import InputError, did_you_mean
+from fedjax_sim.errors import InputError, check_range, did_you_mean
 
 
 def active_rounds(start_round: int, end_round: int | None) -> Callable[[Array], Array]:
@@ -29,7 +30,12 @@ def active_rounds(start_round: int, end_round: int | None) -> Callable[[Array], 
             f"config.attack.end_round = {end_round} must be larger than "
             f"config.attack.start_round = {start_round}, or None"
         )
-    return window(start_round, end_round)
+
+    def active(round_index: Array) -> Array:
+        begun = round_index >= start_round
+        return begun if end_round is None else begun & (round_index < end_round)
+
+    return active
 
 
 def require_choice(key: str, value: Any, allowed: Iterable[str]) -> None:
@@ -42,30 +48,10 @@ def require_choice(key: str, value: Any, allowed: Iterable[str]) -> None:
 
 def require_trigger(name: str) -> None:
     """Raises unless `name` is a trigger."""
-    if name not in TRIGGERS:
-        hint = did_you_mean(name, TRIGGERS)
-        raise InputError(f"config.attack.trigger = {name!r} is not a trigger; {hint}")
+    require_choice("trigger", name, TRIGGERS)
 
 
-def require_range(
-    key: str,
-    value: Any,
-    low: float,
-    high: float = float("inf"),
-    *,
-    open_low: bool = False,
-) -> None:
-    """Raises unless a number lies in [low, high]; (low, high] with `open_low`.
-
-    A sweep may trace the numbers: only concrete ones are checked.
-    """
-    if not isinstance(value, int | float):
-        return
-    if (low < value if open_low else low <= value) and value <= high:
-        return
-    lower = f"{'above' if open_low else 'at least'} {low:g}"
-    upper = "" if high == float("inf") else f" and at most {high:g}"
-    raise InputError(f"config.attack.{key} = {value} must be {lower}{upper}")
+require_range = partial(check_range, "attack")
 
 
 def require_classes(spec: AttackSpec, **classes: int | None) -> None:

@@ -53,10 +53,15 @@ def normalization(name: str, channels: int) -> Normalization:
 
 def normalize(images: jax.Array, normalization: Normalization) -> jax.Array:
     """Returns f32 [..., C] for `images` uint8 [..., C]."""
-    shape = (1,) * (images.ndim - 1) + (-1,)
+    return standardize(images.astype(jnp.float32) / 255, normalization)
+
+
+def standardize(pixels: jax.Array, normalization: Normalization) -> jax.Array:
+    """Returns f32 [..., C] for `pixels` f32 [..., C] in [0, 1]."""
+    shape = (1,) * (pixels.ndim - 1) + (-1,)
     mean = jnp.reshape(normalization.mean, shape)
     std = jnp.reshape(normalization.std, shape)
-    return (images.astype(jnp.float32) / 255 - mean) / std
+    return (pixels - mean) / std
 
 
 def denormalize(images: jax.Array, normalization: Normalization) -> jax.Array:

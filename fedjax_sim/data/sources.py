@@ -35,7 +35,8 @@ def loader(name: str) -> Callable[..., Dataset]:
         return partial(load_tfds, name.removeprefix(_TFDS))
     if name not in SOURCES:
         raise InputError(
-            f"data set '{name}' is unknown: {did_you_mean(name, SOURCES)}, or tfds:NAME"
+            f"config.data.name = {name!r} does not exist; "
+            f"{did_you_mean(name, SOURCES)}, or tfds:NAME"
         )
     return SOURCES[name]
 

@@ -3,8 +3,7 @@
 Syros et al. 2025 (DROP, arXiv 2502.07011), section 4.2, eq. 7 and Algorithm 1.
 """
 
-import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -18,7 +17,7 @@ from fedjax_sim.defenses.base import (
     included,
     with_score,
 )
-from fedjax_sim.errors import InputError
+from fedjax_sim.defenses.checks import check_range
 
 
 class ActivityState(NamedTuple):
@@ -57,16 +56,9 @@ def activity_monitor(
     """
     if reward is None:
         reward = penalty
-    # A sweep may trace the numbers; only concrete ones can be checked.
-    if _is_number(penalty) and not 0 < penalty < math.inf:
-        raise InputError(f"activity_monitor: penalty={penalty}; allowed: > 0")
-    if _is_number(reward) and not 0 <= reward < math.inf:
-        raise InputError(f"activity_monitor: reward={reward}; allowed: >= 0")
-    if _is_number(blacklist_threshold) and not blacklist_threshold > 0:
-        raise InputError(
-            f"activity_monitor: blacklist_threshold={blacklist_threshold}; "
-            "allowed: > 0, or none"
-        )
+    check_range("penalty", penalty, 0, open_low=True)
+    check_range("reward", reward, 0)
+    check_range("blacklist_threshold", blacklist_threshold, 0, open_low=True)
 
     def init(spec: FederationSpec) -> ActivityState:
         return ActivityState(
@@ -96,7 +88,3 @@ def activity_monitor(
         return state, exclude(cohort, suspicious | (after > 0.0) | banned)
 
     return Stage(init, apply)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)

@@ -3,9 +3,10 @@
 A sweep may trace the numbers; only concrete ones can be checked.
 """
 
-import math
+from functools import partial
 from typing import Any, get_args
 
+from fedjax_sim import errors
 from fedjax_sim.defenses.base import FederationSpec
 from fedjax_sim.errors import InputError, did_you_mean
 
@@ -19,17 +20,7 @@ def check_choice(key: str, value: str, choices: Any) -> None:
         )
 
 
-def check_range(key: str, value: Any, low: float, high: float = math.inf) -> None:
-    """Raises InputError for a number outside low..high (inclusive, finite)."""
-    if not isinstance(value, int | float):
-        return
-    if not low <= value <= high or not math.isfinite(value):
-        allowed = (
-            f"be a number of at least {low}"
-            if high == math.inf
-            else f"lie between {low} and {high}"
-        )
-        raise InputError(f"config.defense.{key} = {value} must {allowed}")
+check_range = partial(errors.check_range, "defense")
 
 
 def check_quorum(spec: FederationSpec, num_byzantine: Any, factor: int, more: int):

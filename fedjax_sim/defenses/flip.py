@@ -21,7 +21,7 @@ from jax import Array, lax
 from fedjax_sim.clients.batches import Batch
 from fedjax_sim.clients.training import batch_gradient
 from fedjax_sim.clients.trigger_inversion import Triggers, apply_triggers, invert
-from fedjax_sim.data.normalize import Normalization, denormalize
+from fedjax_sim.data.normalize import Normalization, denormalize, standardize
 from fedjax_sim.defenses.base import (
     ClientTraining,
     Defense,
@@ -112,8 +112,7 @@ def flip(
 
         def train_on(params, buffers, batch, images, use, memory):
             """The gradient on the batch with `images` (in [0, 1]) where `use`."""
-            mean, std = jnp.asarray(normalization.mean), jnp.asarray(normalization.std)
-            stamped = (images - mean) / std
+            stamped = standardize(images, normalization)
             chosen = use[:, None, None, None]
             batch = batch._replace(images=jnp.where(chosen, stamped, batch.images))
             trained = use.any() if discard else jnp.bool_(True)
@@ -126,8 +125,7 @@ def flip(
 
         def search(params, buffers, images, targets, member, valid, start, key, **more):
             def logits(x):
-                mean = jnp.asarray(normalization.mean)
-                x = (x - mean) / jnp.asarray(normalization.std)
+                x = standardize(x, normalization)
                 return network.model.apply(params, buffers, x, train=False)[0]
 
             return invert(

@@ -22,11 +22,11 @@ from fedjax_sim.errors import InputError
         ),
         (
             lambda: options.require_trigger("5pixel"),
-            r"trigger = '5pixel' is not a trigger",
+            r"trigger = '5pixel' is not allowed",
         ),
         (
             lambda: options.require_range("top_k", 1.5, 0, 1),
-            r"top_k = 1\.5 must be at least 0 and at most 1$",
+            r"top_k = 1\.5 must lie between 0 and 1$",
         ),
         (
             lambda: options.require_range("radius", 0.0, 0, open_low=True),

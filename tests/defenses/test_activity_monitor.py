@@ -100,10 +100,10 @@ def test_numbers_may_be_traced(make_cohort, make_context, make_spec):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"penalty": 0}, "penalty=0; allowed: > 0"),
-        ({"penalty": float("nan")}, "penalty=nan; allowed: > 0"),
-        ({"reward": -0.5}, "reward=-0.5; allowed: >= 0"),
-        ({"blacklist_threshold": 0.0}, "blacklist_threshold=0.0; allowed: > 0"),
+        ({"penalty": 0}, "config.defense.penalty = 0 must be above 0"),
+        ({"penalty": float("nan")}, "config.defense.penalty = nan must be above 0"),
+        ({"reward": -0.5}, "config.defense.reward = -0.5 must be at least 0"),
+        ({"blacklist_threshold": 0.0}, "blacklist_threshold = 0.0 must be above 0"),
     ],
 )
 def test_bad_numbers(arguments, message):
