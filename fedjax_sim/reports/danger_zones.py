@@ -66,8 +66,8 @@ def danger_zones(runs: Sequence[Row], least_mta: float) -> bytes | None:
     rates, sizes, epochs = (sorted(set(x)) for x in zip(*places, strict=True))
     if len(rates) < 2 or len(sizes) < 2:
         return None
-    width = 0.62 * len(rates) * len(epochs) + 1.8
-    height = (0.42 * len(sizes) + 0.75) * len(maps) + 0.3
+    width = max(0.62 * len(rates), 1.7) * len(epochs) + 1.8
+    height = (0.4 * len(sizes) + 0.6) * len(maps) + 0.9
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(
         len(maps), len(epochs), squeeze=False, sharex=True, sharey=True
@@ -78,7 +78,7 @@ def danger_zones(runs: Sequence[Row], least_mta: float) -> bytes | None:
                 if own == number:
                     place = rates.index(rate), sizes.index(size)
                     _cell(axis, place, mta, asr, mta >= least_mta)
-            axis.set_title(f"{name}, {number} epoch{'s' * (number != 1)}", fontsize=8)
+            axis.set_title(f"{name}\n{number} epoch{'s' * (number != 1)}", fontsize=8)
             axis.set_xticks(range(len(rates)), [f"{x:g}" for x in rates], fontsize=8)
             axis.set_yticks(range(len(sizes)), map(str, sizes), fontsize=8)
             axis.set_xlim(-0.5, len(rates) - 0.5)
@@ -87,7 +87,7 @@ def danger_zones(runs: Sequence[Row], least_mta: float) -> bytes | None:
     figure.supxlabel("learning rate", fontsize=9)
     figure.supylabel("batch size", fontsize=9)
     colors = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 100), _COLORS)
-    figure.colorbar(colors, ax=axes, label="ASR %")
+    figure.colorbar(colors, ax=axes, label="ASR %", aspect=30)
     text = f"ASR %; hatched: MTA (shown) below {least_mta:g} %"
     figure.suptitle(text, fontsize=9)
     return svg(figure)
