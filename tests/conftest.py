@@ -1,5 +1,9 @@
-"""Compilation takes most of the time of these tests: quick code serves them."""
+"""Compilation takes most of the time of these tests: quick code serves them.
 
-import jax
+By the environment, so that the commands which tests start compile as this process does:
+some tests compare the two bit by bit.
+"""
 
-jax.config.update("jax_disable_most_optimizations", True)
+import os
+
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # read when JAX is imported
