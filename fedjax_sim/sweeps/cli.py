@@ -12,6 +12,7 @@ from absl import flags
 from fedjax_sim import cli
 from fedjax_sim.clients.execution import Strategy, parse_strategy
 from fedjax_sim.errors import InputError
+from fedjax_sim.memory import GIB
 from fedjax_sim.results import read_json
 from fedjax_sim.runner import EXIT_INTERRUPTED
 from fedjax_sim.sweeps import executors
@@ -186,8 +187,25 @@ def counts(runs: Sequence[Run], root: Path) -> str:
 
 
 def listing(runs: Sequence[Run], root: Path) -> str:
-    """Every run with its status and folder."""
-    rows = [(executors.status(root / r.folder), r.folder, r.name) for r in runs]
-    width = max(len(folder) for _, folder, _ in rows)
-    lines = [f"{state:11}  {folder:{width}}  {name}" for state, folder, name in rows]
-    return "\n".join([*lines, counts(runs, root)])
+    """Every run with its status, folder and estimated memory, and what is compiled.
+
+    Raises:
+      InputError: see `executors.check`.
+    """
+    sizes = executors.check(runs)
+    width = max(len(run.folder) for run in runs)
+    lines = []
+    for run in runs:
+        state, size = executors.status(root / run.folder), sizes.get(run.folder)
+        memory = "?" if size is None else f"{size / GIB:.2f}"
+        lines.append(f"{state:11}  {run.folder:{width}}  {memory:>7} GiB  {run.name}")
+    left = [r for r in runs if executors.status(root / r.folder) != executors.FINISHED]
+    programs = len(executors.grouped(left))
+    largest = max(sizes.values(), default=0) / GIB
+    return "\n".join(
+        [
+            *lines,
+            f"{counts(runs, root)}; to compile: {programs} programs",
+            f"the largest run needs about {largest:.2f} GiB of device memory",
+        ]
+    )

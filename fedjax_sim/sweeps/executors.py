@@ -65,27 +65,35 @@ def _locked(folder: Path) -> bool:
     return False
 
 
-def check(runs: Sequence[Run]) -> None:
+def check(runs: Sequence[Run]) -> dict[str, int]:
     """Builds the runs once without starting them; those that differ in the seed, once.
+
+    Returns:
+      The bytes of device memory that a run is estimated to need, by its folder; without
+      those that could not be built for another reason than the user's.
 
     Raises:
       InputError: what a run's config asks for and this machine or data cannot give.
     """
-    datasets, seen = {}, set()
+    datasets, built = {}, {}
+    shapes = {}
     for run in runs:
         shape = json.dumps({k: str(v) for k, v in run.values.items() if k != "seed"})
-        if shape in seen:
+        shapes[run.folder] = shape
+        if shape in built:
             continue
-        seen.add(shape)
         source = str(run.config.data)
         try:
             if source not in datasets:
                 datasets[source] = experiment.load_data(run.config)
-            experiment.build(run.config, datasets[source])
+            found = experiment.build(run.config, datasets[source])
+            built[shape] = found.estimated_bytes
         except InputError as error:
             raise InputError(f"{run.name}: {error}") from None
         except Exception:  # no mistake of the user's: the run itself will record it
-            continue
+            built[shape] = None
+    estimates = {folder: built[shape] for folder, shape in shapes.items()}
+    return {folder: size for folder, size in estimates.items() if size is not None}
 
 
 Group = Sequence[Run]  # runs that are carried out together

@@ -208,10 +208,13 @@ def test_locked_runs_are_left_to_their_process(sweep_file, tmp_path, capfd):
     assert (code, err) == (0, "")
     assert "running: seed=0: left to" in out
     assert "2 runs in" in out and "1 finished, 1 running" in out
-    assert [line.split()[0] for line in listing.splitlines()[:-1]] == [
+    assert [line.split()[0] for line in listing.splitlines()[:-2]] == [
         "running",
         "finished",
     ]
+    assert "to compile: 1 programs" in listing
+    needs = [float(line.split()[2]) for line in listing.splitlines()[:-2]]
+    assert f"about {max(needs):.2f} GiB" in listing
 
 
 @pytest.mark.parametrize(
