@@ -125,15 +125,20 @@ def write_config(folder: Path) -> Path:
 
 
 def start(*arguments: str, workdir: Path | None = None) -> subprocess.Popen:
-    """Starts `launch/run.py` as a user does, output piped."""
+    """Starts `launch/run.py` as a user does, output piped; compiled as in the tests."""
     command = [sys.executable, "launch/run.py", *arguments]
     if workdir is not None:
         command.append(f"--workdir={workdir}")
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    own = {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        # As in conftest.py: the results are compared with those of this process.
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        env={**os.environ, **own},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -17,12 +17,6 @@ from fedjax_sim.results import Lock, read_json
 FLAGS = ["--config.execution.devices=2", "--config.defense.name=droplet"]
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation(monkeypatch):
-    """What `conftest.py` asks for here, in the processes that are started."""
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-
-
 def start_two(config, *flags, workdir, second=()):
     """Starts the two processes of a run; `second` has more flags for the second."""
     with socket.create_server(("127.0.0.1", 0)) as server:
