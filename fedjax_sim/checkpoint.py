@@ -17,8 +17,15 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         self.folder = folder.absolute()
+        self.folder.mkdir(exist_ok=True)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=2, create=True, enable_async_checkpointing=False
+            max_to_keep=2,
+            create=False,
+            enable_async_checkpointing=False,
+            # Of several processes the leader alone is here: orbax must not wait.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=0, active_processes={0}
+            ),
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 

@@ -34,6 +34,26 @@ def make_flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "workdir", None, "Folder of the run's results.", flag_values=values
     )
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "HOST:PORT of process 0, for a run over several processes; auto: on a cluster.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "num_processes",
+        None,
+        "Of the run, each started with the same command.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "process_id",
+        None,
+        "Which of them this is, from 0.",
+        lower_bound=0,
+        flag_values=values,
+    )
     flags.DEFINE_bool(
         "print_config", False, "Print the resolved config.", flag_values=values
     )
@@ -71,7 +91,7 @@ def parse(argv: Sequence[str]) -> tuple[flags.FlagValues, dict[str, Any]]:
         raise InputError(str(error).splitlines()[0]) from None
     if len(rest) > 1:
         name = rest[1].lstrip("-").partition("=")[0]
-        hint = did_you_mean(name, ["config", "workdir", "print_config", "help"])
+        hint = did_you_mean(name, list(values))
         raise InputError(f"{rest[1]} is not a flag; {hint}, config.section.key")
     return values, changes
 
@@ -109,25 +129,32 @@ def main(argv: Sequence[str]) -> int:
             return 0
         if values.workdir is None:
             raise InputError("--workdir=DIR must be given: the folder of the results")
-        return _run_all(runs, Path(values.workdir))
+        return _run_all(runs, values)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_INPUT
 
 
-def _run_all(runs: dict[str, Config], workdir: Path) -> int:
-    # JAX starts its backend on first use; CPU devices must be asked for before that.
-    import jax
+def _run_all(runs: dict[str, Config], values: flags.FlagValues) -> int:
+    from fedjax_sim import distributed  # which imports JAX, not needed before
 
-    from fedjax_sim import experiment, runner
+    with distributed.connected(
+        values.coordinator,
+        values.num_processes,
+        values.process_id,
+        devices=max(config.execution.devices for config in runs.values()),
+    ):
+        return _run_here(runs, Path(values.workdir))
 
-    devices = max(config.execution.devices for config in runs.values())
-    if devices > 1:
-        jax.config.update("jax_num_cpu_devices", devices)
+
+def _run_here(runs: dict[str, Config], workdir: Path) -> int:
+    from fedjax_sim import distributed, experiment, runner
+
     folders = {name: workdir / name if name else workdir for name in runs}
     waiting = [n for n in runs if not (folders[n] / "summary.json").exists()]
-    for name in waiting[1:]:  # a mistake in the last one shows before the first runs
-        experiment.build(runs[name])
+    with distributed.agreement():
+        for name in waiting[1:]:  # a mistake in the last one shows before the first
+            experiment.build(runs[name])
     summaries = []
     for name, config in runs.items():
         folder = folders[name]
@@ -136,7 +163,8 @@ def _run_all(runs: dict[str, Config], workdir: Path) -> int:
         if code:
             return code
         summaries.append(summary)
-    print(table(summaries))
+    if distributed.is_leader():
+        print(table(summaries))
     return 0
 
 

@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
+from fedjax_sim import distributed, memory, metrics, models, program
 from fedjax_sim import federation as fed
-from fedjax_sim import memory, metrics, models, program
 from fedjax_sim.attacks.base import Attack, AttackSpec
 from fedjax_sim.clients import leadfl_schedule, training
 from fedjax_sim.clients.batches import Batch, Reader, TrainData
@@ -214,7 +213,7 @@ def build(
         _microbatch(config, model, backend),
     )
     participation = _participation(config)
-    mesh = _mesh(config.execution.devices)
+    mesh = distributed.make_mesh(config.execution.devices)
     federation_spec = FederationSpec(
         population,
         participation.cohort_size,
@@ -267,7 +266,7 @@ def build(
         ),
         root=_root_data(config, defense.root, dataset, root),
     )
-    inputs = place(inputs, mesh)
+    inputs = distributed.replicate(inputs, mesh)
     test = attack.test(spec) if attack.test else None
     threshold = config.evaluation.low_confidence_threshold
     test_sets = metrics.make_test_sets(
@@ -340,11 +339,6 @@ def build(
         estimate,
         facts,
     )
-
-
-def place(tree: fed.PyTree, mesh: Mesh | None) -> fed.PyTree:
-    """Puts arrays on the device, or a copy on each device of a mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, P()) if mesh else jax.devices()[0])
 
 
 def sides(config: Config, options: fed.Options) -> tuple[Attack, Defense]:
@@ -429,18 +423,6 @@ def _participation(config: Config):
     if section.name == "leadfl":
         facts["rounds"] = config.rounds
     return PARTICIPATIONS[section.name](**facts, **options)
-
-
-def _mesh(devices: int) -> Mesh | None:
-    if devices == 1:
-        return None
-    found = jax.devices()
-    if devices > len(found):
-        raise InputError(
-            f"config.execution.devices = {devices}, but JAX sees {len(found)} "
-            f"device(s) of the {jax.default_backend()} backend"
-        )
-    return Mesh(np.array(found[:devices]), ("clients",))
 
 
 def _majority(config: Config, population: int, num_malicious: int) -> float | None:

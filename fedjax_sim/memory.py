@@ -73,8 +73,8 @@ def _inner(parameters: dict[str, Any]):
 
 
 def available_bytes() -> int:
-    """Memory of the default device that a run may use."""
-    stats = jax.devices()[0].memory_stats() or {}
+    """Memory of this process's first device that a run may use."""
+    stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return int(stats["bytes_limit"] * USABLE)
     return int(psutil.virtual_memory().available * USABLE)

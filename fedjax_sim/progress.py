@@ -15,14 +15,20 @@ def note(text: str) -> None:
 
 
 class Progress:
-    """A bar on a terminal; plain lines, one per evaluated round, elsewhere."""
+    """A bar on a terminal; plain lines, one per evaluated round, elsewhere.
 
-    def __init__(self, name: str, rounds: int, done: int):
+    Args:
+      name: of the run.
+      rounds: of the run, of which `done` are complete.
+      bar: no bar if False, even on a terminal.
+    """
+
+    def __init__(self, name: str, rounds: int, done: int, bar: bool = True):
         self._name, self._rounds = name, rounds
         self._done = self._first = done
         self._started = time.monotonic()
         self._bar = None
-        if sys.stderr.isatty():
+        if bar and sys.stderr.isatty():
             self._bar = tqdm(total=rounds, initial=done, desc=name, unit="round")
 
     def __enter__(self) -> "Progress":

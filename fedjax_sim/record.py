@@ -221,6 +221,45 @@ class Record:
         }
 
 
+class NoRecord:
+    """What a process has that follows another (`fedjax_sim.distributed`): nothing.
+
+    It goes through the same rounds; `done` and `summary` are as the leader's `Record`
+    says, the summary of a finished run being empty.
+    """
+
+    def __init__(self, config: Config):
+        self.config, self.name = config, ""
+        self.done, self.summary = 0, None
+        self.last: dict[str, Any] = {}
+
+    def __enter__(self) -> "NoRecord":
+        return self
+
+    def __exit__(self, *exc) -> None:
+        pass
+
+    def restore(self, states: PyTree) -> PyTree:
+        """Returns any states of the right shape: the leader's are taken."""
+        return states
+
+    def add_rounds(self, reports: fed.RoundReport, count: int) -> None:
+        """Counts."""
+        del reports
+        self.done += count
+
+    def finish(self, malicious: np.ndarray, expelled: np.ndarray | None) -> None:
+        """Notes that the run is finished."""
+        del malicious, expelled
+        self.summary = {}
+
+    def _nothing(self, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+
+    open = save = add_seconds = add_evaluation = _nothing
+    say_finished = say_interrupted = _nothing
+
+
 def _check_same_config(config: Config, workdir: Path) -> None:
     """A run directory belongs to one config."""
     path = workdir / "config.json"

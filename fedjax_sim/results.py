@@ -57,9 +57,10 @@ summary.json
     (totals by phase)
 
 provenance.json
-    versions, python, platform, backend, devices, git, started, data (sizes), partition
-    (fingerprint, sizes), execution (what `auto` chose), parameters, malicious_clients,
-    malicious_majority (probability in a round, [DROP] Appendix A; null unless uniform)
+    versions, python, platform, backend, processes, devices (of all processes), git,
+    started, data (sizes), partition (fingerprint, sizes), execution (what `auto`
+    chose), parameters, malicious_clients, malicious_majority (probability in a round,
+    [DROP] Appendix A; null unless uniform)
 """
 
 import fcntl
@@ -210,6 +211,7 @@ def environment() -> dict[str, Any]:
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "backend": jax.default_backend(),
+        "processes": jax.process_count(),
         "devices": [str(device.device_kind) for device in jax.devices()],
         "git": _git_revision(),
     }

@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,14 +17,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from fedjax_sim import experiment, memory, program
+from fedjax_sim import distributed, experiment, memory, program
 from fedjax_sim import federation as fed
 from fedjax_sim.clients.execution import Strategy
-from fedjax_sim.config import Config
+from fedjax_sim.config import Config, flatten, to_dict
 from fedjax_sim.experiment import Experiment
 from fedjax_sim.progress import Progress
-from fedjax_sim.record import Record
+from fedjax_sim.record import NoRecord, Record
+from fedjax_sim.results import plain
 
 PyTree = Any
 
@@ -78,7 +81,13 @@ def run_together(
     if len({program.identity(job.config) for job in jobs}) > 1:
         raise ValueError("runs with different programs cannot be carried out together")
     with ExitStack() as stack:
-        records = [stack.enter_context(Record(*job)) for job in jobs]
+        with distributed.agreement():
+            records = [stack.enter_context(_record(job)) for job in jobs]
+        finished = [record.summary is not None for record in records]
+        finished = distributed.from_leader(finished)
+        for record, known in zip(records, finished, strict=True):
+            if known and record.summary is None:  # a process that follows
+                record.summary = {}
         waiting = [record for record in records if record.summary is None]
         for record in records:
             if record not in waiting:
@@ -90,16 +99,26 @@ def run_together(
         ]
 
 
+def _record(job: Job) -> Record | NoRecord:
+    return Record(*job) if distributed.is_leader() else NoRecord(job.config)
+
+
 def _carry_out(records: Sequence[Record], strategy: Strategy | None) -> None:
     """Opens the records, and runs as many at a time as the memory holds."""
     if not records:
         return
     origin = time.monotonic()
-    dataset = experiment.load_data(records[0].config)
-    built = [experiment.build(r.config, dataset, origin) for r in records]
-    for record, one in zip(records, built, strict=True):
-        record.open(one.facts)
-    fitting = max(1, memory.available_bytes() // max(built[0].estimated_bytes, 1))
+    with distributed.agreement() as found:
+        dataset = experiment.load_data(records[0].config)
+        built = [experiment.build(r.config, dataset, origin) for r in records]
+        for record, one in zip(records, built, strict=True):
+            record.open(one.facts)
+        found.facts = plain([[_numbers(one.config), one.facts] for one in built])
+    rounds = distributed.from_leader([record.done for record in records])
+    for record, done in zip(records, rounds, strict=True):
+        record.done = int(done)
+    fitting = memory.available_bytes() // max(built[0].estimated_bytes, 1)
+    fitting = distributed.smallest(min(max(1, fitting), len(records)))
     for i in range(0, len(records), fitting):
         part = slice(i, i + fitting)
         if not _loop(records[part], built[part], strategy, origin):
@@ -107,6 +126,13 @@ def _carry_out(records: Sequence[Record], strategy: Strategy | None) -> None:
     for record in records:
         if record.summary is None:
             record.say_interrupted()
+
+
+def _numbers(config: Config) -> dict[str, Any]:
+    """The config without the place of the data, in which processes may differ."""
+    values = flatten(to_dict(config))
+    del values["data.data_dir"]
+    return values
 
 
 def _loop(
@@ -131,7 +157,8 @@ def _loop(
     name = records[0].name
     if len(records) > 1:
         name += f" and {len(records) - 1} more"
-    progress = Progress(name, config.rounds, min(record.done for record in records))
+    behind = min(record.done for record in records)
+    progress = Progress(name, config.rounds, behind, bar=distributed.is_leader())
     with _Interrupt() as interrupt, progress:
         while (behind := min(record.done for record in records)) < config.rounds:
             until = min((behind // every + 1) * every, config.rounds)
@@ -143,9 +170,12 @@ def _loop(
                 if by_rounds is not None:
                     count = min(count, by_rounds - record.done % by_rounds)
                 counts.append(count)
+            counts = [int(count) for count in distributed.from_leader(counts)]
             begun = time.monotonic()
             states, reports = step(states, np.array(counts, np.int32))
             pace = (time.monotonic() - begun) / max(counts)
+            stop = distributed.any_process(interrupt.requested)
+            own = distributed.local(states)
             phases = _phases(reports.clock, counts, begun - origin)
             moved = [k for k, count in enumerate(counts) if count]
             for k in moved:
@@ -158,26 +188,26 @@ def _loop(
                 took = (time.monotonic() - begun) / len(arrived)
                 for k in arrived:
                     records[k].add_seconds(evaluate=took)
-                    records[k].add_evaluation(found[k], _pick(states, k))
+                    records[k].add_evaluation(found[k], _pick(own, k))
                 progress.show(until, [records[k].last for k in arrived])
             progress.advance(min(record.done for record in records))
             timely = time.monotonic() - saved_at >= config.checkpoint.every_seconds
             for k in moved:
                 done = records[k].done
                 whole = by_rounds is not None and done % by_rounds == 0
-                if timely or whole or interrupt.requested or done == config.rounds:
-                    records[k].save(_pick(states, k))
+                if timely or whole or stop or done == config.rounds:
+                    records[k].save(_pick(own, k))
             if timely:
                 saved_at = time.monotonic()
-            if interrupt.requested:
+            if stop:
                 break
     for k, record in enumerate(records):
         if record.done < config.rounds:
             continue
         expelled = None
         if together.federation.can_expel:
-            main = _pick(states, k)[0]
-            expelled = ~np.asarray(together.federation.eligible(main, built[k].inputs))
+            main, inputs = distributed.local((_pick(states, k)[0], built[k].inputs))
+            expelled = ~np.asarray(together.federation.eligible(main, inputs))
         record.finish(np.asarray(built[k].inputs.malicious), expelled)
     return all(record.summary is not None for record in records)
 
@@ -242,7 +272,10 @@ class _Together:
         width = max(one.inputs.data.indices.shape[1] for one in built)
         trees = [(_widened(one.inputs, width), one.test_sets) for one in built]
         self._inputs = _Stacked(trees)
-        self._leaves = experiment.place(self._inputs.leaves, self._mesh)
+        self._leaves = distributed.replicate(self._inputs.leaves, self._mesh)
+        # Each device of each process holds the whole of what comes out.
+        whole = NamedSharding(self._mesh, P()) if self._mesh else None
+        self._jit = partial(jax.jit, out_shardings=whole)
         self._stack = _stack_size(built, strategy)
 
     def _over_runs(self, function: Callable) -> Callable:
@@ -270,10 +303,11 @@ class _Together:
             del test_sets
             return tuple(side.init(inputs) for side in self._sides)
 
-        new = jax.jit(self._over_runs(init))(self._leaves)
-        old = [function(_pick(new, k)) for k, function in enumerate(restore)]
-        stack = lambda fresh, *own: jax.device_put(np.stack(own), fresh.sharding)
-        return jax.tree.map(stack, new, *old)
+        new = self._jit(self._over_runs(init))(self._leaves)
+        with distributed.agreement():
+            old = [function(_pick(new, k)) for k, function in enumerate(restore)]
+        stacked = jax.tree.map(lambda *own: np.stack(own), *old)
+        return distributed.replicate(distributed.from_leader(stacked), self._mesh)
 
     def compile(self, states: PyTree, capacity: int) -> tuple[Callable, Callable]:
         """Returns `step(states, rounds i32 [R])` and `evaluate(states)`, compiled."""
@@ -291,9 +325,9 @@ class _Together:
 
         counts = np.zeros(self._count, np.int32)
         some_rounds, evaluation = map(self._over_runs, (some_rounds, evaluation))
-        step = jax.jit(some_rounds, donate_argnums=1)
+        step = self._jit(some_rounds, donate_argnums=1)
         step = step.lower(self._leaves, states, counts).compile()
-        evaluate = jax.jit(evaluation).lower(self._leaves, states).compile()
+        evaluate = self._jit(evaluation).lower(self._leaves, states).compile()
 
         def to_host(states, counts):
             states, reports = step(self._leaves, states, counts)

@@ -3,6 +3,8 @@
     --config.section.key=value   changes one key of the config of all runs
     --only=key=value[,value]     takes only the runs with such a config
     --processes=K                K runs at the same time, each on its share of the cores
+    --cluster=slurm --jobs=K     K jobs of a Slurm cluster instead: docs/slurm.md
+    --submit=key=value           a parameter of submitit for them
     --dry_run                    lists the runs and how far they are
 
 Finished runs are skipped and interrupted ones go on, so the same command may be started

@@ -33,14 +33,6 @@ EVERYBODY = {
 BATCHES = 3  # of an epoch: 33 samples of a client, 16 in a batch
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation():
-    """Compiles without optimisations: tiny arrays, many programs."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture
 def register(monkeypatch):
     """Returns a function that adds an attack or a defence of a test by name."""

@@ -3,7 +3,8 @@
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from absl import flags
 
 from fedjax_sim import cli
 from fedjax_sim.clients.execution import Strategy, parse_strategy
+from fedjax_sim.config import parse_value
 from fedjax_sim.errors import InputError
 from fedjax_sim.memory import GIB
 from fedjax_sim.results import read_json
@@ -19,6 +21,8 @@ from fedjax_sim.sweeps import executors
 from fedjax_sim.sweeps.sweep import Run, expand, load_sweep
 
 EXIT_FAILED = 1
+# Carries out (groups, root, report=..., strategy=...); False: stopped before the end.
+Executor = Callable[..., bool]
 USAGE = "usage: sweep.py --sweep=FILE.py --results=DIR [--config.section.key=value ...]"
 
 
@@ -36,6 +40,27 @@ def make_flags() -> flags.FlagValues:
         1,
         "Runs at the same time, each with its share of the cores; 1: in this process.",
         lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "cluster",
+        None,
+        ["slurm", "local"],
+        "Submit the runs as jobs to Slurm; local: to processes here, to try it out.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "jobs",
+        8,
+        "With --cluster: at most so many jobs, which share the runs.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_multi_string(
+        "submit",
+        [],
+        "With --cluster: KEY=VALUE, a parameter of submitit (timeout_min, mem_gb, "
+        "cpus_per_task, gpus_per_node, slurm_partition, ...); may be repeated.",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -110,13 +135,46 @@ def _strategy(text: str) -> Strategy | None:
     return parse_strategy(text, key="--together", others="auto, alone")
 
 
+def _executor(values: flags.FlagValues) -> Executor:
+    """How the flags say to carry out groups of runs."""
+    if values.cluster is None:
+        for name in ("jobs", "submit"):
+            if values[name].present:
+                raise InputError(f"--{name} needs --cluster=slurm or --cluster=local")
+        if values.processes == 1:
+            return executors.run_here
+        return partial(executors.run_pool, processes=values.processes)
+    if values.processes > 1:
+        raise InputError(
+            f"--processes={values.processes}: --cluster={values.cluster} carries out "
+            "the runs elsewhere; allowed: --jobs"
+        )
+    parameters = {}
+    for text in values.submit:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--submit={text}: KEY=VALUE is expected")
+        parameters[key] = parse_value(value)
+    try:
+        from fedjax_sim.sweeps.slurm import run_jobs
+    except ModuleNotFoundError as error:
+        if error.name != "submitit":
+            raise
+        raise InputError(
+            f"--cluster={values.cluster} needs: pip install 'fedjax_sim[slurm]'"
+        ) from None
+    return partial(
+        run_jobs, cluster=values.cluster, jobs=values.jobs, parameters=parameters
+    )
+
+
 def carry_out(runs: Sequence[Run], root: Path, values: flags.FlagValues) -> bool:
     """Carries out the runs that are not finished, and tells of each.
 
     Args:
       runs: of a sweep.
       root: folder of the run directories.
-      values: of `make_flags`; `processes` and `together` say how.
+      values: of `make_flags`, which say how.
 
     Returns:
       False if a signal stopped it.
@@ -126,12 +184,14 @@ def carry_out(runs: Sequence[Run], root: Path, values: flags.FlagValues) -> bool
     """
     strategy = _strategy(values.together)
     limit = 1 if values.together == "alone" else executors.GROUP_LIMIT
+    execute = _executor(values)
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--results={root}: {os.strerror(error.errno)}") from None
     waiting = [r for r in runs if not (root / r.folder / "summary.json").exists()]
-    groups = executors.grouped(waiting, values.processes, limit)
+    width = values.jobs if values.cluster else values.processes
+    groups = executors.grouped(waiting, width, limit)
     print(f"{counts(runs, root)}; to compile: {len(groups)} programs", flush=True)
     ended = 0
 
@@ -147,9 +207,7 @@ def carry_out(runs: Sequence[Run], root: Path, values: flags.FlagValues) -> bool
 
     if not waiting:
         return True
-    if values.processes == 1:
-        return executors.run_here(groups, root, report, strategy)
-    return executors.run_pool(groups, root, values.processes, report, strategy)
+    return execute(groups, root, report=report, strategy=strategy)
 
 
 def _run_all(runs: list[Run], root: Path, values: flags.FlagValues) -> int:

@@ -245,7 +245,7 @@ def run_here(
       InputError: see `check`.
     """
     runs = [run for group in groups for run in group]
-    _ask_for_devices(runs)
+    ask_for_devices(runs)
     with Signals(leave=True) as signals:
         check(runs)
         for group in groups:
@@ -257,8 +257,8 @@ def run_here(
     return True
 
 
-def _ask_for_devices(runs: Sequence[Run]) -> None:
-    # JAX starts its backend on first use; CPU devices must be asked for before that.
+def ask_for_devices(runs: Sequence[Run]) -> None:
+    """Asks for as many CPU devices as a run wants, before JAX's backend starts."""
     devices = max((run.config.execution.devices for run in runs), default=1)
     if devices > 1:
         jax.config.update("jax_num_cpu_devices", devices)
@@ -403,7 +403,7 @@ def _work(
     os.sched_setaffinity(0, cores)
     # Read when JAX starts an accelerator, of which by default it takes most.
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / processes:.3f}")
-    _ask_for_devices(runs)
+    ask_for_devices(runs)
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the parent talks to the user
     with contextlib.suppress(EOFError, ConnectionError), Signals(leave=True) as signals:
         while not signals.requested and (group := pipe.recv()) is not None:

@@ -28,14 +28,6 @@ def explicit_ranks() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """Compiles without optimisations: these arrays are tiny, the programs many."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="session")
 def make_cohort() -> Callable[..., Cohort]:
     """Returns a function from rows (and ids, weights, buffers) to a cohort."""

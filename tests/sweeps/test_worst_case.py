@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import pytest
 from helpers import BASE, ROOT
 
@@ -12,15 +11,6 @@ from fedjax_sim.sweeps import Sweep, product, seeds, worst_case_cli
 from fedjax_sim.sweeps.executors import record_failure
 from fedjax_sim.sweeps.sweep import expand
 from fedjax_sim.sweeps.worst_case import Rung, cost, plan, problems, search
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation(usual_compilation):
-    """Nothing here is compared with a run of another process."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
 
 PER = ("defense", "client_defense")
 DROP = str(ROOT / "configs" / "drop" / "cifar10.py")
