@@ -183,7 +183,7 @@ _WHOLE = _idx_bytes(np.zeros((20, 28, 28), np.uint8))
         ("train-images-idx3-ubyte", _WHOLE[:9], "truncated inside its head"),
         ("train-images-idx3-ubyte", _WHOLE[:-1], "truncated or damaged"),
         ("train-images-idx3-ubyte", _WHOLE + b"x", "truncated or damaged"),
-        # Without a time stamp: the workers of a parallel run compare the names of tests.
+        # No time stamp: the workers of a parallel run compare the names of tests.
         (
             "train-images-idx3-ubyte.gz",
             gzip.compress(_WHOLE, mtime=0)[:-9],
