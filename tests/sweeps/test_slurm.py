@@ -152,7 +152,10 @@ def test_jobs_that_slurm_lists_are_alive(tmp_path, monkeypatch, capfd):
         (["--cluster=slrum"], ["slrum", "slurm"]),
         ([*LOCAL, "--submit=timeout_min"], ["--submit=timeout_min", "KEY=VALUE"]),
         ([*LOCAL, "--submit=timeout_min=long"], ["timeout_min", "int", "long"]),
-        ([*LOCAL, "--submit=slurm_partitoin=a"], ["partitoin", "partition,"]),
+        (
+            [*LOCAL, "--submit=slurm_partitoin=a"],
+            ["partitoin", "Valid arguments", "qos"],
+        ),
         ([*LOCAL, "--submit=nodes=2"], ["--submit=nodes=2", "allowed: 1"]),
     ],
 )
