@@ -20,25 +20,23 @@ EVERYBODY = {
     "participation.clients_per_round": 6,
     "attack.malicious_clients": "last",
 }
+# Enough for rules that distrust up to two clients.
+MANY = {
+    "attack.num_malicious": 1,
+    "partition.num_clients": 12,
+    "participation.clients_per_round": 12,
+}
 # What an entry needs to work with so few and small clients.
 NEEDS = {
     "adaptive_label_flip": {"defense.name": "fedredefense"},
     "adaptive_targeted_label_flip": {"defense.name": "fedredefense"},
-    "bulyan": {
-        "attack.num_malicious": 1,
-        "partition.num_clients": 9,
-        "participation.clients_per_round": 9,
-    },
-    "bulyan_leadfl": {
-        "partition.num_clients": 20,
-        "participation.clients_per_round": 20,
-    },
-    "krum": {"attack.num_malicious": 1},
-    "multikrum": {"attack.num_malicious": 1},
+    "bulyan": MANY,
+    "bulyan_leadfl": MANY,
+    "krum": MANY,
+    "multikrum": MANY,
     "drop": {"defense.num_seed": 20, "defense.batch_size": 8, "defense.budget": 800},
     "chameleon": {"attack.contrastive_epochs": 1, "attack.classifier_epochs": 1},
     "crfl": {"defense.num_votes": 4},
-    "dba": {"model.width": 8},
     "fltrust": {"defense.num_samples": 20},
     "flare": {"defense.num_samples": 20},
     "finetune": {"defense.num_samples": 20},
