@@ -30,7 +30,7 @@ BASE = {
     "evaluation": {"every": 10},
 }
 # The learning-based defences with budgets for a CPU; FLIP and DROP start when the model
-# knows the task.
+# knows the task. On images of 8x8 pixels FLIP finds no trigger in a quarter of them.
 DEFENSES = (
     {"name": "fedavg"},
     {"name": "median", "variant": "authors"},
@@ -42,9 +42,10 @@ DEFENSES = (
     {
         "name": "flip",
         "start_round": 20,
-        "steps": 6,
-        "steps_again": 3,
+        "steps": 20,
+        "steps_again": 10,
         "size_min": 1,
+        "max_size": 1.0,
         "confidence": None,
     },
     {"name": "droplet"},
