@@ -14,6 +14,7 @@ from fedjax_sim import federation as fed
 from fedjax_sim.attacks.base import Attack, AttackSpec
 from fedjax_sim.clients import leadfl_schedule, training
 from fedjax_sim.clients.batches import Batch, Reader, TrainData
+from fedjax_sim.clients.defenses import CLIENT_DEFENSES
 from fedjax_sim.clients.execution import (
     Strategy,
     auto_lowering,
@@ -360,16 +361,17 @@ def sides(config: Config, options: fed.Options) -> tuple[Attack, Defense]:
         }
         return program.TABLES[name][section.name].factory(**own)
 
-    attack, defense, optimizer = map(make, ("attack", "defense", "client_defense"))
-    if optimizer is None:
+    attack, defense, own = map(make, ("attack", "defense", "client_defense"))
+    if own is None:
         return attack, defense
-    if defense.client_optimizer is not None:
+    seam = CLIENT_DEFENSES[config.client_defense.name].seam
+    if getattr(defense, seam) is not None:
         raise InputError(
             f"config.client_defense.name = {config.client_defense.name!r}: "
-            f"config.defense.name = {config.defense.name!r} has an optimiser of its "
-            "own for benign clients; allowed: none"
+            f"config.defense.name = {config.defense.name!r} has a {seam} of its own; "
+            "allowed: none"
         )
-    return attack, defense._replace(client_optimizer=optimizer)
+    return attack, defense._replace(**{seam: own})
 
 
 def _size_summary(partition: Partition) -> dict[str, float]:

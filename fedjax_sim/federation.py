@@ -472,6 +472,11 @@ def _client_trainer(network, reader, work, attack, defense):
                 task.malicious, as_malicious, as_benign, *start
             )
         update = ravel(local) - model.params
+        if defense.client_release is not None:
+            key = stream(inputs.key, Purpose.CLIENT_RELEASE, task.round, task.client_id)
+            benign = task.present & ~task.malicious
+            released = defense.client_release(update, key)
+            update = jnp.where(benign, released, update)
         return ClientResult(update, ravel(buffers), loss, memory)
 
     return train

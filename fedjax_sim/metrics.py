@@ -269,10 +269,14 @@ def detection_history(
       adacc, afpr, afnr: of the labels of each round, averaged over rounds;
       aar: rounds in which a malicious client was part of the aggregate, averaged over
       the malicious clients; aoi: outer iterations of a client in a round, averaged over
-      clients, then rounds (None for defences that do not iterate).
+      clients, then rounds (None for defences that do not iterate);
+      reconstruction_error_benign, ..._malicious, and with _std: mean and standard
+      deviation over all clients of a kind in all rounds (Table 10; None for defences
+      that do not reconstruct; an error that is no number is left out).
     """
     ids = np.flatnonzero(malicious)
     each, counted, iterations = [], 0, []
+    errors: dict[str, list[float]] = {"benign": [], "malicious": []}
     for row in rounds:
         clients = np.array(row["clients"], int)
         excluded, bad = np.isin(clients, row["excluded"]), np.isin(clients, ids)
@@ -280,6 +284,11 @@ def detection_history(
         counted += int((bad & ~excluded).sum())
         if "iterations" in row["scores"] and len(clients):
             iterations.append(np.mean(row["scores"]["iterations"]))
+        if "reconstruction_error" in row["scores"]:
+            measured = row["scores"]["reconstruction_error"]
+            for error, attacker in zip(measured, bad, strict=True):
+                if error is not None:
+                    errors["malicious" if attacker else "benign"].append(error)
     names = {
         "dacc": "detection_accuracy",
         "fpr": "false_positive_rate",
@@ -302,7 +311,18 @@ def detection_history(
         },
         "aar": counted / len(ids) if len(ids) else None,
         "aoi": mean(iterations),
+        **_spread(errors),
     }
+
+
+def _spread(errors: Mapping[str, Sequence[float]]) -> dict[str, float | None]:
+    """Mean and standard deviation of the reconstruction errors, by kind of client."""
+    found: dict[str, float | None] = {}
+    for kind, values in errors.items():
+        name = f"reconstruction_error_{kind}"
+        found[name] = float(np.mean(values)) if values else None
+        found[f"{name}_std"] = float(np.std(values)) if values else None
+    return found
 
 
 class Mitigation(NamedTuple):

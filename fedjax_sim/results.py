@@ -50,11 +50,11 @@ summary.json
     name, rounds, status ("finished"), final (the last metrics row without times),
     late (mean and std of mta and asr over the evaluated rounds in the last tenth),
     best_mta, detection (over all rounds; also dacc, fpr, fnr, adacc, afpr, afnr, aar,
-    aoi, see `metrics.detection_history`), backdoor (mean_asr, episodes above 50 % and
-    the mean by phase of a cycle of ten, see `metrics.Mitigation`; null unless every
-    round was evaluated), rounds_skipped, partition, realised_dpr (mean poisoned
-    fraction of a malicious client's data), attack_knowledge, oracle_knowledge, seconds
-    (totals by phase)
+    aoi and reconstruction errors, see `metrics.detection_history`), backdoor (mean_asr,
+    episodes above 50 % and the mean by phase of a cycle of ten, see
+    `metrics.Mitigation`; null unless every round was evaluated), rounds_skipped,
+    partition, realised_dpr (mean poisoned fraction of a malicious client's data),
+    attack_knowledge, oracle_knowledge, seconds (totals by phase)
 
 provenance.json
     versions, python, platform, backend, processes, devices (of all processes), git,

@@ -22,6 +22,7 @@ class Purpose(enum.IntEnum):
     DEFENSE = 4
     ATTACK = 5
     ROOT_DATA = 6
+    CLIENT_RELEASE = 7
 
 
 def stream(root: Array, purpose: Purpose, *indices: Array | int) -> Array:

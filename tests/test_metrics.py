@@ -286,6 +286,10 @@ def test_detection_history_by_hand():
         "afnr": pytest.approx((50 + 100) / 2),  # the third round has none to miss
         "aar": 1.0,  # client 3 twice, client 1 never
         "aoi": None,
+        "reconstruction_error_benign": None,
+        "reconstruction_error_benign_std": None,
+        "reconstruction_error_malicious": None,
+        "reconstruction_error_malicious_std": None,
     }
 
 
@@ -305,6 +309,18 @@ def test_iterations_are_averaged_over_clients_then_rounds():
     rows = [round_row([0, 1], [], [4, 8]), round_row([2], [], [1]), round_row([], [])]
 
     assert metrics.detection_history(rows, MALICIOUS, None)["aoi"] == (6 + 1) / 2
+
+
+def test_reconstruction_errors_of_benign_and_malicious_clients():
+    rows = [round_row([0, 1, 3], []), round_row([1, 2], []), round_row([], [])]
+    for row, errors in zip(rows, ([0.2, 0.9, None], [1.1, 0.6], []), strict=True):
+        row["scores"]["reconstruction_error"] = errors
+    found = metrics.detection_history(rows, MALICIOUS, None)
+
+    assert found["reconstruction_error_benign"] == pytest.approx(0.4)
+    assert found["reconstruction_error_benign_std"] == pytest.approx(0.2)
+    assert found["reconstruction_error_malicious"] == pytest.approx(1.0)
+    assert found["reconstruction_error_malicious_std"] == pytest.approx(0.1)
 
 
 def test_history_of_nothing():

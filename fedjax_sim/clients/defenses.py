@@ -8,16 +8,18 @@ from typing import NamedTuple
 
 from fedjax_sim.clients.fl_wbc import fl_wbc
 from fedjax_sim.clients.ldp import ldp
+from fedjax_sim.clients.ldp_update import ldp_update
 from fedjax_sim.clients.leadfl import leadfl
-from fedjax_sim.defenses.base import ClientOptimizer
+from fedjax_sim.defenses.base import ClientOptimizer, ClientRelease
 
 
 class ClientDefenseEntry(NamedTuple):
     """A registered client-side defence: its factory and where it was published."""
 
-    factory: Callable[..., ClientOptimizer | None]
+    factory: Callable[..., ClientOptimizer | ClientRelease | None]
     paper: str
     traced: tuple[str, ...] = ()  # numbers that vary without a new compilation
+    seam: str = "client_optimizer"  # the field of `Defense` that it takes
 
 
 def none() -> None:
@@ -32,5 +34,11 @@ CLIENT_DEFENSES: dict[str, ClientDefenseEntry] = {
     "fl_wbc": ClientDefenseEntry(fl_wbc, "Sun et al., NeurIPS 2021", ("scale",)),
     "ldp": ClientDefenseEntry(
         ldp, "Zhu, Roos, Chen, ICML 2023, public code", ("scale",)
+    ),
+    "ldp_update": ClientDefenseEntry(
+        ldp_update,
+        "Gaussian mechanism: Dwork, Roth 2014; clipping: McMahan et al., ICLR 2018",
+        ("clip_norm", "noise_multiplier"),
+        seam="client_release",
     ),
 }

@@ -149,6 +149,9 @@ Reduce = Callable[[Cohort, RoundContext], Aggregate]
 # is also given `epoch_start` (bool [], first step of an epoch) and `key`.
 ClientOptimizer = Callable[[Array, Array, Array], optax.GradientTransformationExtraArgs]
 
+# (update f32 [d], key) -> f32 [d], what a benign client sends in place of its update.
+ClientRelease = Callable[[Array, Array], Array]
+
 
 class ClientTraining(NamedTuple):
     """Local training of benign clients with a memory of their own across rounds.
@@ -184,6 +187,7 @@ class Defense(NamedTuple):
       root: clean samples that the server needs; they come as `RoundContext.root`.
       start: `(model, root, key) -> model`, before the first round.
       client_optimizer: of benign clients, in place of SGD.
+      client_release: what benign clients make of their updates before they send them.
       client_training: of benign clients, where they remember something.
       eligible: `(state) -> bool [N]`, which clients may be sampled.
       broadcast: `(state, global model, client_id) -> model`, where clients do not all
@@ -205,6 +209,7 @@ class Defense(NamedTuple):
     root: RootRequest | None = None
     start: Callable[[GlobalModel, Root, Array], GlobalModel] | None = None
     client_optimizer: ClientOptimizer | None = None
+    client_release: ClientRelease | None = None
     client_training: ClientTraining | None = None
     eligible: Callable[[PyTree], Array] | None = None
     broadcast: Callable[[PyTree, GlobalModel, Array], GlobalModel] | None = None

@@ -3,6 +3,7 @@
 A helper of the released code of DROP (Syros et al. 2025, arXiv 2502.07011).
 """
 
+from itertools import count, pairwise
 from typing import Literal
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fedjax_sim.defenses.base import (
+    Aggregate,
     Cohort,
     Defense,
     RoundContext,
@@ -19,12 +21,16 @@ from fedjax_sim.defenses.base import (
 from fedjax_sim.defenses.building import stateless
 from fedjax_sim.defenses.checks import check_choice, check_range
 from fedjax_sim.defenses.multikrum import ranks
+from fedjax_sim.flat import FlatLayout
 
 Normalization = Literal["sum", "softmax"]
 
 
 def random_aggregation(
-    *, normalization: Normalization = "sum", num_selected: int | None = None
+    *,
+    normalization: Normalization = "sum",
+    num_selected: int | None = None,
+    per_layer: bool = False,
 ) -> Defense:
     """Returns the mean with weights drawn uniformly from [0, 1) in every round.
 
@@ -32,6 +38,8 @@ def random_aggregation(
       normalization: of the draws v: `sum` divides by their sum, `softmax` takes
         exp(v).
       num_selected: only the clients of the largest draws count; None takes all.
+      per_layer: each tensor of parameters or running statistics has draws of its own;
+        the report then shows no weights.
 
     Raises:
       InputError: for an unknown normalization or a num_selected below 1.
@@ -39,11 +47,31 @@ def random_aggregation(
     check_choice("normalization", normalization, Normalization)
     check_range("num_selected", num_selected, 1)
 
-    def judge(cohort: Cohort, context: RoundContext) -> Cohort:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(context.key, cohort.client_ids)
+    def weighed(cohort: Cohort, key: Array) -> Cohort:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, cohort.client_ids)
         draws = jax.vmap(jax.random.uniform)(keys)
         return with_random_weights(cohort, draws, normalization, num_selected)
 
+    def judge(cohort: Cohort, context: RoundContext) -> Cohort:
+        return weighed(cohort, context.key)
+
+    def reduce_layers(cohort: Cohort, context: RoundContext) -> Aggregate:
+        network, number = context.network, count()
+
+        def mean(rows: Array, layout: FlatLayout) -> Array:
+            parts = [rows[0, :0]]  # all there is where there are no statistics
+            for start, stop in pairwise(layout.offsets):
+                key = jax.random.fold_in(context.key, next(number))
+                parts.append(weighed(cohort, key).weights @ rows[:, start:stop])
+            return jnp.concatenate(parts)
+
+        return Aggregate(
+            mean(cohort.updates, network.layout),
+            mean(cohort.buffers, network.buffer_layout),
+        )
+
+    if per_layer:
+        return pipeline(reduce=reduce_layers)
     return pipeline(stateless(judge))
 
 

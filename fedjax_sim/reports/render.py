@@ -31,8 +31,9 @@ def _measured(value: Value) -> str:
     """mean ± spread, or a dash."""
     if value.mean is None:
         return "-"
-    spread = "" if value.spread is None else f" ± {value.spread:.1f}"
-    return f"{value.mean:.1f}{spread}"
+    digits = value.decimals
+    spread = "" if value.spread is None else f" ± {value.spread:.{digits}f}"
+    return f"{value.mean:.{digits}f}{spread}"
 
 
 def _beside(value: Value) -> str:
@@ -41,7 +42,7 @@ def _beside(value: Value) -> str:
         return ""
     if value.difference is None:
         return f"{value.published:.2f}"
-    return f"{value.published:.2f}, {value.difference:+.1f}"
+    return f"{value.published:.2f}, {value.difference:+.{value.decimals}f}"
 
 
 def column_names(table: Table) -> list[str]:

@@ -24,7 +24,8 @@ runs: one row per run directory
                         over the evaluated rounds
     true_positives, false_positives, false_negatives, true_negatives,
     detection_accuracy, false_positive_rate, false_negative_rate, dacc, fpr, fnr, adacc,
-    afpr, afnr, aar, aoi
+    afpr, afnr, aar, aoi, reconstruction_error_benign, reconstruction_error_malicious,
+    reconstruction_error_benign_std, reconstruction_error_malicious_std
                         detection over all rounds, see `fedjax_sim.metrics`
     diverged            in any evaluated round
     rounds_skipped      rounds without a surviving client
@@ -79,6 +80,10 @@ _DETECTION = (
     "afnr",
     "aar",
     "aoi",
+    "reconstruction_error_benign",
+    "reconstruction_error_benign_std",
+    "reconstruction_error_malicious",
+    "reconstruction_error_malicious_std",
 )
 _COUNTS = (
     "true_positives",

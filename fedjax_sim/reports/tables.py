@@ -55,6 +55,7 @@ class Value(NamedTuple):
     count: int  # runs
     published: float | None
     flags: str  # letters of FLAGS
+    decimals: int = 1  # to show of what was measured
 
     @property
     def difference(self) -> float | None:
@@ -323,7 +324,13 @@ def _value(runs: Sequence[Row], name: str, published, doubtful: bool) -> Value:
         count=len(numbers),
         published=published,
         flags="".join(letter for letter, is_set in flags.items() if is_set),
+        decimals=1 if _is_percent(name) else 3,
     )
+
+
+def _is_percent(name: str) -> bool:
+    """Losses and reconstruction errors are of order one, rates are percentages."""
+    return not name.startswith("reconstruction_error") and not name.endswith("_loss")
 
 
 def _column(key: str) -> str:

@@ -25,7 +25,11 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "fltrust": [{}, {"variant": "authors"}],
     "foolsgold": [{}, {"variant": "authors"}],
     "flame": [{}, {"variant": "authors", "features": "updates"}],
-    "random_aggregation": [{}, {"normalization": "softmax", "num_selected": 3}],
+    "random_aggregation": [
+        {},
+        {"normalization": "softmax", "num_selected": 3},
+        {"per_layer": True},
+    ],
     "iqr_clip_avg": [{}, {"variant": "as_printed"}],
     "sparsefed": [{"fraction": 0.3, "momentum": 0.5, "clip_norm": 1.0}],
     "prodigy": [{}, {"num_byzantine": 3}],

@@ -53,8 +53,44 @@ def test_a_draw_belongs_to_its_client(weights):
     )
 
 
+def test_each_layer_has_draws_of_its_own(one_round, make_network):
+    """The clients send unit vectors: every coordinate of the mean is a weight."""
+    network = make_network(5)
+    size, n = network.layout.size, 200
+
+    def means(**arguments):
+        _, result = one_round(
+            random_aggregation(per_layer=True, **arguments),
+            np.repeat(np.eye(n)[:, :1], size, axis=1),
+            buffers=np.repeat(np.eye(n)[:, :1], 5, axis=1),
+            context={"network": network},
+        )
+        return np.asarray(result.update), np.asarray(result.buffers)
+
+    update, statistics = means()
+    layers = np.split(update, network.layout.offsets[1:-1])
+    firsts = [layer[0] for layer in (*layers, statistics)]
+    for first, layer in zip(firsts, (*layers, statistics), strict=True):
+        np.testing.assert_allclose(layer, first, rtol=1e-5)
+    assert len({f"{first:.3e}" for first in firsts}) == len(firsts) > 3
+    some = np.stack([means(num_selected=k)[0] for k in (1, n)])
+    assert set(np.unique(some[0])) <= {0.0, 1.0}
+    np.testing.assert_allclose(some[1], update, rtol=1e-5)
+
+
+def test_the_weights_of_a_layer_are_a_mean(one_round, make_network):
+    network = make_network()
+    _, result = one_round(
+        random_aggregation(per_layer=True, num_selected=4),
+        np.ones((9, network.layout.size)),
+        context={"network": network},
+    )
+    np.testing.assert_allclose(result.update, 1.0, rtol=1e-5)
+    assert result.buffers.shape == (0,)
+
+
 def test_bad_arguments():
     with pytest.raises(InputError, match="did you mean 'softmax'"):
         random_aggregation(normalization="softmx")
-    with pytest.raises(InputError, match=r"num_selected = 0 must be .* at least 1"):
+    with pytest.raises(InputError, match=r"num_selected = 0 must be at least 1"):
         random_aggregation(num_selected=0)

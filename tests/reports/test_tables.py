@@ -6,6 +6,7 @@ from helpers import BASE, ROOT
 from fedjax_sim.config import load_file, resolve, to_dict
 from fedjax_sim.errors import InputError
 from fedjax_sim.reports import store
+from fedjax_sim.reports.render import markdown
 from fedjax_sim.reports.tables import (
     cell_config,
     grid,
@@ -31,7 +32,7 @@ def protocol(name, changes=None):
 def test_every_table_of_the_papers_has_a_layout():
     assert set(layouts()) == {
         *(f"drop_table{i}" for i in range(2, 8)),
-        *(f"fedredefense_table{i}" for i in (1, 2, 3, 8, 9)),
+        *(f"fedredefense_table{i}" for i in (1, 2, 3, 8, 9, 10)),
         *(f"leadfl_table{i}" for i in (1, 2)),
         "poisonedfl_table1",
     }
@@ -60,6 +61,16 @@ def test_layout(name):
     }
 
 
+def test_numbers_of_order_one_show_more_digits(make_run):
+    error = "reconstruction_error_malicious"
+    make_run("run", mta=90, asr=1)
+    runs = [{**run, error: 0.7312} for run in runs_of(make_run)]
+    table = grid(runs, rows=["seed"], columns=["rounds"], values=["mta", error])
+
+    assert "90.0" in markdown(table, {})
+    assert "0.731" in markdown(table, {})
+
+
 def test_published_numbers():
     """Spot checks against the papers."""
 
@@ -75,6 +86,10 @@ def test_published_numbers():
     assert value("drop_table3", defense="drop", metric="mta", **cifar) == 76.05
     assert value("drop_table3", defense="drop", metric="asr", **cifar) == 1.3
     assert value("drop_table2", learning="C1", metric="asr") == 96.5
+    fashion = {"dataset": "FashionMNIST", "attack": "DBA"}
+    error = "reconstruction_error_malicious"
+    assert value("fedredefense_table10", metric=error, **fashion) == 0.74
+    assert value("fedredefense_table10", metric=f"{error}_std", **fashion) == 0.02
     own = {"dataset": "FashionMNIST", "defense": "FLDetector", "attack": "Fang"}
     assert value("fedredefense_table1", metric="dacc", **own) == 93.0
     assert value("leadfl_table1", client_defense="LeadFL", metric="mta") == 87.9

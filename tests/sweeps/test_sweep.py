@@ -5,6 +5,7 @@ from helpers import BASE, ROOT
 
 from fedjax_sim.config import resolve, to_dict
 from fedjax_sim.errors import InputError
+from fedjax_sim.protocols import fedredefense as fedredefense_protocol
 from fedjax_sim.protocols.drop import DROP_LEARNING
 from fedjax_sim.sweeps import Sweep, product, seeds, zipped
 from fedjax_sim.sweeps.sweep import expand, folder_name, load_sweep
@@ -249,3 +250,71 @@ def test_drop_grid_is_the_paper_s_protocol(monkeypatch):
         assert run.config.model.name == "resnet18"
         assert run.config.attack.num_malicious == 10
         assert run.config.attack.options["dpr"] == 0.125
+
+
+# ----------------------------------------------- the papers' tables in small
+
+
+def shipped(name):
+    return expand(load_sweep(str(ROOT / "configs" / "sweeps" / f"{name}.py")))
+
+
+def test_iqr_small():
+    """Clip-Avg divides by the steps that clients really make."""
+    runs = shipped("iqr_small")
+
+    assert len(runs) == 4 * 4
+    for run in runs:
+        client, data = run.config.client, run.config.data
+        each = data.num_train // run.config.partition.num_clients
+        steps = client.epochs * -(-each // client.batch_size)
+        options = run.config.defense.options
+        if run.config.defense.name in ("clip_avg", "iqr_clip_avg"):
+            assert (options["lr"], options["local_steps"]) == (client.lr, steps)
+    batch = runs[0].config.client.batch_size
+    alphas = sorted({run.config.attack.options["alpha"] for run in runs})
+    assert [int(alpha * batch) for alpha in alphas] == [0, 1, 3, 6]
+
+
+def test_poisonedfl_small():
+    """The fakes are a share of the genuine clients, and 2.5 % of all are drawn."""
+    runs = shipped("poisonedfl_small")
+
+    assert len(runs) == 5 * (6 + 3)
+    seen = set()
+    for run in runs:
+        genuine, fakes = run.config.partition.num_clients, run.config.attack.num_fake
+        drawn = run.config.participation.clients_per_round
+        assert drawn == round(0.025 * (genuine + fakes))
+        assert (fakes == 0) == (run.config.attack.name == "none")
+        seen.add((fakes / genuine, run.config.attack.options.get("adaptation")))
+    plain = {(share, "none") for share in (0.03, 0.06, 0.09, 0.12, 0.2)}
+    adapted = {(0.2, name) for name in ("noise", "sign_flip", "partition")}
+    assert seen == {(0.0, None)} | plain | adapted
+
+
+def test_leadfl_small():
+    """Three repetitions, each with the published clients of its offset."""
+    runs = shipped("leadfl_small")
+
+    assert len(runs) == 3 * (4 * 2 + 4)
+    for run in runs:
+        assert run.config.seed == run.config.participation.options["offset"]
+        assert run.config.evaluation.every == 1  # phases of the cycle
+    rules = [run.config.defense.name for run in runs]
+    assert (rules.count("multikrum"), rules.count("bulyan_leadfl")) == (24, 12)
+
+
+def test_fedredefense_small():
+    """Every attack against every defence, as the paper's protocol pairs them."""
+    runs = shipped("fedredefense_small")
+    pairs = [(run.config.defense.name, run.config.attack.name) for run in runs]
+
+    assert len(set(pairs)) == len(pairs) == 10 * 10 + 2
+    assert {defense for defense, _ in pairs} == {*fedredefense_protocol._DEFENSES}
+    attacks = {attack for _, attack in pairs}
+    assert attacks == {*fedredefense_protocol.ATTACKS, "fang_krum"}
+    assert ("krum", "fang_krum") in pairs and ("krum", "fang") not in pairs
+    for run in runs:
+        malicious = run.config.attack.num_malicious
+        assert malicious == (0 if run.config.attack.name == "none" else 28)

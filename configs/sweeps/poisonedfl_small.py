@@ -1,0 +1,58 @@
+"""PoisonedFL in small: five rules, three adaptations, and how many fakes it takes.
+
+    python launch/sweep.py --sweep=configs/sweeps/poisonedfl_small.py \
+        --results=runs/poisonedfl_small --processes=2 --config.data.data_dir=DIR
+    python launch/report.py --results=runs/poisonedfl_small --rows=defense.name \
+        --columns=attack.adaptation,attack.num_fake --values=test_error_rate \
+        --out=runs/poisonedfl_small/report
+
+45 runs on Fashion-MNIST (all training images, the first 2000 for testing) with a small
+CNN; DIR holds the four official IDX files. The paper's roles: clients of which every
+group prefers a label (degree 0.5), 2.5 % of all in a round, one step of 32 images,
+fakes beyond the genuine population, here 0, 3, 6, 9, 12 and 20 % of it; with 20 % also
+each adaptation. In small: 800 clients instead of 1200, 160 rounds instead of 6000, and
+so a learning rate of 0.4 instead of 0.01 and a test of the alignment every 20 rounds
+instead of 50. `norm_bound` knows the benign norms, as in the paper.
+"""
+
+from fedjax_sim.sweeps import Sweep, product
+
+GENUINE, SHARE = 800, 0.025
+BASE = {
+    "rounds": 160,
+    "data": {"name": "fashion_mnist", "normalization": "mnist", "num_test": 2000},
+    "partition": {"name": "label_groups", "num_clients": GENUINE, "degree": 0.5},
+    "model": {"name": "cnn", "widths": (10, 20, 50)},
+    "client": {"lr": 0.4, "momentum": 0.0, "batch_size": 32, "epochs": 1, "steps": 1},
+    "participation": {"name": "uniform"},
+    "evaluation": {"every": 10},
+}
+DEFENSES = (
+    {"name": "fedavg"},
+    {"name": "median"},
+    {"name": "trimmed_mean"},
+    {"name": "norm_bound", "bound": "oracle"},
+    {"name": "prodigy"},
+)
+
+
+def attacked(percent: int, adaptation: str = "none") -> dict:
+    """A point with so many fakes, in percent of the genuine clients."""
+    fakes = GENUINE * percent // 100
+    attack = {"name": "none", "num_fake": 0}
+    if fakes:
+        attack = {
+            "name": "poisonedfl",
+            "num_fake": fakes,
+            "window": 20,
+            "adaptation": adaptation,
+        }
+    clients = round((GENUINE + fakes) * SHARE)
+    return {"attack": attack, "participation.clients_per_round": clients}
+
+
+def get_sweep() -> Sweep:
+    """45 runs."""
+    plain = [attacked(percent) for percent in (0, 3, 6, 9, 12, 20)]
+    adapted = [attacked(20, name) for name in ("noise", "sign_flip", "partition")]
+    return Sweep(BASE, product({"defense": DEFENSES}, plain + adapted))
