@@ -22,7 +22,6 @@ from fedjax_sim.attacks.options import active_rounds
 from fedjax_sim.data.partition import PARTITIONS, drop_iid, with_fake_clients
 from fedjax_sim.defenses import DEFENSES, DefenseEntry
 from fedjax_sim.defenses.base import Stage, exclude, pipeline
-from fedjax_sim.federation import Inputs
 
 EVERYBODY = {
     "participation.clients_per_round": 6,
@@ -164,32 +163,6 @@ def test_execution_strategies_agree():
             states[strategy].params, states["map"].params, rtol=1e-4, atol=1e-5
         )
     assert_same_bits(states["vmap"].defense, states["map"].defense)
-
-
-def test_two_seeds_side_by_side_equal_each_alone():
-    """With the host callback of DROplet."""
-    built = build({"defense.name": "droplet"})
-    axes = Inputs(key=0, data=None, malicious=None, hyper=None)
-    keys = jax.random.split(jax.random.key(5), 2)
-    both = built.inputs._replace(key=keys)
-    step = built.federation.round_step
-    alone = jax.jit(step)
-    together = jax.jit(jax.vmap(step, in_axes=(0, axes)))
-
-    states = jax.vmap(built.federation.init, in_axes=(axes,))(both)
-    singles = [
-        built.federation.init(built.inputs._replace(key=keys[i])) for i in range(2)
-    ]
-    for _ in range(3):
-        states, reports = together(states, both)
-        for i in range(2):
-            singles[i], report = alone(singles[i], built.inputs._replace(key=keys[i]))
-            np.testing.assert_array_equal(reports.client_ids[i], report.client_ids)
-            np.testing.assert_array_equal(reports.weights[i], report.weights)
-    for i in range(2):
-        np.testing.assert_allclose(
-            states.params[i], singles[i].params, rtol=1e-4, atol=1e-6
-        )
 
 
 # ------------------------------------------------------------------ server step

@@ -89,7 +89,8 @@ def test_realness_maps(shape, map_shape):
 SHAPES = {"cnn": (10, 10, 1), "wide_cnn": (10, 10, 1)}
 
 
-@pytest.mark.parametrize("name", MODELS)
+# ResNet-34 is ResNet-18 with more blocks, and takes long.
+@pytest.mark.parametrize("name", sorted({*MODELS} - {"resnet34"}))
 def test_every_model_runs(name):
     shape = SHAPES.get(name, (8, 8, 3))
     model = build(name, num_classes=4, image_shape=shape)
