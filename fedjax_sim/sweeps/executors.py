@@ -273,7 +273,7 @@ def run_pool(
 ) -> bool:
     """Carries out groups in local processes; returns False if a signal stopped it.
 
-    Each process has its share of the cores (and of an accelerator's memory) and takes
+    Each process has its share of the cores and of the GPUs (`share_of_gpus`), and takes
     the next group when it is done with one. What the runs of a group print goes to
     `log.txt` in the directory of the first. A process that dies (out of memory, say)
     is replaced; the runs it worked at are tried alone, and if it was one, that is
@@ -293,7 +293,7 @@ def run_pool(
         ours, theirs = context.Pipe()
         process = context.Process(
             target=_work,
-            args=(theirs, share, processes, runs, root, strategy),
+            args=(theirs, share, place, processes, runs, root, strategy),
             daemon=True,
         )
         process.start()
@@ -351,6 +351,30 @@ def _unfinished(group: Group, outcomes: Sequence[str]) -> list[Run]:
     return [run for run, outcome in pairs if outcome != FINISHED]
 
 
+def share_of_gpus(
+    place: int, processes: int, drivers: Path = Path("/proc/driver/nvidia/gpus")
+) -> dict[str, str]:
+    """Returns the environment that gives a process its GPU, or its part of one.
+
+    Args:
+      place: of the process, from 0.
+      processes: of the pool; where they are more than the GPUs, some share one.
+      drivers: has an entry a GPU.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        visible = ",".join(str(i) for i, _ in enumerate(drivers.glob("*")))
+    gpus = [gpu for gpu in visible.split(",") if gpu]
+    if not gpus:
+        return {}
+    sharing = -(-processes // len(gpus))
+    return {
+        "CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)],
+        # By default JAX takes most of a GPU's memory when it starts.
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / sharing:.3f}",
+    }
+
+
 class _Worker(NamedTuple):
     process: multiprocessing.Process
     pipe: Connection
@@ -390,6 +414,7 @@ def _death(process: multiprocessing.Process) -> str:
 def _work(
     pipe: Connection,
     cores: list[int],
+    place: int,
     processes: int,
     runs: list[Run],
     root: Path,
@@ -401,8 +426,8 @@ def _work(
     ends after the group it is at.
     """
     os.sched_setaffinity(0, cores)
-    # Read when JAX starts an accelerator, of which by default it takes most.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / processes:.3f}")
+    if max(run.config.execution.devices for run in runs) == 1:
+        os.environ.update(share_of_gpus(place, processes))
     ask_for_devices(runs)
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the parent talks to the user
     with contextlib.suppress(EOFError, ConnectionError), Signals(leave=True) as signals:

@@ -181,3 +181,31 @@ def test_missing_flags(sweep_file, capfd, flag):
 
     assert code == 2
     assert f"--{flag} must be given" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("visible", "processes", "wanted"),
+    [
+        ("4,7", 2, [("4", "0.900"), ("7", "0.900")]),
+        ("4,7", 3, [("4", "0.450"), ("7", "0.450"), ("4", "0.450")]),
+        (None, 2, [("0", "0.900"), ("1", "0.900")]),
+    ],
+)
+def test_each_process_has_its_gpu(visible, processes, wanted, monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    for name in ("first", "second", "third"):
+        (tmp_path / name).touch()
+
+    shares = [
+        executors.share_of_gpus(place, processes, tmp_path)
+        for place in range(processes)
+    ]
+
+    assert [tuple(share.values()) for share in shares] == wanted
+
+
+def test_no_gpu(monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert executors.share_of_gpus(0, 2, tmp_path) == {}
