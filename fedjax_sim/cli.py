@@ -71,6 +71,24 @@ def parse(argv: Sequence[str]) -> tuple[flags.FlagValues, dict[str, Any]]:
       InputError: an unknown flag or one without a value.
     """
     values = make_flags()
+    changes, others = split_changes(argv)
+    try:
+        rest = values(others, known_only=True)
+    except flags.Error as error:
+        raise InputError(str(error).splitlines()[0]) from None
+    if len(rest) > 1:
+        name = rest[1].lstrip("-").partition("=")[0]
+        hint = did_you_mean(name, list(values))
+        raise InputError(f"{rest[1]} is not a flag; {hint}, config.section.key")
+    return values, changes
+
+
+def split_changes(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Returns what `--config.section.key` changes, and the other arguments.
+
+    Raises:
+      InputError: a change without a value.
+    """
     prefix = "--config."
     changes, others = {}, []
     arguments = iter(argv)
@@ -85,15 +103,7 @@ def parse(argv: Sequence[str]) -> tuple[flags.FlagValues, dict[str, Any]]:
             if value is None:
                 raise InputError(f"--config.{key}: a value is missing")
         changes[key] = parse_value(value)
-    try:
-        rest = values(others, known_only=True)
-    except flags.Error as error:
-        raise InputError(str(error).splitlines()[0]) from None
-    if len(rest) > 1:
-        name = rest[1].lstrip("-").partition("=")[0]
-        hint = did_you_mean(name, list(values))
-        raise InputError(f"{rest[1]} is not a flag; {hint}, config.section.key")
-    return values, changes
+    return changes, others
 
 
 def resolve_variants(

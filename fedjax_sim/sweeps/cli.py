@@ -96,15 +96,14 @@ def parse(
     Raises:
       InputError: an unknown flag, or a value that is missing or ill-typed.
     """
-    changes = [text for text in argv if text.lstrip("-").startswith("config.")]
-    _, parsed = cli.parse([argv[0], *changes])
+    changes, others = cli.split_changes(argv)
     try:
-        rest = values([text for text in argv if text not in changes])
+        rest = values(others)
     except flags.Error as error:
         raise InputError(str(error).splitlines()[0]) from None
     if len(rest) > 1:
         raise InputError(f"{rest[1]} is not a flag; {usage}")
-    return values, parsed
+    return values, changes
 
 
 def main(argv: Sequence[str]) -> int:

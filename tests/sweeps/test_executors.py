@@ -151,6 +151,7 @@ def test_locked_runs_are_left_to_their_process(sweep_file, tmp_path, capfd):
     [
         (["--config.defense.penalti=1"], ["config.defense.penalti"]),
         (["--config.client.lr"], ["config.client.lr", "missing"]),
+        (["--config.client.lr", "fast"], ["config.client.lr", "fast"]),
         (["--proceses=2"], ["proceses"]),
         (["--processes=0"], ["processes"]),
         (["--processes=many"], ["processes"]),
