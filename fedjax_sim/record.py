@@ -94,8 +94,9 @@ class Record:
         return self._checkpoints.restore(self.done, states) if self.done else states
 
     def save(self, states: PyTree) -> None:
-        """Writes a checkpoint of the last round."""
-        self._checkpoints.save(self.done, states)
+        """Writes a checkpoint of the last round, unless there is one."""
+        if self.done not in (0, self._checkpoints.latest()):
+            self._checkpoints.save(self.done, states)
 
     @property
     def last(self) -> dict[str, Any]:

@@ -192,11 +192,10 @@ def _loop(
                 progress.show(until, [records[k].last for k in arrived])
             progress.advance(min(record.done for record in records))
             timely = time.monotonic() - saved_at >= config.checkpoint.every_seconds
-            for k in moved:
-                done = records[k].done
-                whole = by_rounds is not None and done % by_rounds == 0
-                if timely or whole or stop or done == config.rounds:
-                    records[k].save(_pick(own, k))
+            for k, record in enumerate(records):
+                whole = by_rounds is not None and record.done % by_rounds == 0
+                if timely or whole or stop or record.done == config.rounds:
+                    record.save(_pick(own, k))
             if timely:
                 saved_at = time.monotonic()
             if stop:
