@@ -22,7 +22,7 @@ def test_numbers_outside_a_range(value):
 def test_numbers_without_an_upper_end():
     check_range("count", 10**9, 1)
     for value in (0, math.inf):
-        with pytest.raises(InputError, match=f"count = {value} must be .* at least 1"):
+        with pytest.raises(InputError, match=f"count = {value} must be at least 1"):
             check_range("count", value, 1)
 
 

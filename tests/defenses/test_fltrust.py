@@ -80,7 +80,7 @@ def test_what_the_server_asks_for():
 
 
 def test_bad_arguments():
-    with pytest.raises(InputError, match=r"num_samples = 0 must be .* at least 1"):
+    with pytest.raises(InputError, match=r"num_samples = 0 must be at least 1"):
         fltrust(num_samples=0)
     with pytest.raises(InputError, match="did you mean 'authors'"):
         fltrust(variant="author")
