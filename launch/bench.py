@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from fedjax_sim import federation as fed
 from fedjax_sim import models, order_statistics, runner
@@ -655,6 +655,7 @@ def bench_runs(peak: float) -> dict[str, Any]:
 
     jax.monitoring.register_event_duration_secs_listener(count)
     rows: dict[str, Any] = {}
+    logging.set_verbosity(logging.WARNING)  # of each checkpoint
     print("\nruns of configs/quickstart.py (droplet, 20 rounds), compilation included")
     for name, run in ways.items():
         jax.clear_caches()
