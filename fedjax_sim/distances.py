@@ -9,9 +9,8 @@ anything; their entries then mean nothing.
 import jax.numpy as jnp
 from jax import Array, lax
 
-# Parameters per product. One product over all of d is three times slower on a CPU
-# (25 clients, d = 1.2e6: 123 instead of 37 ms; 100 clients: 311 instead of 167 ms)
-# and, as it adds up d terms in one go, ten times less precise.
+# Parameters per product. One product over all of d is two to three times slower on a
+# CPU and, as it adds up d terms in one go, ten times less precise.
 _BLOCK = 16384
 
 # Squared distances up to this share of |a|^2 + |b|^2 count as rounding errors of
@@ -33,7 +32,11 @@ def gram(updates: Array) -> Array:
     d = updates.shape[1]
 
     def product(block: Array) -> Array:
-        return jnp.matmul(block, block.T, precision=lax.Precision.HIGHEST)
+        # With the parameters in rows XLA's CPU product takes half to two thirds of the
+        # time (d = 1.2e6: 22 instead of 40 ms for 25 clients, 78 for 121 for 50); left
+        # to itself the compiler folds the transposition away.
+        columns = lax.optimization_barrier(block.T)
+        return jnp.matmul(columns.T, columns, precision=lax.Precision.HIGHEST)
 
     def block_product(i: Array) -> Array:
         return product(lax.dynamic_slice_in_dim(updates, i * _BLOCK, _BLOCK, axis=1))
@@ -103,7 +106,8 @@ def cosine_distances(updates: Array, origin: Array) -> Array:
     ends = row_norms(origin[None] + updates)
     start = row_norms(origin[None])[0]
     lengths = row_norms(updates)
-    along = jnp.matmul(unit_rows(updates), origin, precision=lax.Precision.HIGHEST)
+    units = updates / jnp.where(lengths > 0, lengths, 1.0)[:, None]
+    along = jnp.matmul(units, origin, precision=lax.Precision.HIGHEST)
     # 1/|w| - 1/|g|, where |w|^2 - |g|^2 = |u| (2 g.u/|u| + |u|).
     shift = -lengths / (ends + start) * (2.0 * along + lengths) / (ends * start)
     shift = jnp.where(start > 0, shift, 0.0)

@@ -238,18 +238,36 @@ def exclude_non_finite(cohort: Cohort, context: RoundContext) -> Cohort:
 
     Only clients that took part are reported as non-finite.
     Their rows are replaced by zeros (the global buffers), so that no later
-    arithmetic such as 0 * NaN can bring them back.
+    arithmetic such as 0 * NaN can bring them back. The rows are written in place: in
+    the usual round, without such a client, the updates are read once and not copied.
     """
-    finite = jnp.isfinite(cohort.updates).all(1) & jnp.isfinite(cohort.buffers).all(1)
+    finite = _finite_rows(cohort.updates) & _finite_rows(cohort.buffers)
     found = included(cohort) & ~finite
     found |= cohort.scores.get("non_finite", jnp.zeros_like(found))
     cohort = with_score(cohort, "non_finite", found)
     cohort = exclude(cohort, ~finite)
-    rows = finite[:, None]
-    return cohort._replace(
-        updates=jnp.where(rows, cohort.updates, 0.0),
-        buffers=jnp.where(rows, cohort.buffers, context.global_buffers),
+    bad_first = jnp.argsort(finite)
+    updates = jax.lax.fori_loop(
+        0,
+        (~finite).sum(),
+        lambda i, updates: updates.at[bad_first[i]].set(0.0),
+        cohort.updates,
     )
+    return cohort._replace(
+        updates=updates,
+        buffers=jnp.where(finite[:, None], cohort.buffers, context.global_buffers),
+    )
+
+
+def _finite_rows(rows: Array) -> Array:
+    """Returns bool [n]: all entries of a row (f32 [n, k]) are finite.
+
+    Zero times anything finite is zero: a matrix-vector product runs at the memory's
+    speed, a reduction of `isfinite` at a tenth of it (XLA on CPU).
+    """
+    # The compiler must not see that these are zeros.
+    zeros = jax.lax.optimization_barrier(jnp.zeros(rows.shape[1]))
+    return rows @ zeros == 0
 
 
 def weighted_mean() -> Reduce:

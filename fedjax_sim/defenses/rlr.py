@@ -48,8 +48,8 @@ def _by_signs(threshold: Array) -> Reduce:
 
     def reduce(cohort: Cohort, context: RoundContext) -> Aggregate:
         result = mean(cohort, context)
-        signs = jnp.where(included(cohort)[:, None], jnp.sign(cohort.updates), 0.0)
-        agreed = jnp.abs(signs.sum(0)) >= threshold
+        votes = included(cohort).astype(jnp.float32) @ jnp.sign(cohort.updates)
+        agreed = jnp.abs(votes) >= threshold
         return result._replace(update=jnp.where(agreed, 1.0, -1.0) * result.update)
 
     return reduce

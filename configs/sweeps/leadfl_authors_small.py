@@ -1,0 +1,31 @@
+"""LeadFL's Table I as its code runs it, on less data: the preset `authors`.
+
+    python launch/sweep.py --sweep=configs/sweeps/leadfl_authors_small.py \
+        --results=runs/leadfl_authors --processes=2 --config.data.data_dir=DIR
+    python launch/report.py --results=runs/leadfl_authors --rows=client_defense.name \
+        --columns=participation.mode --values=mta,mean_asr_all,asr_all \
+        --out=runs/leadfl_authors/report
+
+18 runs of configs/leadfl/fashion_mnist.py:preset=authors (ten local epochs with a
+reset in each, batches of 16, a learning rate of 0.01, the forced rounds 0, 10 and 12,
+triggers in another library's constants, batch statistics at test time; Multi-Krum; the
+published clients of a round, three repetitions). In small: the first 6000 training
+images instead of 60 000, so that an epoch has 4 steps instead of 38, 1000 test images,
+40 rounds instead of 80. DIR holds the four official IDX files. With bursts only
+without a defence and with LeadFL.
+"""
+
+from fedjax_sim.sweeps import Sweep, product
+
+SMALL = {"rounds": 40, "data.num_train": 6000, "data.num_test": 1000}
+
+
+def get_sweep() -> Sweep:
+    """18 runs."""
+    cells = product({":mode": ["random"], ":client": ("none", "ldp", "fl_wbc")})
+    cells += product({":mode": ("random", "bursty"), ":client": ["leadfl"]})
+    cells += [{":mode": "bursty", ":client": "none"}]
+    return Sweep(
+        "configs/leadfl/fashion_mnist.py:preset=authors",
+        product([SMALL], cells, {":offset": (100, 200, 300)}),
+    )
