@@ -5,8 +5,9 @@ of Guthmann and Tan 2026, eqs. 1 and 2. delta_t is the attacked minus the attack
 global model. In a round without attackers every local step of a client multiplies it
 by I - eta H, with H the Hessian of the loss there, and the server averages.
 
-This module estimates delta by that recursion. A run measures it by a coupled replay
-without the attacker (`config.evaluation.attack_effect`).
+With `config.evaluation.attack_effect` a run is coupled to its replay without the
+attacker: their distance measures delta, and from each attack on the recursion
+estimates how it goes on (`federation.Coupled`).
 """
 
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+
+from fedjax_sim.clients.training import GradientFn
 
 PyTree = Any
 
@@ -50,11 +53,34 @@ def after_step(
 ) -> PyTree:
     """Returns (I - eta H) delta without ever forming the Hessian H.
 
+    H is symmetric, so the product comes from the reverse mode, which every layer has.
+
     Args:
       gradient: of the loss on the mini-batch, at any parameters.
       params: where the step starts.
       delta: a tree like `params`.
       eta: local learning rate.
     """
-    _, product = jax.jvp(gradient, (params,), (delta,))
-    return jax.tree.map(lambda x, h: x - eta * h, delta, product)
+    _, product = jax.vjp(gradient, params)
+    return jax.tree.map(lambda x, h: x - eta * h, delta, *product(delta))
+
+
+def with_effect(gradient: GradientFn, eta: Array | float) -> Callable[..., Any]:
+    """Returns a gradient that carries delta along as the memory of a client.
+
+    Args:
+      gradient: of a batch, differentiable in reverse.
+      eta: local learning rate.
+
+    Returns:
+      A gradient function with memory; see `clients.training.train_client`.
+    """
+
+    def with_memory(params, buffers, batch, delta, round_index, key):
+        del round_index, key
+        loss, moved, grads = gradient(params, buffers, batch)
+        at = lambda params: gradient(params, buffers, batch)[2]
+        delta = after_step(at, params, delta, eta)
+        return loss, moved, grads, delta, jnp.bool_(True)
+
+    return with_memory

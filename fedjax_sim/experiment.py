@@ -203,6 +203,11 @@ def build(
         layout=layout,
     )
     poison = attack.poison(spec) if attack.poison else None
+    if poison is not None and poison.batchwise and config.client.batch_size < 2:
+        raise InputError(
+            f"config.client.batch_size = {config.client.batch_size} must be at least 2 "
+            "with config.attack.batchwise: a batch holds clean and poisoned samples"
+        )
     if attack.repartition is not None:  # a plan is per sample: it moves along
         partition = attack.repartition(spec)
         spec = spec._replace(partition=partition)

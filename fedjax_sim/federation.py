@@ -21,6 +21,7 @@ from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from fedjax_sim import attack_effect
 from fedjax_sim.attacks.base import Attack, AttackSpec, CraftView, LocalTools
 from fedjax_sim.clients import training
 from fedjax_sim.clients.batches import Reader, TrainData
@@ -113,6 +114,18 @@ class Federation(NamedTuple):
     round_step: Callable[[FedState, Inputs], tuple[FedState, RoundReport]]
     eligible: Callable[[FedState, Inputs], Array]
     can_expel: bool  # the defence may ban clients for good
+    # (state before a round, inputs, its report, delta f32 [d]) -> delta after it, by
+    # the recursion of `attack_effect`; None where it does not hold: with a server
+    # optimiser, or clients whose training has a memory.
+    carry_effect: Callable[[FedState, Inputs, RoundReport, Array], Array] | None
+
+
+class Coupled(NamedTuple):
+    """A run and the same run without its attackers, after the same rounds."""
+
+    main: FedState
+    twin: FedState
+    effect: Array  # f32 [d], the attack effect by its recursion; see `couple`
 
 
 def _clock_of(dependency: Array, origin: float) -> Array:
@@ -209,13 +222,32 @@ def make_federation(
             return jnp.ones(population, bool)
         return defense.eligible(state.defense)
 
+    def in_round(inputs: Inputs, round_index: Array) -> Inputs:
+        """With the learning rate of the round."""
+        if lr_factor is None:
+            return inputs
+        rate = inputs.hyper.learning_rate * lr_factor(round_index)
+        return inputs._replace(hyper=inputs.hyper._replace(learning_rate=rate))
+
+    def run_cohort(train, shared, inputs, round_index, ids, present, attacking, now):
+        """`train(shared, task)` for the clients of a round, those of `now` only."""
+        client_key = stream(inputs.key, Purpose.LOCAL_TRAINING, round_index)
+        tasks = ClientTask(
+            client_id=ids,
+            malicious=attacking,
+            present=now,
+            round=jnp.full(cohort_size, round_index),
+            key=jax.vmap(jax.random.fold_in, (None, 0))(client_key, ids),
+        )
+        counts = jnp.where(present, inputs.data.counts[ids], 0)
+        steps = training.num_steps(work, counts)
+        return run_clients(train, shared, tasks, steps, strategy=strategy, mesh=mesh)
+
     def round_step(state: FedState, inputs: Inputs) -> tuple[FedState, RoundReport]:
         attack, defense = sides(inputs.hyper.options)
         train = _client_trainer(network, reader, work, attack, defense)
         round_index = state.round + 1
-        if lr_factor is not None:
-            rate = inputs.hyper.learning_rate * lr_factor(round_index)
-            inputs = inputs._replace(hyper=inputs.hyper._replace(learning_rate=rate))
+        inputs = in_round(inputs, round_index)
         active = attack.active(round_index) if attack.active else jnp.bool_(True)
         attack_state = state.attack
         if attack.observe is not None:
@@ -229,17 +261,7 @@ def make_federation(
         )
         attacking = inputs.malicious[ids] & active & present
 
-        client_key = stream(inputs.key, Purpose.LOCAL_TRAINING, round_index)
-        training_now = present if attack.trains else present & ~attacking
-        counts = jnp.where(present, inputs.data.counts[ids], 0)
-        tasks = ClientTask(
-            client_id=ids,
-            malicious=attacking,
-            present=training_now,
-            round=jnp.full(cohort_size, round_index),
-            key=jax.vmap(jax.random.fold_in, (None, 0))(client_key, ids),
-        )
-        results = run_clients(
+        results = run_cohort(
             train,
             (
                 inputs,
@@ -247,10 +269,12 @@ def make_federation(
                 state.defense if defense.broadcast or defense.client_training else (),
                 attack_state,
             ),
-            tasks,
-            training.num_steps(work, counts),
-            strategy=strategy,
-            mesh=mesh,
+            inputs,
+            round_index,
+            ids,
+            present,
+            attacking,
+            present if attack.trains else present & ~attacking,
         )
         if mesh is not None:
             whole = NamedSharding(mesh, P())
@@ -291,7 +315,7 @@ def make_federation(
             buffers=results.buffers,
             weights=present.astype(jnp.float32),
             client_ids=ids,
-            num_examples=counts,
+            num_examples=jnp.where(present, inputs.data.counts[ids], 0),
             scores={},
         )
         context = RoundContext(
@@ -352,8 +376,76 @@ def make_federation(
         )
         return new_state, report
 
-    can_expel = usual.eligible is not None
-    return Federation(network, spec, init, round_step, eligible, can_expel)
+    def carry_effect(
+        state: FedState, inputs: Inputs, report: RoundReport, delta: Array
+    ) -> Array:
+        _, defense = sides(inputs.hyper.options)
+        inputs = in_round(inputs, report.round)
+        carried = run_cohort(
+            _effect_carrier(network, reader, work, defense),
+            (inputs, GlobalModel(state.params, state.buffers), state.defense, delta),
+            inputs,
+            report.round,
+            report.client_ids,
+            report.present,
+            jnp.zeros_like(report.present),
+            report.present,
+        )
+        weights = report.weights / jnp.where(report.skipped, 1.0, report.weights.sum())
+        moved = delta + inputs.hyper.server_lr * (weights @ carried - delta)
+        return jnp.where(report.skipped, delta, moved)
+
+    holds = server_optimizer is None and usual.client_training is None
+    return Federation(
+        network,
+        spec,
+        init,
+        round_step,
+        eligible,
+        can_expel=usual.eligible is not None,
+        carry_effect=carry_effect if holds else None,
+    )
+
+
+def couple(main: Federation, twin: Federation | None) -> tuple[Callable, Callable]:
+    """Returns `init` and `round_step` of a run and its twin together.
+
+    Their states are `Coupled`, or `(state,)` without a twin. `effect` is the measured
+    difference of the two models after a round with attackers, and from there on is
+    carried through the rounds without by `Federation.carry_effect`; NaN where that is
+    None.
+
+    Args:
+      main: the run.
+      twin: the same federation without the attack.
+    """
+    if twin is None:
+
+        def only_step(states, inputs):
+            state, report = main.round_step(states[0], inputs)
+            return (state,), report
+
+        return (lambda inputs: (main.init(inputs),)), only_step
+
+    def init(inputs: Inputs) -> Coupled:
+        state = main.init(inputs)
+        return Coupled(state, twin.init(inputs), jnp.zeros_like(state.params))
+
+    def round_step(states: Coupled, inputs: Inputs) -> tuple[Coupled, RoundReport]:
+        state, report = main.round_step(states.main, inputs)
+        clean, _ = twin.round_step(states.twin, inputs)
+        if main.carry_effect is None:
+            effect = jnp.full_like(states.effect, jnp.nan)
+        else:
+            attacked = (report.active & report.malicious & report.present).any()
+            effect = lax.cond(
+                attacked,
+                lambda: state.params - clean.params,
+                lambda: main.carry_effect(states.main, inputs, report, states.effect),
+            )
+        return Coupled(state, clean, effect), report
+
+    return init, round_step
 
 
 def _root(network, reader, work, defense, inputs) -> Root:
@@ -482,6 +574,33 @@ def _client_trainer(network, reader, work, attack, defense):
     return train
 
 
+def _effect_carrier(network, reader, work, defense):
+    """Returns `train(shared, task) -> f32 [d]`: delta behind a client's local steps."""
+    # The whole batch: parts of it are a loop, which has no second derivative.
+    gradient = training.batch_gradient(network.model, None)
+
+    def train(shared, task):
+        inputs, model, defense_state, delta = shared
+        if defense.broadcast is not None:
+            model = defense.broadcast(defense_state, model, task.client_id)
+        hyper = inputs.hyper
+        rates = hyper.learning_rate, hyper.momentum, hyper.weight_decay
+        *_, delta = training.train_client(
+            reader=reader,
+            work=work,
+            gradient=attack_effect.with_effect(gradient, hyper.learning_rate),
+            optimizer=(defense.client_optimizer or training.sgd)(*rates),
+            data=inputs.data,
+            params=network.layout.unravel(model.params),
+            buffers=network.buffer_layout.unravel(model.buffers),
+            task=task,
+            memory=network.layout.unravel(delta),
+        )
+        return ravel(delta)
+
+    return train
+
+
 def _craft(attack, attack_state, view, defense, buffers):
     """Lets the attack replace its own rows, seeing only what it declares to know."""
     informed = "aggregation_rule" in attack.knowledge
@@ -516,12 +635,12 @@ def _craft(attack, attack_state, view, defense, buffers):
 
 
 def run_rounds(
-    federation: Federation,
-    state: FedState,
+    round_step: Callable[[PyTree, Inputs], tuple[PyTree, RoundReport]],
+    state: PyTree,
     inputs: Inputs,
     num_rounds: Array,
     capacity: int,
-) -> tuple[FedState, RoundReport]:
+) -> tuple[PyTree, RoundReport]:
     """Runs `num_rounds` rounds on the device.
 
     The number of rounds is an argument and not a shape: every round of every call
@@ -529,7 +648,7 @@ def run_rounds(
     (A `lax.scan` would compile one program per length, with other roundings.)
 
     Args:
-      federation: what to run.
+      round_step: of a federation, or of a coupled pair.
       state: before the first of these rounds.
       inputs: of the run.
       num_rounds: i32 [], at most `capacity`.
@@ -539,12 +658,12 @@ def run_rounds(
       The state afterwards, and the reports with a leading axis `capacity`, of which
       the first `num_rounds` are filled.
     """
-    shapes = jax.eval_shape(federation.round_step, state, inputs)[1]
+    shapes = jax.eval_shape(round_step, state, inputs)[1]
     reports = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), shapes)
 
     def body(i, carry):
         state, reports = carry
-        state, report = federation.round_step(state, inputs)
+        state, report = round_step(state, inputs)
         reports = jax.tree.map(lambda all_, one: all_.at[i].set(one), reports, report)
         return state, reports
 

@@ -115,7 +115,9 @@ class Record:
         self.done += count
 
     def add_evaluation(
-        self, counts: dict[str, metrics.Counts], states: tuple[fed.FedState, ...]
+        self,
+        counts: dict[str, metrics.Counts],
+        states: tuple[fed.FedState] | fed.Coupled,
     ) -> None:
         """Writes the metrics row of the last round.
 
@@ -173,7 +175,8 @@ class Record:
         )
         params = states[0].params
         if len(states) > 1:
-            row["attack_effect"] = float(jnp.linalg.norm(params - states[1].params))
+            row["attack_effect"] = float(jnp.linalg.norm(params - states.twin.params))
+            row["attack_effect_estimate"] = float(jnp.linalg.norm(states.effect))
         finite = bool(jnp.isfinite(params).all()) and np.isfinite(row["test_loss"])
         row["diverged"] = not finite
         for key, name in (("losses", "train_loss"), ("update_norms", "update_norm")):

@@ -94,8 +94,8 @@ def _state_before(
     # With a clock, as the run itself: the same program rounds the same way.
     built = experiment.build(config, dataset, time.monotonic())
     inputs = built.inputs
-    sides = [side for side in (built.federation, built.twin) if side is not None]
-    states = jax.jit(lambda inputs: tuple(side.init(inputs) for side in sides))(inputs)
+    init, _ = fed.couple(built.federation, built.twin)
+    states = jax.jit(init)(inputs)
     checkpoints = Checkpoints(workdir / "checkpoints")
     done = max((r for r in checkpoints.rounds() if r < round_index), default=0)
     if done:
@@ -109,7 +109,9 @@ def _state_before(
 
     @jax.jit
     def advance(state, inputs, count):
-        return fed.run_rounds(built.federation, state, inputs, count, capacity)
+        return fed.run_rounds(
+            built.federation.round_step, state, inputs, count, capacity
+        )
 
     state = states[0]
     while done < round_index - 1:

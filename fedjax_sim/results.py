@@ -24,6 +24,10 @@ metrics.jsonl
     attack_effect       L2 distance of the global model from that of the same run
                         without attack (config.evaluation.attack_effect); there
                         malicious clients train as benign ones, fakes send nothing
+    attack_effect_estimate
+                        the same by the recursion (I - eta H), from the last round with
+                        attackers on (`attack_effect`); null with FLIP or a server
+                        optimiser
     diverged            the global model or its test loss is not finite
     train_loss_benign, train_loss_malicious
                         mean local loss in the last round

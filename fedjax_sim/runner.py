@@ -265,8 +265,7 @@ class _Together:
         first = built[0]
         self._count, self._mesh = len(built), first.mesh
         self.federation = first.federation
-        # With a twin, both states: that of the run and that of the run without attack.
-        self._sides = [s for s in (first.federation, first.twin) if s is not None]
+        self._init, self._round_step = fed.couple(first.federation, first.twin)
         self._evaluate = first.evaluate
         width = max(one.inputs.data.indices.shape[1] for one in built)
         trees = [(_widened(one.inputs, width), one.test_sets) for one in built]
@@ -300,7 +299,7 @@ class _Together:
 
         def init(inputs, test_sets):
             del test_sets
-            return tuple(side.init(inputs) for side in self._sides)
+            return self._init(inputs)
 
         new = self._jit(self._over_runs(init))(self._leaves)
         with distributed.agreement():
@@ -313,11 +312,7 @@ class _Together:
 
         def some_rounds(inputs, test_sets, states, count):
             del test_sets
-            done = [
-                fed.run_rounds(side, state, inputs, count, capacity)
-                for side, state in zip(self._sides, states, strict=True)
-            ]
-            return tuple(state for state, _ in done), done[0][1]
+            return fed.run_rounds(self._round_step, states, inputs, count, capacity)
 
         def evaluation(inputs, test_sets, states):
             return self._evaluate(states[0], inputs, test_sets)

@@ -465,7 +465,9 @@ def small_federation(population: int, cohort: int, samples_each: int, defense):
         fed.Hyper(0.01, 0.9, 0.0, 1.0),
     )
     state = federation.init(inputs)
-    program = jax.jit(lambda s, i, n: fed.run_rounds(federation, s, i, n, 20)[0])
+    program = jax.jit(
+        lambda s, i, n: fed.run_rounds(federation.round_step, s, i, n, 20)[0]
+    )
     return lambda: program(state, inputs, 20)
 
 

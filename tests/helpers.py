@@ -75,7 +75,7 @@ def jitted_rounds(built: experiment.Experiment, capacity: int):
     """`(state, inputs, number of rounds) -> (state, reports)`, compiled when called."""
     return jax.jit(
         lambda state, inputs, count: fed.run_rounds(
-            built.federation, state, inputs, count, capacity
+            built.federation.round_step, state, inputs, count, capacity
         )
     )
 

@@ -16,6 +16,7 @@ from helpers import (
     start_state,
 )
 
+from fedjax_sim import federation as fed
 from fedjax_sim.attacks import ATTACKS, AttackEntry
 from fedjax_sim.attacks.base import Attack
 from fedjax_sim.attacks.options import active_rounds
@@ -430,3 +431,46 @@ def test_a_hundred_thousand_clients(fake_partition):
     assert reports.client_ids.shape == (2, 4)
     assert int(reports.client_ids.max()) > 1_000
     assert all_finite(state.params)
+
+
+@pytest.mark.parametrize("strategy", ["map", "vmap"])
+def test_carried_attack_effect_is_the_derivative_of_a_round(strategy):
+    """Without momentum a round takes a small change of the model to (I - eta H)."""
+    built = build(
+        {
+            "evaluation.attack_effect": True,
+            "attack.start_round": 2,
+            "attack.end_round": 3,
+            "client.momentum": 0.0,
+            "client.weight_decay": 0.0,
+            "client.lr": 0.02,
+            "server.lr": 0.7,
+            "execution.clients": strategy,
+        }
+    )
+    init, coupled_step = fed.couple(built.federation, built.twin)
+    step = jax.jit(built.federation.round_step)
+    states, carry = init(built.inputs), jax.jit(coupled_step)
+    for _ in range(2):
+        states, _ = carry(states, built.inputs)
+    assert jnp.linalg.norm(states.effect) > 0
+    after, _ = carry(states, built.inputs)
+
+    small = 1e-2
+    moved = states.main._replace(params=states.main.params + small * states.effect)
+    difference = step(moved, built.inputs)[0].params - after.main.params
+    error = jnp.linalg.norm(difference / small - after.effect)
+    assert error < 0.02 * jnp.linalg.norm(after.effect)
+    # It is not simply kept.
+    assert jnp.linalg.norm(after.effect - states.effect) > 2 * error
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"server.optimizer": "sgd"}, {"defense.name": "flip", "defense.steps": 1}],
+)
+def test_attack_effect_without_its_recursion_is_nan(changes):
+    built = build({"evaluation.attack_effect": True, "rounds": 1} | changes)
+    init, step = fed.couple(built.federation, built.twin)
+    states, _ = jax.jit(step)(init(built.inputs), built.inputs)
+    assert jnp.isnan(states.effect).all()

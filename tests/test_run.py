@@ -706,3 +706,27 @@ def test_attack_effect_is_the_distance_from_the_run_without_attack(tmp_path, cap
     distance = np.linalg.norm(attacked.params - clean.params)
     np.testing.assert_allclose(measured[-1], distance, rtol=1e-3)
     assert measured[-1] > 0
+
+
+def test_attack_effect_estimate_begins_with_the_attack(tmp_path, capfd):
+    flags = {
+        "rounds": 4,
+        "evaluation.attack_effect": True,
+        "evaluation.every": 1,
+        "attack.start_round": 2,
+        "attack.end_round": 3,
+        "participation.clients_per_round": 6,
+    }
+    workdir = tmp_path / "run"
+    arguments = [f"--config.{key}={value}" for key, value in flags.items()]
+    config = write_config(tmp_path)
+    code, *_ = command(capfd, f"--config={config}", f"--workdir={workdir}", *arguments)
+    assert code == 0
+    found = rows(workdir / "metrics.jsonl")
+    measured = [row["attack_effect"] for row in found]
+    estimate = [row["attack_effect_estimate"] for row in found]
+
+    assert measured[0] == estimate[0] == 0
+    assert estimate[1] == measured[1] > 0
+    assert 0 < estimate[3] < estimate[2] < estimate[1]
+    assert estimate[2] != measured[2]

@@ -29,6 +29,7 @@ def backdoor(
     trigger: str = "4pixel",
     position: Position = "top_left",
     equal_distribution: bool = False,
+    batchwise: bool = False,
     start_round: int = 1,
     end_round: int | None = None,
 ) -> Attack:
@@ -49,6 +50,9 @@ def backdoor(
       position: corner of the pattern, for the triggers that have one.
       equal_distribution: share all poisoned samples out equally among the malicious
         clients (`non_iid_equal_distribution`).
+      batchwise: every batch of B samples of an attacker holds max(1, floor(B p)) of
+        its poisoned ones, the fraction p of its data, one after the other and again
+        from the start; an epoch ends with the clean ones (`batchwise_poison`).
       start_round, end_round: poison from `start_round` (counted from 1) until before
         `end_round`; None never ends.
 
@@ -94,7 +98,7 @@ def backdoor(
             labels = jnp.where(poisoned, target_class, labels)
             return PoisonDecision(poisoned, labels, jnp.int32(0))
 
-        return Poison(stacked, np.asarray(plan), decide)
+        return Poison(stacked, np.asarray(plan), decide, batchwise)
 
     def repartition(spec: AttackSpec) -> Partition:
         return redistribute_poison(

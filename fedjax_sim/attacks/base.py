@@ -76,6 +76,9 @@ class Poison(NamedTuple):
     triggers: Trigger | None  # stacked [P, H, W, C]; None: labels change only
     plan: PyTree
     decide: Callable[[PyTree, Array, Array, ClientContext], PoisonDecision]
+    # Every batch of an attacker holds the same share of poison; what is poisoned must
+    # not change from epoch to epoch.
+    batchwise: bool = False
 
 
 class BackdoorTest(NamedTuple):

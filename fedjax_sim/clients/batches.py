@@ -47,6 +47,78 @@ def shuffled(key: Array, samples: Array, count: Array) -> Array:
     return samples[jnp.argsort(draws)]
 
 
+class Epoch(NamedTuple):
+    """The samples of an epoch: in batches of B, each with its share of the poison.
+
+    Without poison set apart, `poison` and `share` are 0.
+    """
+
+    samples: Array  # i32 [max_m]: clean, poisoned, padding
+    clean: Array  # i32 [], how many
+    poison: Array  # i32 []
+    share: Array  # i32 [], places of a batch that are for poison
+
+
+def open_epoch(
+    reader: Reader,
+    data: TrainData,
+    samples: Array,
+    count: Array,
+    batch_size: int,
+    context: ClientContext,
+    key: Array,
+) -> Epoch:
+    """Shuffles the first `count` of `samples` (i32 [max_m]) for an epoch."""
+    none = jnp.int32(0)
+    if reader.poison is None or not reader.poison.batchwise:
+        return Epoch(shuffled(key, samples, count), count, none, none)
+    real = jnp.arange(samples.shape[0]) < count
+    decision = reader.poison.decide(
+        data.poison_plan, samples, data.labels[samples], context
+    )
+    poisoned = decision.poisoned & real
+    found = poisoned.sum()
+    # With nothing clean there is nothing to set the poison apart from.
+    poisoned, found = jax.tree.map(
+        lambda x: jnp.where(found < count, x, jnp.zeros_like(x)), (poisoned, found)
+    )
+    # The released code fails where the share comes out as 0.
+    share = jnp.maximum(batch_size * found // jnp.maximum(count, 1), 1)
+    draws = jax.random.uniform(key, samples.shape)
+    draws = jnp.where(real, draws + poisoned, 2.0)
+    return Epoch(
+        samples[jnp.argsort(draws)],
+        count - found,
+        found,
+        jnp.where(found > 0, share, 0),
+    )
+
+
+def num_batches(epoch: Epoch, batch_size: int) -> Array:
+    """Returns the batches of an epoch, i32 []: as many as the clean samples need."""
+    return -(-epoch.clean // (batch_size - epoch.share))
+
+
+def batch_ids(epoch: Epoch, index: Array, batch_size: int) -> tuple[Array, Array]:
+    """Returns the samples of a batch: ids i32 [B], and bool [B], which of them count.
+
+    The last batch of the clean samples may be smaller, as may be the last of the
+    poisoned ones, which start again from the first.
+    """
+    places = jnp.arange(batch_size)
+    start = index * (batch_size - epoch.share)
+    clean = jnp.clip(epoch.clean - start, 0, batch_size - epoch.share)
+    share = jnp.maximum(epoch.share, 1)
+    rounds = jnp.maximum(-(-epoch.poison // share), 1)
+    first = index % rounds * share
+    poison = jnp.clip(epoch.poison - first, 0, epoch.share)
+    position = jnp.where(
+        places < clean, start + places, epoch.clean + first + places - clean
+    )
+    last = epoch.samples.shape[0] - 1
+    return epoch.samples[jnp.minimum(position, last)], places < clean + poison
+
+
 def read(
     reader: Reader,
     data: TrainData,

@@ -18,7 +18,15 @@ import optax
 from jax import Array, lax
 
 from fedjax_sim.attacks.base import ClientContext
-from fedjax_sim.clients.batches import Batch, Reader, TrainData, read, shuffled
+from fedjax_sim.clients.batches import (
+    Batch,
+    Reader,
+    TrainData,
+    batch_ids,
+    num_batches,
+    open_epoch,
+    read,
+)
 from fedjax_sim.models import Model
 
 PyTree = Any
@@ -80,16 +88,21 @@ def lr_factor(schedule: str, round_index: Array, rounds: int) -> Array:
     }[schedule]
 
 
-def num_batches(work: LocalWork, count: Array) -> Array:
-    """Batches of one epoch over `count` samples: ceil(count / batch_size)."""
-    return -(-count // work.batch_size)
+def num_steps(
+    work: LocalWork, count: Array, batches_per_epoch: Array | None = None
+) -> Array:
+    """Optimiser steps of a client with `count` samples in one round.
 
-
-def num_steps(work: LocalWork, count: Array) -> Array:
-    """Optimiser steps of a client with `count` samples in one round."""
+    Args:
+      work: epochs or steps.
+      count: i32, of any shape.
+      batches_per_epoch: where it is not ceil(count / batch_size).
+    """
     if work.steps is not None:
         return jnp.where(count > 0, work.steps, 0)
-    return work.epochs * num_batches(work, count)
+    if batches_per_epoch is None:
+        batches_per_epoch = -(-count // work.batch_size)
+    return work.epochs * batches_per_epoch
 
 
 def with_epochs(work: LocalWork, epochs: int) -> LocalWork:
@@ -184,25 +197,29 @@ def train_client(
     """
     samples = data.indices[task.client_id]
     count = jnp.where(task.present, data.counts[task.client_id], 0)
-    batches = num_batches(work, count)
-    total = num_steps(work, count)
-    # Pad so that the last batch of a full client can be sliced without wrapping.
-    padding = -samples.shape[0] % work.batch_size
-    samples = jnp.pad(samples, (0, padding))
+
+    def context(epoch):
+        return ClientContext(task.client_id, task.malicious, task.round, epoch)
+
+    def shuffle(key, epoch):
+        return open_epoch(
+            reader, data, samples, count, work.batch_size, context(epoch), key
+        )
+
+    # All epochs have as many batches.
+    batches = num_batches(shuffle(task.key, first_epoch), work.batch_size)
+    total = num_steps(work, count, batches)
 
     def epoch(index, carry):
         number = first_epoch + index
         order_key, step_key = jax.random.split(jax.random.fold_in(task.key, number))
-        order = shuffled(order_key, samples, count)
-        context = ClientContext(task.client_id, task.malicious, task.round, number)
+        order = shuffle(order_key, number)
 
         def step(i, carry):
             params, buffers, state, loss, seen, memory = carry
             read_key, noise_key = jax.random.split(jax.random.fold_in(step_key, i))
-            start = i * work.batch_size
-            ids = lax.dynamic_slice_in_dim(order, start, work.batch_size)
-            mask = start + jnp.arange(work.batch_size) < count
-            batch = read(reader, data, ids, mask, context, read_key)
+            ids, mask = batch_ids(order, i, work.batch_size)
+            batch = read(reader, data, ids, mask, context(number), read_key)
             advance = lambda grads: optimizer.update(
                 grads, state, params, epoch_start=i == 0, key=noise_key
             )
@@ -211,7 +228,8 @@ def train_client(
                 updates, state = advance(grads)
                 new = optax.apply_updates(params, updates)
             else:
-                noise_key, own_key = jax.random.split(noise_key)
+                # The optimiser's noise is the same with and without a memory.
+                own_key = jax.random.fold_in(noise_key, 1)
                 total, moved, grads, memory, trained = gradient(
                     params, buffers, batch, memory, task.round, own_key
                 )

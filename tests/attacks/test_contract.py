@@ -90,7 +90,7 @@ def run(name: str, clients: str = "map") -> Run:
     start = start_state(built)
     rounds = quick_jit(
         lambda state, count: run_rounds(
-            built.federation, state, built.inputs, count, ROUNDS
+            built.federation.round_step, state, built.inputs, count, ROUNDS
         )
     )
     first, _ = rounds(start, jnp.int32(1))

@@ -1,6 +1,7 @@
 """Local training: PyTorch's SGD, batches, poison, and what a client may not do."""
 
 from functools import cache, partial
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import jax
@@ -10,7 +11,12 @@ import optax
 import pytest
 
 from fedjax_sim.attacks.backdoor import backdoor
-from fedjax_sim.attacks.base import AttackSpec, ClientContext
+from fedjax_sim.attacks.base import (
+    AttackSpec,
+    ClientContext,
+    Poison,
+    PoisonDecision,
+)
 from fedjax_sim.clients import training
 from fedjax_sim.clients.batches import Reader, TrainData, read, shuffled
 from fedjax_sim.clients.training import ClientTask, LocalWork
@@ -206,7 +212,7 @@ class Visits(NamedTuple):
     epoch_starts: jax.Array  # f32 [capacity], 1 where an epoch begins
 
 
-def record(data, work, task, capacity=60):
+def record(data, work, task, reader=PLAIN, capacity=60):
     """Trains with a recorder; labels must be sample ids. Returns what it was shown."""
     zero = jnp.zeros(capacity)
 
@@ -229,7 +235,7 @@ def record(data, work, task, capacity=60):
     optimizer = optax.GradientTransformationExtraArgs(lambda params: (), update)
     visits, (seen, steps), loss, _ = quick_jit(
         lambda data, task: training.train_client(
-            reader=PLAIN,
+            reader=reader,
             work=work,
             gradient=gradient,
             optimizer=optimizer,
@@ -356,6 +362,65 @@ def test_shuffling_is_uniform_and_leaves_padding_behind():
 
 
 # -------------------------------------------------------------------------- poison
+
+
+def batchwise_visits(poisoned, batch_size, epochs=1, malicious=True):
+    """The batches of a client of the samples 0 to 9, per epoch."""
+
+    def decide(plan, sample_ids, labels, context):
+        hit = jnp.isin(sample_ids, plan) & context.malicious
+        return PoisonDecision(hit, labels, jnp.int32(0))
+
+    data = make_data([range(10), [11]], labels=np.arange(SAMPLES))
+    data = data._replace(poison_plan=jnp.asarray(poisoned, jnp.int32))
+    reader = PLAIN._replace(poison=Poison(None, (), decide, batchwise=True))
+    own = task()._replace(malicious=jnp.bool_(malicious))
+    work = LocalWork(batch_size, epochs=epochs)
+    visited, sizes, starts = record(data, work, own, reader)
+    batches = np.split(visited, np.cumsum(sizes)[:-1])
+    begins = [*np.flatnonzero(starts), len(sizes)]
+    return [batches[a:b] for a, b in pairwise(begins)]
+
+
+@pytest.mark.parametrize(
+    ("poisoned", "batch_size", "clean", "poison"),
+    [
+        ([1, 4, 7], 4, [3, 3, 1], [1, 1, 1]),  # floor(4 * 0.3) = 1 of each four
+        ([1, 4, 7], 8, [6, 1], [2, 1]),
+        ([5], 4, [3, 3, 3], [1, 1, 1]),  # at least one, again and again
+        ([0, 1, 2, 3, 4, 5], 5, [2, 2], [3, 3]),
+        ([0, 1, 2, 3, 4], 4, [2, 2, 1], [2, 2, 1]),
+        ([0, 1, 2, 3, 4, 5], 2, [1, 1, 1, 1], [1, 1, 1, 1]),
+        (range(9), 20, [1], [9]),
+    ],
+)
+def test_every_batch_holds_its_share_of_the_poison(poisoned, batch_size, clean, poison):
+    """Clean samples once each; the poisoned ones in turn, and again from the start."""
+    epochs = batchwise_visits(poisoned, batch_size, epochs=3)
+    assert len(epochs) == 3
+    orders = set()
+    for epoch in epochs:
+        bad = [[x for x in batch if x in poisoned] for batch in epoch]
+        good = [[x for x in batch if x not in poisoned] for batch in epoch]
+        assert [len(batch) for batch in good] == clean
+        assert [len(batch) for batch in bad] == poison
+        assert sorted(chain(*good)) == sorted(set(range(10)) - set(poisoned))
+        turn = list(chain(*bad))
+        own = turn[: len(poisoned)]
+        assert len(set(own)) == len(own)
+        assert turn == [own[i % len(own)] for i in range(len(turn))]
+        orders.add(tuple(chain(*good)))
+    assert len(clean) == 1 or len(orders) == 3
+
+
+def test_batchwise_poison_leaves_others_alone():
+    """A benign client, and one of which every sample or none is poisoned."""
+    plain = batchwise_visits([1, 4, 7], 4, malicious=False)
+    assert [len(batch) for batch in plain[0]] == [4, 4, 2]
+    for poisoned in ([], range(10)):
+        (epoch,) = batchwise_visits(poisoned, 4)
+        assert [len(batch) for batch in epoch] == [4, 4, 2]
+        np.testing.assert_array_equal(np.concatenate(epoch), np.concatenate(plain[0]))
 
 
 def poisoned_reader(augmentation, dpr=0.5):
