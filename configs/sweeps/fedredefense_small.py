@@ -11,8 +11,11 @@
     python launch/report.py --results=runs/fedredefense_small \
         --layout=fedredefense_table10 --cells=dataset=FashionMNIST \
         --ignore=defense.mode --out=runs/fedredefense_small/report
+    python launch/report.py --results=runs/fedredefense_small --where="rounds = 20" \
+        --rows=defense.mode --columns=attack.name --values=aoi,mta \
+        --out=runs/fedredefense_small/schedules
 
-102 runs on the first 1500 training and 2000 test images of Fashion-MNIST with a small
+105 runs on the first 1500 training and 2000 test images of Fashion-MNIST with a small
 CNN; DIR holds the four official IDX files. The paper's roles: 100 clients, all in every
 round, beta 0.1, the last 28 malicious, one epoch, the oracle of `norm_bound`. In small:
 80 rounds instead of 500, of one step on some 15 images with a learning rate of 0.5
@@ -89,6 +92,11 @@ IMITATED = {
     "attack.first_limit": 20,
     "attack.later_limit": 0,
 }
+SCHEDULES = (
+    {"mode": "continuous", "later_limit": 8},
+    {"mode": "intermittent"},
+    {"mode": "dynamic"},
+)
 ADAPTIVE = ("adaptive_label_flip", "adaptive_targeted_label_flip")
 
 
@@ -105,7 +113,10 @@ def cell(defense: dict, attack: str) -> dict:
 
 
 def get_sweep() -> Sweep:
-    """102 runs."""
+    """105 runs."""
     points = [cell(defense, attack) for defense in DEFENSES for attack in ATTACKS]
     points += [cell(FEDREDEFENSE, attack) | IMITATED for attack in ADAPTIVE]
+    points += [
+        cell(FEDREDEFENSE | schedule, "fang") | {"rounds": 20} for schedule in SCHEDULES
+    ]
     return Sweep(BASE, points)
