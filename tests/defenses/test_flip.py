@@ -8,11 +8,20 @@ from helpers import after, build, digits, start_state
 
 from fedjax_sim import models
 from fedjax_sim.clients.batches import Batch
+from fedjax_sim.clients.flip_epoch import (
+    CodedMemory,
+    FLIPMemory,
+    _choose,
+    _coded_choice,
+    _fresh,
+    _place,
+    _some,
+)
 from fedjax_sim.clients.training import batch_gradient
 from fedjax_sim.clients.trigger_inversion import Triggers
 from fedjax_sim.data.normalize import normalization, normalize
 from fedjax_sim.defenses.base import GlobalModel
-from fedjax_sim.defenses.flip import FLIPMemory, _choose, _fresh, _place, _some, flip
+from fedjax_sim.defenses.flip import flip
 from fedjax_sim.errors import InputError
 from fedjax_sim.models import Network
 
@@ -126,13 +135,11 @@ def params(model):
 
 @pytest.fixture(scope="module")
 def gradients(model, params):
-    """Two gradient functions of FLIP, as coded or not, and the plain one; jitted."""
+    """Gradients of FLIP, simplified and as coded, and the plain one; jitted."""
     network = Network.of(model, SHAPE, CLASSES)
 
     def make(**options):
-        defense = flip(
-            start_round=3, steps=30, steps_again=5, size_min=2, success=0.5, **options
-        )
+        defense = flip(start_round=3, steps=30, size_min=2, success=0.5, **options)
         gradient = defense.client_training.gradient(network, NORM)
         run = jax.jit(
             lambda batch, memory, round_, key: gradient(
@@ -144,7 +151,8 @@ def gradients(model, params):
         )
 
     plain = jax.jit(lambda batch: batch_gradient(model, None)(params, {}, batch))
-    return make(max_size=1.0), make(max_size=1.0, discard=True), plain
+    coded = make(max_size=1.0, variant="authors", corner_block=True)
+    return make(max_size=1.0, steps_again=5), coded, plain
 
 
 @pytest.fixture
@@ -153,7 +161,7 @@ def usual(gradients):
 
 
 @pytest.fixture
-def discarding(gradients):
+def coded(gradients):
     return gradients[1]
 
 
@@ -253,16 +261,6 @@ def test_a_batch_without_a_pair_is_trained_on_as_it_is(usual, plain, counts):
     assert same(new.sizes, before.sizes) and not new.again
 
 
-def test_as_coded_such_a_batch_is_skipped(discarding):
-    before = memory(jnp.full((CLASSES, CLASSES), 2.0))
-
-    assert not discarding(batch_of(2, 2, 2), before)[-1]
-    assert discarding(batch_of(*MIXED), before)[-1]
-    # In the warm-up: nobody to turn into class 0, then somebody.
-    assert not discarding(batch_of(9, 0, 0), memory(warm=0))[-1]
-    assert discarding(batch_of(*MIXED), memory(warm=0))[-1]
-
-
 def test_padding_has_no_influence(usual):
     batch = batch_of(*MIXED)
     dirty = batch._replace(
@@ -271,6 +269,126 @@ def test_padding_has_no_influence(usual):
     )
     for state in (memory(warm=0), memory()):
         assert same(usual(dirty, state), usual(batch, state))
+
+
+# ------------------------------------------------------------------------ as coded
+
+
+def coded_memory(step=CLASSES, size=2.0, **changes):
+    """After the warm-up, in round 3."""
+    table = jnp.full((CLASSES, CLASSES), size)
+    before = CodedMemory(
+        sizes=table,
+        change=jnp.zeros_like(table),
+        warm=jnp.int32(CLASSES),
+        pair=jnp.array([0, 1]),
+        succeeded=jnp.bool_(False),
+        round=jnp.int32(3),
+        step=jnp.int32(step),
+        triggers=Triggers(
+            jnp.zeros((CLASSES, CLASSES, *SHAPE[:2])),
+            jnp.zeros((CLASSES, CLASSES, *SHAPE)),
+        ),
+    )
+    return before._replace(**changes)
+
+
+def test_as_coded_a_batch_without_a_pair_is_skipped(coded):
+    before = coded_memory()
+    *_, new, trained = coded(batch_of(2, 2, 2), before)
+    assert not trained
+    assert same(new._replace(step=before.step), before) and new.step == before.step + 1
+    assert coded(batch_of(*MIXED), before)[-1]
+    # In the warm-up: nobody to turn into class 0, then somebody.
+    warming = coded_memory(warm=jnp.int32(0), step=0)
+    assert not coded(batch_of(9, 0, 0), warming)[-1]
+    assert coded(batch_of(*MIXED), warming)[-1]
+
+
+def test_as_coded_the_warm_up_measures_every_target(coded):
+    state = coded_memory(warm=jnp.int32(0), step=0, size=0.0)
+    for target in range(CLASSES):
+        *_, state, trained = coded(batch_of(*MIXED), state, seed=target)
+        assert trained and int(state.warm) == int(state.step) == target + 1
+    assert (np.ptp(state.sizes, axis=0) == 0).all() and (state.sizes >= 0).all()
+    assert (state.sizes[0] > 0).sum() >= 2
+    np.testing.assert_allclose(state.change, state.sizes / state.sizes.max(), rtol=1e-6)
+
+
+def test_as_coded_the_counter_restarts_with_a_round(coded):
+    *_, new, _ = coded(batch_of(*MIXED), coded_memory(step=7), round_=4)
+    assert (int(new.round), int(new.step)) == (4, 1)
+
+
+@pytest.mark.parametrize(("step", "keeps"), [(1, False), (3, False), (4, True)])
+def test_as_coded_a_pair_is_kept_for_the_second_batch(coded, step, keeps):
+    """From batch K of a round on; before that every batch has a new one."""
+    before = coded_memory(step=step, pair=jnp.array([2, 1]))
+    found = {
+        tuple(map(int, coded(batch_of(6, 6, 4), before, seed=seed)[3].pair))
+        for seed in range(6)
+    }
+    assert (found == {(2, 1)}) == keeps
+
+
+def test_as_coded_both_directions_are_remembered(coded):
+    before = coded_memory(step=4, pair=jnp.array([0, 1]))
+    *_, new, trained = coded(batch_of(8, 8, 0), before)
+    assert trained and new.succeeded
+    assert {tuple(x) for x in np.argwhere(new.sizes != before.sizes)} == {
+        (0, 1),
+        (1, 0),
+    }
+    for pair in ((0, 1), (1, 0)):
+        size = new.sizes[pair]
+        np.testing.assert_allclose(new.triggers.mask[pair].sum(), size, rtol=1e-5)
+        np.testing.assert_allclose(new.change[pair], abs(size - 2) / 4, rtol=1e-5)
+    assert (new.triggers.mask[2] == 0).all() and (new.change[2] == 0).all()
+    # The next inversion of the pair starts where this one ended.
+    later = new._replace(step=jnp.int32(4))
+    begin_anew = later._replace(triggers=before.triggers)
+    warm, cold = (coded(batch_of(8, 8, 0), m)[3] for m in (later, begin_anew))
+    assert warm.sizes[0, 1] < cold.sizes[0, 1]
+
+
+def test_as_coded_a_single_direction(coded):
+    before = coded_memory(step=4, pair=jnp.array([2, 0]))
+    *_, new, _ = coded(batch_of(2, 2, 9), before)
+    np.testing.assert_array_equal(np.argwhere(new.sizes != before.sizes), [[2, 0]])
+
+
+def test_as_coded_too_large_a_trigger_skips_the_batch(model, params):
+    network = Network.of(model, SHAPE, CLASSES)
+    defense = flip(
+        variant="authors", start_round=1, size_min=2, success=0.5, max_size=1e-3
+    )
+    gradient = jax.jit(defense.client_training.gradient(network, NORM))
+    before = coded_memory(step=4)
+    batch = batch_of(8, 8, 0)
+    *_, new, trained = gradient(params, {}, batch, before, 3, jax.random.key(0))
+    assert not trained and new.sizes[0, 1] > 1e-3 * 9
+
+
+def test_as_coded_the_largest_change_among_a_hundred():
+    classes = 12
+    change = np.arange(classes**2, dtype=np.float32).reshape(classes, classes)
+    np.fill_diagonal(change, 1e6)
+    state = coded_memory()._replace(change=jnp.asarray(change), pair=jnp.array([11, 0]))
+    keys = jax.random.split(jax.random.key(0), 500)
+
+    def chosen(*sources):
+        eligible = jnp.zeros(classes, bool).at[jnp.array(sources)].set(True)
+        return jax.vmap(lambda k: _coded_choice(k, state, eligible, classes))(keys)
+
+    pairs, found = chosen(3, 9, 11)  # 11 was the last source
+    assert found.all()
+    share = (pairs == jnp.array([9, 11])).all(1).mean()
+    assert 0.65 < share < 0.8
+    # The first rows lie behind the hundred largest changes.
+    _, found = chosen(0, 1)
+    assert 0.2 < found.mean() < 0.4
+    nobody = jnp.zeros(classes, bool)
+    assert not _coded_choice(keys[0], state, nobody, classes)[1]
 
 
 # --------------------------------------------------------------------- predictions
@@ -394,3 +512,24 @@ def test_bad_numbers(options):
 
     assert str(problem.value).startswith(f"config.defense.{key} = {value} must")
     assert "\n" not in str(problem.value)
+
+
+def test_bad_combination():
+    with pytest.raises(InputError, match=r"steps_again = 3 must be none"):
+        flip(variant="authors", steps_again=3)
+    with pytest.raises(InputError, match="variant"):
+        flip(variant="paper")
+
+
+def test_as_coded_in_a_federation():
+    changes = {key: value for key, value in FLIP.items() if "again" not in key}
+    changes |= {"defense.variant": "authors", "participation.clients_per_round": 6}
+    state = after(build(changes), 2)
+    memory, _ = state.defense
+
+    assert jnp.isfinite(state.params).all()
+    malicious = memory.step == 0
+    assert malicious.sum() == 2  # they train as they like
+    # 33 samples in batches of 16, twice, six a round: ten classes in two rounds.
+    assert (memory.warm[~malicious] == 10).all()
+    assert (memory.step[~malicious] == 6).all()
