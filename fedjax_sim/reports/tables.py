@@ -339,6 +339,9 @@ def _column(key: str) -> str:
 
 
 def format_value(value: Any) -> str:
+    """A number or name as a label; "-" where a run has no such key."""
+    if value is None:
+        return "-"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
