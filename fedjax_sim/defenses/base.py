@@ -267,7 +267,7 @@ def _finite_rows(rows: Array) -> Array:
     """
     # The compiler must not see that these are zeros.
     zeros = jax.lax.optimization_barrier(jnp.zeros(rows.shape[1]))
-    return rows @ zeros == 0
+    return jnp.matmul(rows, zeros, precision=jax.lax.Precision.HIGHEST) == 0
 
 
 def weighted_mean() -> Reduce:

@@ -111,10 +111,16 @@ def flcert(
         before = models(state, broadcasted)
         group_of = state.group[cohort.client_ids]
 
+        # No group has more clients than this, however many there are in the cohort.
+        largest = min(len(group_of), -(-len(state.group) // num_groups))
+
         def step(group: Array) -> GlobalModel:
             member = included(cohort) & (group_of == group)
-            own = cohort._replace(weights=jnp.where(member, cohort.weights, 0.0))
-            result = reduce(own, context)
+            own = cohort._replace(
+                weights=jnp.where(member, cohort.weights, 0.0), scores={}
+            )
+            members = jnp.argsort(~member, stable=True)[:largest]
+            result = reduce(jax.tree.map(lambda x: x[members], own), context)
             old = jax.tree.map(lambda x: x[group], before)
             new = GlobalModel(old.params + result.update, result.buffers)
             # A group of which nobody takes part keeps its model.
