@@ -392,6 +392,7 @@ def make_federation(
             report.present,
         )
         weights = report.weights / jnp.where(report.skipped, 1.0, report.weights.sum())
+        carried = jnp.where(weights[:, None] > 0, carried, 0.0)  # NaN of the excluded
         moved = delta + inputs.hyper.server_lr * (weights @ carried - delta)
         return jnp.where(report.skipped, delta, moved)
 
