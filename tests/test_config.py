@@ -215,6 +215,7 @@ def test_options_take_the_defaults_of_their_factory():
         "trigger": "4pixel",
         "position": "top_left",
         "equal_distribution": False,
+        "batchwise": False,
         "start_round": 1,
         "end_round": None,
     }

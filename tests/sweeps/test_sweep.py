@@ -297,17 +297,39 @@ def test_leadfl_small():
     """Three repetitions, each with the published clients of its offset."""
     runs = shipped("leadfl_small")
 
-    assert len(runs) == 3 * (4 * 2 + 4)
+    assert len(runs) == 3 * (4 * 2 + 4 + 4)
     for run in runs:
         assert run.config.seed == run.config.participation.options["offset"]
         assert run.config.evaluation.every == 1  # phases of the cycle
     rules = [run.config.defense.name for run in runs]
-    assert (rules.count("multikrum"), rules.count("bulyan_leadfl")) == (24, 12)
+    assert (rules.count("multikrum"), rules.count("bulyan_leadfl")) == (36, 12)
+    data = [run.config.data.name for run in runs]
+    assert (data.count("fashion_mnist"), data.count("cifar10")) == (36, 12)
+
+
+def test_leadfl_authors_small():
+    """Every quirk of the code's preset, three repetitions of six cells."""
+    runs = shipped("leadfl_authors_small")
+
+    cells = {
+        (run.config.client_defense.name, run.config.participation.options["mode"])
+        for run in runs
+    }
+    assert len(runs) == 18 and len(cells) == 6
+    for run in runs:
+        assert run.config.seed == run.config.participation.options["offset"]
+        assert run.config.participation.options["forced"]
+        assert (run.config.client.epochs, run.config.client.steps) == (10, None)
+        assert run.config.evaluation.batch_statistics
 
 
 def test_fedredefense_small():
     """Every attack against every defence, as the paper's protocol pairs them."""
     runs = shipped("fedredefense_small")
+    schedules = [run for run in runs if run.config.rounds == 20]
+    modes = [run.config.defense.options["mode"] for run in schedules]
+    assert modes == ["continuous", "intermittent", "dynamic"]
+    runs = [run for run in runs if run not in schedules]
     pairs = [(run.config.defense.name, run.config.attack.name) for run in runs]
 
     assert len(set(pairs)) == len(pairs) == 10 * 10 + 2
