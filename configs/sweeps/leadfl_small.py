@@ -3,8 +3,9 @@
     python launch/sweep.py --sweep=configs/sweeps/leadfl_small.py \
         --results=runs/leadfl_small --processes=2 --config.data.data_dir=DIR
     python launch/report.py --results=runs/leadfl_small --where="defense_name = \
-        'multikrum'" --rows=client_defense.name --columns=participation.mode \
-        --values=mta,mean_asr_all,asr_all --out=runs/leadfl_small/report
+        'multikrum'" --rows=client_defense.name \
+        --columns=data.name,participation.mode --values=mta,mean_asr_all,asr_all \
+        --out=runs/leadfl_small/report
     python launch/report.py --results=runs/leadfl_small --where="defense_name = \
         'bulyan_leadfl'" --rows=client_defense.name,client_defense.alpha \
         --columns=participation.mode --values=mta,mean_asr_all,asr_all \

@@ -13,6 +13,7 @@ from fedjax_sim.reports.tables import Labels, Table
 
 matplotlib.rcParams["svg.hashsalt"] = "fedjax_sim"  # the same file for the same data
 _PANELS = 4  # side by side: what a page shows without scaling
+_ATTACK_RATES = ("asr", "asr_all", "asr_any_source")
 _STYLES = ("-", "--", ":", "-.")
 
 
@@ -42,7 +43,8 @@ def _legend(figure: Figure, handles, names) -> None:
 def over_rounds(table: Table, rounds: Sequence[Row]) -> bytes | None:
     """MTA and ASR over rounds: a panel a column of the table, a line a row.
 
-    The band is one standard deviation over the runs of a cell to both sides.
+    Which rate of success is the first of the table's values that is one. The band is
+    one standard deviation over the runs of a cell to both sides.
 
     Returns:
       SVG; None if no run was evaluated more than once.
@@ -50,6 +52,8 @@ def over_rounds(table: Table, rounds: Sequence[Row]) -> bytes | None:
     by_run: dict[str, list[Row]] = {}
     for row in rounds:
         by_run.setdefault(row["run"], []).append(row)
+    shown = [value for value in table.values if value in _ATTACK_RATES]
+    rates = ("mta", shown[0] if shown else "asr")
     curves = {}
     for place, cell in table.cells.items():
         own = [by_run.get(run["run"], []) for run in cell.runs]
@@ -66,14 +70,14 @@ def over_rounds(table: Table, rounds: Sequence[Row]) -> bytes | None:
     names = dict(zip(table.columns, column_names(table), strict=True))
     for j, column in enumerate(columns):
         line, place = divmod(j, width)
-        for i, rate in enumerate(("mta", "asr")):
+        for i, rate in enumerate(rates):
             axis = axes[2 * line + i, place]
             for k, row in enumerate(table.rows):
                 _curve(axis, curves.get((row, column), []), rate, row, k)
             axis.set_ylim(-3, 103)
             axis.grid(alpha=0.3)
             if place == 0:
-                axis.set_ylabel(f"{rate.upper()} %")
+                axis.set_ylabel(f"{label(rate)} %")
         axes[2 * line, place].set_title(names[column], fontsize=9)
         axes[2 * line, place].tick_params(labelbottom=False)
         axes[2 * line + 1, place].set_xlabel("round")

@@ -179,6 +179,13 @@ def test_figures_show_the_data(results):
     assert curves == figures.over_rounds(table, rounds)  # the same bits
     for svg in (curves, figures.bars(table)):
         assert ElementTree.fromstring(svg).tag.endswith("svg")
+    other = grid(
+        runs,
+        rows=["defense.name"],
+        columns=["attack.dpr"],
+        values=["mta", "asr_any_source"],
+    )
+    assert figures.over_rounds(other, rounds) != curves  # another rate of success
     once = [row for row in rounds if row["round"] == 4]
     assert figures.over_rounds(table, once) is None  # nothing over rounds
 
