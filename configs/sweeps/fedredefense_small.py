@@ -32,6 +32,7 @@ this server, so they meet no other; to save time they try only what it knows aft
 first round.
 """
 
+from fedjax_sim.protocols.fedredefense import ATTACKS as ALL_ATTACKS
 from fedjax_sim.sweeps import Sweep
 
 BASE = {
@@ -71,18 +72,8 @@ DEFENSES = (
     {"name": "flcert", "num_groups": 10},
     FEDREDEFENSE,
 )
-ATTACKS = (
-    "none",
-    "fang",
-    "lie",
-    "min_max",
-    "min_sum",
-    "mpaf",
-    "scaling",
-    "dba",
-    "label_flip",
-    "targeted_label_flip",
-)
+ADAPTIVE = tuple(name for name in ALL_ATTACKS if name.startswith("adaptive"))
+ATTACKS = tuple(name for name in ALL_ATTACKS if name not in ADAPTIVE)
 # What the adaptive attacks imitate, with less patience.
 IMITATED = {
     **{
@@ -97,7 +88,6 @@ SCHEDULES = (
     {"mode": "intermittent"},
     {"mode": "dynamic"},
 )
-ADAPTIVE = ("adaptive_label_flip", "adaptive_targeted_label_flip")
 
 
 def cell(defense: dict, attack: str) -> dict:

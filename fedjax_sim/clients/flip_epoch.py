@@ -168,6 +168,55 @@ class _Client:
         counts = (counts * batch.mask[:, None]).sum(0)
         return counts, counts > self.settings.size_min
 
+    def of_pair(
+        self,
+        params,
+        buffers,
+        batch,
+        pair,
+        counts,
+        eligible,
+        active,
+        start,
+        keys,
+        **more,
+    ) -> tuple[Inverted, Array, Array, tuple[Array, Array]]:
+        """Triggers between two classes; only from the source if the target is rare.
+
+        Returns:
+          What was found; how many images of each class are to get their trigger f32
+          []; the batch with triggers everywhere, in [0, 1]; who gets the first and who
+          the second, bool [B] each.
+        """
+        source, target = pair
+        both = eligible[target]
+        noise_key, pick_key = keys
+        images = denormalize(batch.images, self.normalization)
+        is_source = batch.mask & (batch.labels == source)
+        is_target = batch.mask & (batch.labels == target) & both
+        member = jnp.where(is_target, 1, 0)
+        least = jnp.where(both, MASK_OF_TWO, 0.0)
+        found = self.search(
+            params,
+            buffers,
+            images,
+            jnp.where(is_target, source, target),
+            member,
+            (is_source | is_target) & active,
+            start._replace(mask=jnp.maximum(start.mask, least)),
+            noise_key,
+            average=~both,
+            **more,
+        )
+        smaller = jnp.where(
+            both, jnp.minimum(counts[source], counts[target]), counts[source]
+        )
+        wanted = jnp.floor(self.settings.portion * smaller)
+        first, second = jax.random.split(pick_key)
+        use = _some(first, is_source, wanted), _some(second, is_target, wanted)
+        stamped = apply_triggers(images, found.triggers, member)
+        return found, wanted, stamped, use
+
 
 def simplified_epoch(
     settings: FLIPSettings, network: Network, normalization: Normalization
@@ -192,7 +241,6 @@ def simplified_epoch(
         return client.train_on(params, buffers, batch, stamped, use, memory)
 
     def defended(params, buffers, batch, memory, key):
-        images = denormalize(batch.images, normalization)
         pair_key, start_key, noise_key, pick_key = jax.random.split(key, 4)
         counts, eligible = client.eligible(batch)
         again = memory.again & eligible[memory.pair[0]]
@@ -201,37 +249,25 @@ def simplified_epoch(
         )
         source, target = pair
         both = eligible[target]
-        is_source = batch.mask & (batch.labels == source)
-        is_target = batch.mask & (batch.labels == target) & both
         fresh = _fresh(start_key, memory.triggers)
         start = jax.tree.map(
             lambda old, new: jnp.where(again, old, new), memory.triggers, fresh
         )
-        least = jnp.where(both, MASK_OF_TWO, 0.0)
-        start = start._replace(mask=jnp.maximum(start.mask, least))
-        member = jnp.where(is_target, 1, 0)
-        found = client.search(
+        found, _, stamped, (first, second) = client.of_pair(
             params,
             buffers,
-            images,
-            jnp.where(is_target, source, target),
-            member,
-            (is_source | is_target) & eligible[source],
+            batch,
+            pair,
+            counts,
+            eligible,
+            eligible[source],
             start,
-            noise_key,
+            (noise_key, pick_key),
             steps=jnp.where(again, settings.steps_again, settings.steps),
             cost=jnp.where(again, COST_AGAIN, COST),
-            average=~both,
         )
         usable = found.size <= limit
-        smaller = jnp.where(
-            both, jnp.minimum(counts[source], counts[target]), counts[source]
-        )
-        wanted = jnp.floor(settings.portion * smaller)
-        first, second = jax.random.split(pick_key)
-        use = _some(first, is_source, wanted) & usable[0]
-        use |= _some(second, is_target, wanted) & usable[1]
-        use &= eligible[source]
+        use = (first & usable[0] | second & usable[1]) & eligible[source]
 
         seen = jnp.where(jnp.isfinite(found.size), found.size, limit)
         old = memory.sizes
@@ -245,7 +281,6 @@ def simplified_epoch(
             again=~again & usable.any(),
             triggers=found.triggers,
         )
-        stamped = apply_triggers(images, found.triggers, member)
         return client.train_on(params, buffers, batch, stamped, use, memory)
 
     return _by_phase(settings, client, warm_up, defended)
@@ -280,7 +315,6 @@ def coded_epoch(
         return client.train_on(params, buffers, batch, stamped, use, memory, wanted > 0)
 
     def defended(params, buffers, batch, memory, key):
-        images = denormalize(batch.images, normalization)
         pair_key, start_key, noise_key, pick_key = jax.random.split(key, 4)
         counts, eligible = client.eligible(batch)
         # The counter of batches restarts with a round, the warm-up does not: then the
@@ -307,33 +341,22 @@ def coded_epoch(
             known,
             _fresh(start_key, known),
         )
-        least = jnp.where(both, MASK_OF_TWO, 0.0)
-        start = start._replace(mask=jnp.maximum(start.mask, least))
-        is_source = batch.mask & (batch.labels == source)
-        is_target = batch.mask & (batch.labels == target) & both
-        member = jnp.where(is_target, 1, 0)
-        found = client.search(
+        found, wanted, stamped, (first, second) = client.of_pair(
             params,
             buffers,
-            images,
-            jnp.where(is_target, source, target),
-            member,
-            (is_source | is_target) & usable,
+            batch,
+            pair,
+            counts,
+            eligible,
+            usable,
             start,
-            noise_key,
+            (noise_key, pick_key),
             steps=jnp.where(usable, steps, 0),
             cost=jnp.where(again, COST_AGAIN, COST),
-            average=~both,
         )
         # A trigger that was never found is stamped and remembered as nothing at all.
         sizes = _as_coded(found.size)
         too_large = (sizes > limit) & jnp.stack([jnp.bool_(True), both])
-        smaller = jnp.where(
-            both, jnp.minimum(counts[source], counts[target]), counts[source]
-        )
-        wanted = jnp.floor(settings.portion * smaller)
-        first, second = jax.random.split(pick_key)
-        use = _some(first, is_source, wanted) | _some(second, is_target, wanted)
         trained = usable & ~too_large.any() & (both | (wanted > 0))
 
         new = _remember(memory, found, 0, source, target, usable)
@@ -344,7 +367,7 @@ def coded_epoch(
             succeeded=usable & hit[0] & (hit[1] | ~both),
             step=memory.step + 1,
         )
-        stamped = apply_triggers(images, found.triggers, member)
+        use = first | second
         return client.train_on(params, buffers, batch, stamped, use, new, trained)
 
     by_phase = _by_phase(settings, client, warm_up, defended)
