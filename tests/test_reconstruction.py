@@ -7,6 +7,7 @@ import pytest
 from helpers import assert_same_bits
 
 from fedjax_sim import models
+from fedjax_sim.flat import ravel
 from fedjax_sim.models import Network
 from fedjax_sim.reconstruction import (
     Knowledge,
@@ -53,9 +54,9 @@ def start():
 @pytest.fixture(scope="module")
 def updates(network, params):
     """Three that a few images explain, the others noise of about the same length."""
-    explained = jax.vmap(lambda k: inner_steps(network, params, k, STEPS)[-1] - params)(
-        knowledge(3, 3)
-    )
+    explained = jax.vmap(
+        lambda k: ravel(inner_steps(network, params, k, STEPS)[-1]) - params
+    )(knowledge(3, 3))
     noise = jax.random.normal(jax.random.key(4), (N - 3, network.layout.size))
     return jnp.concatenate([explained, 0.02 * noise])
 

@@ -26,15 +26,16 @@ class TwoLayerCNN(nn.Module):
     ) -> Array:
         del train, mask  # no running statistics, no coupling between samples
         for i, width in enumerate(self.widths[:2]):
-            x = Conv(
+            conv = Conv(
                 width,
                 3,
                 padding=self.padding,
+                pool=True,
                 lowering=self.lowering,
                 name=f"conv{i + 1}",
-            )(x)
+            )
             # ReLU after the pool gives the same values on a quarter of the data.
-            x = nn.relu(max_pool(x, 2, 2))
+            x = nn.relu(conv(x))
         x = x.reshape(x.shape[0], -1)
         x = nn.relu(Dense(self.widths[2], name="fc1")(x))
         return Dense(self.num_classes, name="fc2")(x)

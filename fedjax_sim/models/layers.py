@@ -10,6 +10,10 @@ slower than a matmul. So `Conv` offers three lowerings of the same arithmetic:
   cache.
 * `native`: `lax.conv_general_dilated`.
 
+Where a 2x2 max pooling follows at once, the first two compute one stride-2 convolution
+for each of the four positions of a window, so that pooling is an elementwise maximum
+and no full-size map is written.
+
 Which one is faster is measured per backend by `launch/bench.py`. Images are
 [B, H, W, C]. All layers take PyTorch's conventions for padding, initialisation and
 running statistics, because the published numbers were made with them.
@@ -154,6 +158,77 @@ def _conv_backward(stride, padding, block_bytes, saved, grad):
 conv_by_patches.defvjp(_conv_forward, _conv_backward)
 
 
+def window_patches(x: Array, size: int) -> Array:
+    """Receptive fields of a convolution, apart by their place in a 2x2 window.
+
+    Args:
+      x: f32 [B, H, W, C], already padded.
+      size: of the square kernel; its stride is 1.
+
+    Returns:
+      f32 [4, B, H', W', size*size*C], H' = (H - size + 1) // 2: the fields of the
+      upper left, upper right, lower left and lower right output of each window. An odd
+      last row or column of outputs has no window.
+    """
+    batch, height, width, channels = x.shape
+    rows, cols = (height - size + 1) // 2, (width - size + 1) // 2
+    shifted = {
+        (i, j): lax.slice(
+            x,
+            (0, i, j, 0),
+            (batch, i + 2 * rows - 1, j + 2 * cols - 1, channels),
+            (1, 2, 2, 1),
+        )
+        for i in range(size + 1)
+        for j in range(size + 1)
+    }
+    fields = [
+        jnp.concatenate(
+            [shifted[top + i, left + j] for i in range(size) for j in range(size)],
+            axis=-1,
+        )
+        for top in (0, 1)
+        for left in (0, 1)
+    ]
+    return jnp.stack(fields)
+
+
+@jax.custom_vjp
+def pooled_conv_by_patches(x: Array, kernel: Array) -> Array:
+    """A convolution of stride 1 and the maximum of each 2x2 window of its outputs.
+
+    Args:
+      x: f32 [B, H, W, C], already padded.
+      kernel: f32 [k, k, C, O].
+
+    Returns:
+      f32 [B, (H - k + 1) // 2, (W - k + 1) // 2, O]; ties go to the first element.
+    """
+    return _pooled_conv_forward(x, kernel)[0]
+
+
+def _pooled_conv_forward(x, kernel):
+    outputs = window_patches(x, kernel.shape[0]) @ kernel.reshape(-1, kernel.shape[-1])
+    best, winner = _maximum(list(outputs))
+    return best, (x, kernel, winner)
+
+
+def _pooled_conv_backward(saved, grad):
+    x, kernel, winner = saved
+    out = kernel.shape[-1]
+    matrix = kernel.reshape(-1, out)
+    gather = partial(window_patches, size=kernel.shape[0])
+    patches = gather(x)
+    shares = jnp.stack(_shares(winner, grad, 4)).reshape(-1, out)
+    matrix_grad = patches.reshape(-1, matrix.shape[0]).T @ shares
+    patch_grad = (shares @ matrix.T).reshape(patches.shape)
+    (x_grad,) = jax.linear_transpose(gather, x)(patch_grad)
+    return x_grad, matrix_grad.reshape(kernel.shape)
+
+
+pooled_conv_by_patches.defvjp(_pooled_conv_forward, _pooled_conv_backward)
+
+
 def conv_native(x: Array, kernel: Array, stride: int, padding: int) -> Array:
     """The same convolution by XLA's own operation."""
     return lax.conv_general_dilated(
@@ -166,13 +241,17 @@ def conv_native(x: Array, kernel: Array, stride: int, padding: int) -> Array:
 
 
 class Conv(nn.Module):
-    """Square 2-D convolution, [B, H, W, C] -> [B, H', W', features]."""
+    """Square 2-D convolution, [B, H, W, C] -> [B, H', W', features].
+
+    With `pool` (stride 1 only) the maximum of each 2x2 window of its outputs.
+    """
 
     features: int
     size: int
     stride: int = 1
     padding: int = 0
     use_bias: bool = True
+    pool: bool = False
     lowering: Lowering = "patches"
     kernel_init: nn.initializers.Initializer | None = None  # None: PyTorch's default
 
@@ -184,6 +263,12 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init or default, shape)
         if self.lowering == "native":
             x = conv_native(x, kernel, self.stride, self.padding)
+            x = max_pool(x, 2, 2) if self.pool else x
+        elif self.pool:
+            around = (self.padding, self.padding)
+            x = pooled_conv_by_patches(
+                jnp.pad(x, ((0, 0), around, around, (0, 0))), kernel
+            )
         else:
             block = _BLOCK_BYTES if self.lowering == "blocked" else None
             x = conv_by_patches(x, kernel, self.stride, self.padding, block)
@@ -236,15 +321,25 @@ def _windows(x, size, stride, padding):
     ]
 
 
+def _maximum(candidates):
+    """Elementwise maximum and the int8 index of the first candidate that reaches it."""
+    best = candidates[0]
+    for candidate in candidates[1:]:
+        best = jnp.maximum(best, candidate)
+    winner = jnp.full(best.shape, len(candidates) - 1, jnp.int8)
+    for i in reversed(range(len(candidates) - 1)):
+        winner = jnp.where(candidates[i] == best, jnp.int8(i), winner)
+    return best, winner
+
+
+def _shares(winner, grad, count):
+    """What each of `count` candidates of a maximum gets of its gradient."""
+    return [jnp.where(winner == jnp.int8(i), grad, 0.0) for i in range(count)]
+
+
 def _max_pool_forward(x, size, stride, padding):
-    windows = _windows(x, size, stride, padding)
-    best = windows[0]
-    for window in windows[1:]:
-        best = jnp.maximum(best, window)
+    best, winner = _maximum(_windows(x, size, stride, padding))
     # Keeping one byte per output instead of the input halves the backward traffic.
-    winner = jnp.full(best.shape, len(windows) - 1, jnp.int8)
-    for i in reversed(range(len(windows) - 1)):
-        winner = jnp.where(windows[i] == best, jnp.int8(i), winner)
     return best, (winner, jnp.zeros((0, *x.shape[1:3]), jnp.int8))
 
 
@@ -264,7 +359,7 @@ def _max_pool_backward(size, stride, padding, saved, grad):
     # The transpose of a strided slice: spread the gradient, put it back in place.
     padded_height, padded_width = height + 2 * padding, width + 2 * padding
     x_grad = 0.0
-    for tap in range(size * size):
+    for tap, share in enumerate(_shares(winner, grad, size * size)):
         i, j = divmod(tap, size)
         spread = (
             (0, 0, 0),
@@ -272,7 +367,6 @@ def _max_pool_backward(size, stride, padding, saved, grad):
             (j, padded_width - j - stride * (cols - 1) - 1, stride - 1),
             (0, 0, 0),
         )
-        share = jnp.where(winner == tap, grad, 0.0)
         x_grad = x_grad + lax.pad(share, jnp.zeros((), grad.dtype), spread)
     return (x_grad[:, padding : padding + height, padding : padding + width],)
 

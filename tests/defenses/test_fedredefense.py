@@ -13,6 +13,7 @@ from fedjax_sim.defenses.fedredefense import (
     suspicious,
 )
 from fedjax_sim.errors import InputError
+from fedjax_sim.flat import ravel
 from fedjax_sim.reconstruction import inner_steps, known
 
 N, POPULATION = 5, 12
@@ -95,7 +96,9 @@ def cohort(make_cohort, make_context, network, server):
     guess = known(reconstruction, jnp.zeros(1, jnp.int32))
     guess = jax.tree.map(lambda x: x[0], guess)
     model = make_context(network.layout.size).global_params
-    trained = jax.jit(lambda model, guess: inner_steps(network, model, guess, 2)[-1])
+    trained = jax.jit(
+        lambda model, guess: ravel(inner_steps(network, model, guess, 2)[-1])
+    )
     moved = trained(model, guess) - model
     size = jnp.linalg.norm(moved)
     noise = jax.random.normal(jax.random.key(0), (3, len(model)))

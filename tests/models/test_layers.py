@@ -152,11 +152,50 @@ def test_conv_module_adds_its_bias_in_all_lowerings():
     close(outputs[0], outputs[1])
 
 
+def test_conv_module_pools_in_all_lowerings():
+    x = normal(0, 2, 6, 7, 3)
+    for lowering in ("patches", "blocked", "native"):
+        module = Conv(4, 3, padding=1, pool=True, lowering=lowering)
+        params = module.init(jax.random.key(1), x)["params"]
+        full = lax_conv(x, params["kernel"], 1, 1) + params["bias"]
+        close(module.apply({"params": params}, x), layers.max_pool(full, 2, 2))
+
+
 def test_dense_is_affine():
     module = Dense(2)
     kernel, bias = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([5.0, -5.0])
     variables = {"params": {"kernel": kernel, "bias": bias}}
     assert module.apply(variables, jnp.array([[1.0, 10.0]])).tolist() == [[36, 37]]
+
+
+@pytest.mark.parametrize(
+    ("size", "height", "width", "channels"),
+    [(3, 8, 8, 3), (3, 7, 9, 1), (5, 9, 8, 2), (2, 5, 7, 2), (1, 4, 6, 3)],
+)
+def test_pooled_convolution(size, height, width, channels):
+    x, kernels = normal(0, 2, height, width, channels), normal(1, 3, size, size, 1, 4)
+    kernels = kernels * (1 + jnp.arange(channels))[:, None]
+    apart = lambda x, k: layers.max_pool(lax_conv(x, k, 1, 0), 2, 2)
+
+    def derivatives(conv):
+        """Values, gradients, and gradients of a squared gradient, of three clients."""
+        loss = lambda x, k: jnp.sin(conv(x, k)).sum()
+        slope = lambda x, k: (jax.grad(loss)(x, k) ** 2).sum() + loss(x, k)
+        one = jax.value_and_grad(slope, (0, 1))
+        return lambda x, k: (conv(x, k), one(x, k))
+
+    pooled = quick_jit(jax.vmap(derivatives(layers.pooled_conv_by_patches), (None, 0)))
+    one = quick_jit(derivatives(apart))
+    expected = [one(x, kernel) for kernel in kernels]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *expected)
+    trees_close(pooled(x, kernels), stacked)
+
+
+def test_ties_of_a_pooled_convolution_go_to_the_first_output():
+    kernel = jnp.ones((1, 1, 1, 1))
+    total = lambda x: layers.pooled_conv_by_patches(x, kernel).sum()
+    grad = quick_jit(jax.grad(total))(jnp.full((1, 5, 4, 1), 7.0))
+    assert grad[0, ..., 0].tolist() == [[1, 0, 1, 0], [0] * 4] * 2 + [[0] * 4]
 
 
 # ---------------------------------------------------------------------- pooling
