@@ -45,7 +45,9 @@ from fedjax_sim.defenses.base import (
     Root,
     RoundContext,
 )
+from fedjax_sim.defenses.drop import drop
 from fedjax_sim.defenses.fedavg import fedavg
+from fedjax_sim.defenses.flip import flip
 from fedjax_sim.distances import squared_distances
 from fedjax_sim.flat import flat_layout, ravel
 from fedjax_sim.reconstruction import (
@@ -137,11 +139,13 @@ def step_flops(model: models.Model, shape: tuple[int, ...], batch: int) -> int:
     return batch * (3 * sum(forward) - forward[0])
 
 
-def client_program(model, layout, buffers, work, strategy, data, count):
+def client_program(
+    model, layout, buffers, work, strategy, data, count, gradient=None, memory=None
+):
     """One jitted program that trains `count` clients."""
     norm = normalization("half", data.images.shape[-1])
     reader = Reader(Augmentation(), norm, None)
-    gradient = training.batch_gradient(model, work.microbatch)
+    gradient = gradient or training.batch_gradient(model, work.microbatch)
 
     def train(shared, task):
         data, params = shared
@@ -154,6 +158,7 @@ def client_program(model, layout, buffers, work, strategy, data, count):
             params=layout.unravel(params),
             buffers=buffers,
             task=task,
+            memory=memory,
         )
         return ravel(local) - params
 
@@ -516,18 +521,20 @@ def network_of(name: str, shape: tuple[int, int, int], lowering: str) -> models.
     return models.Network.of(model, shape, 10, lowering)
 
 
-# Those that do their work in the client, or in minutes: measured elsewhere.
-_NOT_A_RULE = ("drop", "fedredefense", "flip", "fldetector")
+# What these add to a rule is measured by the step: see `bench_defenses`.
+_BY_STEPS = ("drop", "fedredefense", "flip")
 
 
 def bench_defenses(peak: float) -> dict[str, Any]:
     """The server's part of a round under each rule: 50 updates of 1.2 M parameters.
 
     As in a run, rounds follow each other on the device: what is compared is the time
-    of a further round.
+    of a further round. Of DROP, an iteration of its distillation is measured besides
+    (the published budget is 651), and of FLIP the client's batch; FedREDefense's
+    iterations are the part `reconstruction`.
     """
     del peak
-    n, population, rounds_at_once = 50, 100, 4
+    n, rounds_at_once = 50, 4
     network = network_of("cnn", (32, 32, 3), auto_lowering(jax.default_backend()))
     params = ravel(network.model.init(jax.random.key(0))[0])
     size = network.layout.size
@@ -536,8 +543,8 @@ def bench_defenses(peak: float) -> dict[str, Any]:
     reader = Reader(Augmentation(), normalization("half", 3), None)
     images = normalize(data.images, reader.normalization)
 
-    def rounds(one_round, carry):
-        """A function that carries out the next rounds_at_once rounds each time."""
+    def rounds(one_round, carry, count=rounds_at_once):
+        """A function that carries out the next `count` rounds each time."""
 
         @partial(jax.jit, donate_argnums=0)
         def loop(carry):
@@ -546,7 +553,7 @@ def bench_defenses(peak: float) -> dict[str, Any]:
                 # Or the compiler would do a round's work once for all.
                 return one_round(state, updates.at[:, 0].add(1e-9), inputs)
 
-            return jax.lax.fori_loop(0, rounds_at_once, body, carry)
+            return jax.lax.fori_loop(0, count, body, carry)
 
         latest = jax.tree.map(jnp.array, carry)
 
@@ -557,11 +564,8 @@ def bench_defenses(peak: float) -> dict[str, Any]:
 
         return go_on
 
-    def program(name):
-        defense = DEFENSES[name].factory()
-        spec = FederationSpec(
-            population, n, 10, network.layout, 0, network, jax.random.key(2)
-        )
+    def program(defense, num_rounds=rounds_at_once):
+        spec = FederationSpec(n, n, 10, network.layout, 0, network, jax.random.key(2))
         count = defense.root.num_samples if defense.root else 1
 
         def one_round(state, updates, inputs):
@@ -591,21 +595,63 @@ def bench_defenses(peak: float) -> dict[str, Any]:
 
         state = jax.tree.map(jnp.asarray, defense.init(spec))
         inputs = params, images[:count], data.labels[:count]
-        return rounds(one_round, (state, updates, inputs))
+        return rounds(one_round, (state, updates, inputs), num_rounds)
 
     def mean_round(state, updates, params):
         return state, updates, params + jnp.full(n, 1 / n) @ updates
 
     mean = rounds(mean_round, ((), updates, params))
-    names = [name for name in DEFENSES if name not in _NOT_A_RULE]
+    names = [name for name in DEFENSES if name not in _BY_STEPS]
     rows = {}
     print(f"\nserver rules, {n} updates of {size} parameters (training apart)")
     for name in names:
-        seconds = best_of({name: program(name), "mean": mean}, 4)
+        rule = program(DEFENSES[name].factory())
+        seconds = best_of({name: rule, "mean": mean}, 4)
         own, plain = (seconds[rule] / rounds_at_once for rule in (name, "mean"))
         rows[name] = {"ms": 1e3 * own, "times_mean": own / plain}
         print(f"  {name}: {rows[name]['ms']:.1f} ms, {rows[name]['times_mean']:.1f} x")
+
+    iteration = 512 * (5 - 1 + 11)  # queries, at the published batch and steps
+    once, twice = (
+        program(drop(budget=times * iteration, every=1), 1) for times in (1, 2)
+    )
+    seconds = best_of({"once": once, "twice": twice}, 1)
+    rows["drop"] = {"s_per_iteration": seconds["twice"] - seconds["once"]}
+    print(
+        f"  drop: droplet, and {rows['drop']['s_per_iteration']:.2f} s per iteration "
+        f"of a distillation from {n} teachers (batch 512)"
+    )
+    rows["flip"] = flip_cost(network)
+    print(
+        f"  flip: fedavg, and {rows['flip']['ms_per_step']:.0f} ms per batch of a "
+        f"client, {rows['flip']['times_plain']:.0f} x a plain step (batch 32)"
+    )
     return rows
+
+
+def flip_cost(network: models.Network, batch: int = 32) -> dict[str, float]:
+    """A benign client's batch under FLIP, over ten of warm-up and ten of a pair."""
+    steps = 20
+    defense = flip(start_round=1)
+    spec = FederationSpec(1, 1, 10, network.layout, 0, network, jax.random.key(0))
+    own = defense.client_training
+    memory = jax.tree.map(lambda x: x[0], own.memory(defense.init(spec)))
+    channels = network.image_shape[-1]
+    gradient = own.gradient(network, normalization("half", channels))
+    data = train_data(network.image_shape, 1, batch * steps)
+    params = ravel(network.model.init(jax.random.key(0))[0])
+    work, common = LocalWork(batch), (Strategy(1), data, 1)
+    each = network.model, network.layout, {}, work, *common
+    plain, guarded = client_program(*each), client_program(*each, gradient, memory)
+    calls = {
+        "plain": lambda: plain(data, params),
+        "guarded": lambda: guarded(data, params),
+    }
+    seconds = best_of(calls, 1)
+    return {
+        "ms_per_step": 1e3 * seconds["guarded"] / steps,
+        "times_plain": seconds["guarded"] / seconds["plain"],
+    }
 
 
 def bench_reconstruction(peak: float) -> dict[str, Any]:
