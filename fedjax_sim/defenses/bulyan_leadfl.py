@@ -21,7 +21,11 @@ from fedjax_sim.defenses.multikrum import ranks, with_krum_score
 
 
 def bulyan_leadfl(
-    *, num_neighbors: int = 6, rank_start: int = 1, rank_stop: int = 4
+    *,
+    num_neighbors: int = 6,
+    rank_start: int = 1,
+    rank_stop: int = 4,
+    whole_state: bool = False,
 ) -> Defense:
     """Returns the mean of the clients of ranks rank_start..rank_stop-1.
 
@@ -32,6 +36,7 @@ def bulyan_leadfl(
       num_neighbors: summed distances; the code fixes 6 for ten clients.
       rank_start: first rank, from 0; the code discards the best client.
       rank_stop: one past the last rank.
+      whole_state: distances over the running statistics of BatchNorm too, as coded.
 
     Raises:
       InputError: by `init`, for counts that the cohort cannot meet.
@@ -48,7 +53,9 @@ def bulyan_leadfl(
         state: tuple[()], cohort: Cohort, context: RoundContext
     ) -> tuple[tuple[()], Cohort]:
         del context
-        cohort = with_krum_score(cohort, num_neighbors=num_neighbors)
+        cohort = with_krum_score(
+            cohort, num_neighbors=num_neighbors, whole_state=whole_state
+        )
         mask = included(cohort)
         rank = ranks(cohort.scores["krum_score"], mask, cohort.client_ids)
         first = jnp.minimum(rank_start, jnp.maximum(mask.sum() - 1, 0))

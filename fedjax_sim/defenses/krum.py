@@ -31,6 +31,7 @@ def krum(
     variant: Variant = "paper",
     num_byzantine: int | None = None,
     num_neighbors: int | None = None,
+    whole_state: bool = False,
 ) -> Defense:
     """Returns Krum: the one client that is nearest to its k nearest others.
 
@@ -44,6 +45,8 @@ def krum(
         oracle: a real server has to guess it).
       num_neighbors: k in place of n - f - 2. (The code of LeadFL, Zhu, Roos, Chen,
         ICML 2023, takes 5 of 10 clients.)
+      whole_state: distances over the running statistics of BatchNorm too, as that code
+        has it.
 
     Raises:
       InputError: for an unknown variant; by `init`, for numbers that the cohort cannot
@@ -67,7 +70,9 @@ def krum(
             k = included(cohort).sum() - f - 2
             k = k if num_neighbors is None else num_neighbors
             squared = variant == "paper"
-            cohort = with_krum_score(cohort, num_neighbors=k, squared=squared)
+            cohort = with_krum_score(
+                cohort, num_neighbors=k, squared=squared, whole_state=whole_state
+            )
             return keep_lowest(cohort, "krum_score", 1)
 
         return pipeline(stateless(judge))

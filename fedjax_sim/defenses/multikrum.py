@@ -42,6 +42,7 @@ def multikrum(
     num_byzantine: int | None = None,
     num_selected: int | None = None,
     num_neighbors: int | None = None,
+    whole_state: bool = False,
 ) -> Defense:
     """Returns Multi-Krum: the mean of the clients nearest to their neighbours.
 
@@ -53,6 +54,7 @@ def multikrum(
             num_byzantine=num_byzantine,
             num_selected=num_selected,
             num_neighbors=num_neighbors,
+            whole_state=whole_state,
         )
     )
 
@@ -63,6 +65,7 @@ def multikrum_selection(
     num_byzantine: int | None = None,
     num_selected: int | None = None,
     num_neighbors: int | None = None,
+    whole_state: bool = False,
 ) -> Stage:
     """Returns the stage that keeps the m clients of the smallest Krum score.
 
@@ -77,6 +80,8 @@ def multikrum_selection(
         oracle: a real server has to guess it).
       num_selected: m in place of n - f.
       num_neighbors: k in place of n - f - 2.
+      whole_state: distances over the running statistics of BatchNorm too (the code of
+        LeadFL, Zhu, Roos, Chen, ICML 2023).
 
     Raises:
       InputError: for an unknown variant or a num_byzantine that it would ignore; by
@@ -111,17 +116,28 @@ def multikrum_selection(
         k = n - f - 2 if num_neighbors is None else num_neighbors
         m = n - f if num_selected is None else num_selected
         squared = variant == "paper"
-        cohort = with_krum_score(cohort, num_neighbors=k, squared=squared)
+        cohort = with_krum_score(
+            cohort, num_neighbors=k, squared=squared, whole_state=whole_state
+        )
         return state, keep_lowest(cohort, "krum_score", jnp.maximum(m, 1))
 
     return Stage(init, apply)
 
 
 def with_krum_score(
-    cohort: Cohort, *, num_neighbors: int | Array, squared: bool = True
+    cohort: Cohort,
+    *,
+    num_neighbors: int | Array,
+    squared: bool = True,
+    whole_state: bool = False,
 ) -> Cohort:
-    """Adds the score `krum_score` f32 [n], from plain or squared distances."""
+    """Adds the score `krum_score` f32 [n], from plain or squared distances.
+
+    They are those of the parameters, with `whole_state` of the buffers too.
+    """
     distances = squared_distances(cohort.updates)
+    if whole_state:
+        distances = distances + squared_distances(cohort.buffers)
     distances = distances if squared else jnp.sqrt(distances)
     scores = krum_scores(distances, included(cohort), num_neighbors)
     return with_score(cohort, "krum_score", scores)

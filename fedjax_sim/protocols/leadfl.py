@@ -19,6 +19,7 @@ _DEFENSES: dict[str, dict[str, Any]] = {
     "bulyan": {"name": "bulyan_leadfl"},
     "sparsefed": {"name": "sparsefed", "fraction": 0.1},
 }
+_BY_DISTANCE = ("multikrum", "krum", "bulyan")
 _CLIENT_DEFENSES = ("none", "leadfl", "fl_wbc", "ldp")
 _MODES = ("random", "bursty", "periodic")
 
@@ -37,10 +38,11 @@ def leadfl(
     `arguments` is the text behind the colon of `--config=FILE:TEXT`, with the keys
     `preset` (`authors` switches on every quirk of the code: ten local epochs, the
     forced rounds 0, 10 and 12, triggers in the constants of another library, batch
-    statistics at test time; `report`: ten local steps and none of that), `defense`
-    (server), `client` (defence of benign clients), `mode` (`random`, `bursty` or
-    `periodic`), `offset` (100, 200, 300: the repetitions), `labels` (per client,
-    0 = IID), `variant` and `alpha` of LeadFL (alpha 0 = the data set's).
+    statistics at test time, distances over the whole state in the server; `report`:
+    ten local steps and none of that), `defense` (server), `client` (defence of benign
+    clients), `mode` (`random`, `bursty` or `periodic`), `offset` (100, 200, 300: the
+    repetitions), `labels` (per client, 0 = IID), `variant` and `alpha` of LeadFL
+    (alpha 0 = the data set's).
 
     Args:
       arguments: see above.
@@ -121,6 +123,8 @@ def leadfl(
             "batch_statistics": as_coded,
         },
     }
+    if as_coded and given["defense"] in _BY_DISTANCE:
+        config["defense"]["whole_state"] = True
     if as_coded:
         for path, value in authors.items():
             section, key = path.split(".")

@@ -1,10 +1,13 @@
 """Krum and Multi-Krum."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_sim.defenses import DEFENSES
 from fedjax_sim.defenses.multikrum import krum_scores, multikrum, ranks
 from fedjax_sim.errors import InputError
 
@@ -50,6 +53,28 @@ def test_by_hand(select):
     ids, _, update = select(LINE, num_byzantine=1, num_selected=1)
     assert ids == [1]
     assert update.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("rule", ["krum", "multikrum", "bulyan_leadfl"])
+def test_distances_over_the_whole_state(make_cohort, make_context, make_spec, rule):
+    rng = np.random.default_rng(5)
+    updates, buffers = rng.normal(size=(2, 10, 6))
+    arguments = {} if rule == "bulyan_leadfl" else {"num_byzantine": 2}
+
+    def judge(cohort, **more):
+        defense = DEFENSES[rule].factory(**arguments, **more)
+        sizes = cohort.updates.shape[1], cohort.buffers.shape[1]
+        state = defense.init(make_spec(10, 40, 4, *sizes))
+        judged = defense.aggregate(state, cohort, make_context(*sizes))[1]
+        return judged.scores["krum_score"], judged.weights
+
+    beside = make_cohort(updates)._replace(buffers=jnp.asarray(buffers, jnp.float32))
+    joined = judge(make_cohort(np.concatenate([updates, buffers], axis=1)))
+    whole = judge(beside, whole_state=True)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), whole, joined)
+    jax.tree.map(
+        np.testing.assert_array_equal, judge(beside), judge(make_cohort(updates))
+    )
 
 
 def test_authors_by_hand(select):
