@@ -52,9 +52,10 @@ def bulyan_leadfl(
     def apply(
         state: tuple[()], cohort: Cohort, context: RoundContext
     ) -> tuple[tuple[()], Cohort]:
-        del context
         cohort = with_krum_score(
-            cohort, num_neighbors=num_neighbors, whole_state=whole_state
+            cohort,
+            num_neighbors=num_neighbors,
+            buffers_from=context.global_buffers if whole_state else None,
         )
         mask = included(cohort)
         rank = ranks(cohort.scores["krum_score"], mask, cohort.client_ids)

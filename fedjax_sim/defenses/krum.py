@@ -66,12 +66,14 @@ def krum(
 
     def rule(f: Array) -> Defense:
         def judge(cohort: Cohort, context: RoundContext) -> Cohort:
-            del context
             k = included(cohort).sum() - f - 2
             k = k if num_neighbors is None else num_neighbors
             squared = variant == "paper"
             cohort = with_krum_score(
-                cohort, num_neighbors=k, squared=squared, whole_state=whole_state
+                cohort,
+                num_neighbors=k,
+                squared=squared,
+                buffers_from=context.global_buffers if whole_state else None,
             )
             return keep_lowest(cohort, "krum_score", 1)
 

@@ -110,14 +110,16 @@ def multikrum_selection(
     def apply(
         state: MultiKrumState, cohort: Cohort, context: RoundContext
     ) -> tuple[MultiKrumState, Cohort]:
-        del context
         n = included(cohort).sum()
         f = state.num_byzantine if variant == "paper" else n // 2
         k = n - f - 2 if num_neighbors is None else num_neighbors
         m = n - f if num_selected is None else num_selected
         squared = variant == "paper"
         cohort = with_krum_score(
-            cohort, num_neighbors=k, squared=squared, whole_state=whole_state
+            cohort,
+            num_neighbors=k,
+            squared=squared,
+            buffers_from=context.global_buffers if whole_state else None,
         )
         return state, keep_lowest(cohort, "krum_score", jnp.maximum(m, 1))
 
@@ -129,15 +131,16 @@ def with_krum_score(
     *,
     num_neighbors: int | Array,
     squared: bool = True,
-    whole_state: bool = False,
+    buffers_from: Array | None = None,
 ) -> Cohort:
     """Adds the score `krum_score` f32 [n], from plain or squared distances.
 
-    They are those of the parameters, with `whole_state` of the buffers too.
+    They are those of the parameters, and of the buffers too where the global ones f32
+    [b] are given (float32 cannot tell large values apart, but their changes).
     """
     distances = squared_distances(cohort.updates)
-    if whole_state:
-        distances = distances + squared_distances(cohort.buffers)
+    if buffers_from is not None:
+        distances = distances + squared_distances(cohort.buffers - buffers_from[None])
     distances = distances if squared else jnp.sqrt(distances)
     scores = krum_scores(distances, included(cohort), num_neighbors)
     return with_score(cohort, "krum_score", scores)
