@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
 PyTree = Any
@@ -46,4 +46,6 @@ def flat_layout(tree: PyTree) -> FlatLayout:
 
 def ravel(tree: PyTree) -> Array:
     """Concatenates the leaves of `tree` into one f32 vector (empty tree: f32[0])."""
-    return ravel_pytree(tree)[0].astype(jnp.float32)
+    # Fused with what uses the vector, XLA:CPU may join the leaves in a loop whose
+    # threads write to the same cache lines: 49 instead of 2 ms for 1.2e6 entries.
+    return lax.optimization_barrier(ravel_pytree(tree)[0].astype(jnp.float32))
