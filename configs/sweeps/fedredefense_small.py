@@ -19,8 +19,8 @@
 CNN; DIR holds the four official IDX files. The paper's roles: 100 clients, all in every
 round, beta 0.1, the last 28 malicious, one epoch, the oracle of `norm_bound`. In small:
 80 rounds instead of 500, of one step on some 15 images with a learning rate of 0.5
-instead of 19 on 32 with 0.001; FLTrust owns 100 samples instead of 500; FLDetector
-scores 5 rounds, from the sixth on, instead of 10 from round 51 on.
+instead of 19 on 32 with 0.001; FLTrust owns 20 samples, one step too, instead of 500;
+FLDetector scores 5 rounds, from the sixth on, instead of 10 from round 51 on.
 
 An update of such a step is some hundred times as long as the paper's, and the server's
 time is short. So FedREDefense starts at an inner rate of 1 instead of 0.1, with outer
@@ -67,7 +67,7 @@ DEFENSES = (
     {"name": "trimmed_mean", "variant": "authors"},
     {"name": "norm_bound", "bound": "oracle"},
     {"name": "flame"},
-    {"name": "fltrust", "num_samples": 100},
+    {"name": "fltrust", "num_samples": 20},
     {"name": "fldetector", "cold_start": 5, "window": 5},
     {"name": "flcert", "num_groups": 10},
     FEDREDEFENSE,
