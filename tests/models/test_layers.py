@@ -170,7 +170,7 @@ def test_dense_is_affine():
 
 @pytest.mark.parametrize(
     ("size", "height", "width", "channels"),
-    [(3, 8, 8, 3), (3, 7, 9, 1), (5, 9, 8, 2), (2, 5, 7, 2), (1, 4, 6, 3)],
+    [(3, 8, 8, 3), (5, 9, 8, 2), (2, 5, 7, 1)],
 )
 def test_pooled_convolution(size, height, width, channels):
     x, kernels = normal(0, 2, height, width, channels), normal(1, 3, size, size, 1, 4)
