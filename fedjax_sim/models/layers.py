@@ -31,6 +31,7 @@ Lowering = Literal["patches", "blocked", "native"]
 
 # Patches of one block; they and what the matmuls make of them stay in the L3 cache.
 _BLOCK_BYTES = 4 * 2**20
+_POOLED_BLOCK_BYTES = 8 * 2**20  # without a full-size map beside them
 
 
 def torch_uniform(fan_in: int):
@@ -266,9 +267,15 @@ class Conv(nn.Module):
             x = max_pool(x, 2, 2) if self.pool else x
         elif self.pool:
             around = (self.padding, self.padding)
-            x = pooled_conv_by_patches(
-                jnp.pad(x, ((0, 0), around, around, (0, 0))), kernel
-            )
+            x = jnp.pad(x, ((0, 0), around, around, (0, 0)))
+            block = _POOLED_BLOCK_BYTES if self.lowering == "blocked" else None
+            blocks = _num_blocks(x, kernel, 1, block)
+            if blocks == 1:
+                x = pooled_conv_by_patches(x, kernel)
+            else:
+                conv = lambda part: pooled_conv_by_patches(part, kernel)
+                x = lax.map(conv, _split(x, blocks))
+                x = x.reshape(-1, *x.shape[2:])
         else:
             block = _BLOCK_BYTES if self.lowering == "blocked" else None
             x = conv_by_patches(x, kernel, self.stride, self.padding, block)

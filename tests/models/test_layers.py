@@ -1,6 +1,7 @@
 """Layers: against JAX's and flax's own operations, and against hand computations."""
 
 from functools import partial
+from itertools import product
 
 import flax.linen as nn
 import jax
@@ -152,13 +153,24 @@ def test_conv_module_adds_its_bias_in_all_lowerings():
     close(outputs[0], outputs[1])
 
 
-def test_conv_module_pools_in_all_lowerings():
-    x = normal(0, 2, 6, 7, 3)
-    for lowering in ("patches", "blocked", "native"):
+def test_conv_module_pools_in_all_lowerings(monkeypatch):
+    x, weights = normal(0, 4, 6, 7, 3), normal(2, 4, 3, 3, 4)
+
+    def both(conv, params):
+        out, pullback = jax.vjp(conv, params, x)
+        return out, pullback(weights)
+
+    def apart(params, x):
+        return layers.max_pool(
+            lax_conv(x, params["kernel"], 1, 1) + params["bias"], 2, 2
+        )
+
+    for lowering, block in product(("patches", "blocked", "native"), (1, 2**20)):
+        monkeypatch.setattr(layers, "_POOLED_BLOCK_BYTES", block)
         module = Conv(4, 3, padding=1, pool=True, lowering=lowering)
         params = module.init(jax.random.key(1), x)["params"]
-        full = lax_conv(x, params["kernel"], 1, 1) + params["bias"]
-        close(module.apply({"params": params}, x), layers.max_pool(full, 2, 2))
+        pooled = lambda params, x, m=module: m.apply({"params": params}, x)
+        trees_close(quick_jit(partial(both, pooled))(params), both(apart, params))
 
 
 def test_dense_is_affine():
