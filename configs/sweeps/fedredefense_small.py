@@ -25,11 +25,12 @@ FLDetector scores 5 rounds, from the sixth on, instead of 10 from round 51 on.
 An update of such a step is some hundred times as long as the paper's, and the server's
 time is short. So FedREDefense starts at an inner rate of 1 instead of 0.1, with outer
 rates of 3 (images) and 12 (labels) instead of 0.5 and 0.2, and at most 60 iterations
-instead of 800 and 2000; its threshold is 0.85 instead of 0.6, which benign clients pass
-within twenty. (Steps that take a client further at once, such as two of 0.3, are not
-reconstructed in time, and benign clients are expelled.) The adaptive attacks imitate
-this server, so they meet no other; to save time they try only what it knows after the
-first round.
+instead of 800 and 2000; its threshold is 0.85 instead of 0.6. That is enough for most
+benign clients in the first rounds, and for all attackers to be expelled in them. But in
+every later round some benign client is not reconstructed in time, and as expulsion is
+for good, few are left after 80 rounds. (Steps that take a client further at once, such
+as two of 0.3, are worse.) The adaptive attacks imitate this server, so they meet no
+other; to save time they try only what it knows after the first round.
 """
 
 from fedjax_sim.protocols.fedredefense import ATTACKS as ALL_ATTACKS
