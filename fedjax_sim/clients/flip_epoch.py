@@ -135,10 +135,19 @@ class _Client:
         arguments = logits, images, targets, member, valid, start
         return invert(*arguments, success=success, key=key, **more)
 
-    def universal(self, params, buffers, batch, target, key) -> tuple[Inverted, Array]:
-        """A trigger for a target class whatever the source, and who is not of it."""
+    def universal(
+        self, params, buffers, batch, target, key
+    ) -> tuple[Inverted, Array, Array, Array]:
+        """A trigger for a target class, whatever the source.
+
+        Returns:
+          What was found; how many images are to get it f32 []; the batch with it
+          everywhere, in [0, 1]; who gets it, bool [B].
+        """
+        images = denormalize(batch.images, self.normalization)
         others = batch.mask & (batch.labels != target)
-        start_key, noise_key = jax.random.split(key)
+        search_key, pick_key = jax.random.split(key)
+        start_key, noise_key = jax.random.split(search_key)
         one = Triggers(
             jnp.zeros((1, *self.network.image_shape[:2])),
             jnp.zeros((1, *self.network.image_shape)),
@@ -150,7 +159,7 @@ class _Client:
         found = self.search(
             params,
             buffers,
-            denormalize(batch.images, self.normalization),
+            images,
             jnp.full_like(batch.labels, target),
             jnp.zeros_like(batch.labels),
             others & (_place(batch.labels, others) < max(self.settings.size_min, 1)),
@@ -160,7 +169,9 @@ class _Client:
             cost=COST,
             average=True,
         )
-        return found, others
+        wanted = jnp.floor(self.settings.portion * others.sum())
+        stamped = apply_triggers(images, found.triggers, jnp.zeros_like(batch.labels))
+        return found, wanted, stamped, _some(pick_key, others, wanted)
 
     def eligible(self, batch: Batch) -> tuple[Array, Array]:
         """Images of each class f32 [K], and bool [K] which have enough of them."""
@@ -174,8 +185,6 @@ class _Client:
         buffers,
         batch,
         pair,
-        counts,
-        eligible,
         active,
         start,
         keys,
@@ -189,6 +198,7 @@ class _Client:
           the second, bool [B] each.
         """
         source, target = pair
+        counts, eligible = self.eligible(batch)
         both = eligible[target]
         noise_key, pick_key = keys
         images = denormalize(batch.images, self.normalization)
@@ -227,22 +237,18 @@ def simplified_epoch(
 
     def warm_up(params, buffers, batch, memory, key):
         """A universal trigger for the next target class, whatever the source."""
-        images = denormalize(batch.images, normalization)
         target = memory.warm
-        search_key, pick_key = jax.random.split(key)
-        found, others = client.universal(params, buffers, batch, target, search_key)
+        found, _, stamped, use = client.universal(params, buffers, batch, target, key)
         size = jnp.where(jnp.isfinite(found.size[0]), found.size[0], limit)
         column = jnp.arange(classes) == target
         sizes = jnp.where(column[None], size, memory.sizes)
-        wanted = jnp.floor(settings.portion * others.sum())
-        use = _some(pick_key, others, wanted) & (found.size[0] <= limit)
-        stamped = apply_triggers(images, found.triggers, jnp.zeros_like(batch.labels))
+        use &= found.size[0] <= limit
         memory = memory._replace(sizes=sizes, warm=memory.warm + 1)
         return client.train_on(params, buffers, batch, stamped, use, memory)
 
     def defended(params, buffers, batch, memory, key):
         pair_key, start_key, noise_key, pick_key = jax.random.split(key, 4)
-        counts, eligible = client.eligible(batch)
+        _, eligible = client.eligible(batch)
         again = memory.again & eligible[memory.pair[0]]
         pair = jnp.where(
             again, memory.pair, _choose(pair_key, memory, eligible, classes)
@@ -258,8 +264,6 @@ def simplified_epoch(
             buffers,
             batch,
             pair,
-            counts,
-            eligible,
             eligible[source],
             start,
             (noise_key, pick_key),
@@ -294,17 +298,14 @@ def coded_epoch(
     classes, limit = client.classes, client.limit
 
     def warm_up(params, buffers, batch, memory, key):
-        images = denormalize(batch.images, normalization)
         target = memory.warm
-        search_key, pick_key = jax.random.split(key)
-        found, others = client.universal(params, buffers, batch, target, search_key)
+        found, wanted, stamped, use = client.universal(
+            params, buffers, batch, target, key
+        )
         size = _as_coded(found.size[0])
         column = jnp.arange(classes) == target
         sizes = jnp.where(column[None], size, memory.sizes)
         largest = jnp.where(sizes.max() > 0, sizes.max(), 1.0)
-        wanted = jnp.floor(settings.portion * others.sum())
-        use = _some(pick_key, others, wanted)
-        stamped = apply_triggers(images, found.triggers, jnp.zeros_like(batch.labels))
         memory = memory._replace(
             sizes=sizes,
             # Until pairs have sizes of their own, their size stands for its change.
@@ -316,7 +317,7 @@ def coded_epoch(
 
     def defended(params, buffers, batch, memory, key):
         pair_key, start_key, noise_key, pick_key = jax.random.split(key, 4)
-        counts, eligible = client.eligible(batch)
+        _, eligible = client.eligible(batch)
         # The counter of batches restarts with a round, the warm-up does not: then the
         # first K batches change the pair every time.
         new_pair = (memory.step < classes) | ((memory.step - classes) % 2 == 0)
@@ -346,8 +347,6 @@ def coded_epoch(
             buffers,
             batch,
             pair,
-            counts,
-            eligible,
             usable,
             start,
             (noise_key, pick_key),

@@ -53,9 +53,7 @@ def bulyan_leadfl(
         state: tuple[()], cohort: Cohort, context: RoundContext
     ) -> tuple[tuple[()], Cohort]:
         cohort = with_krum_score(
-            cohort,
-            num_neighbors=num_neighbors,
-            buffers_from=context.global_buffers if whole_state else None,
+            cohort, context, num_neighbors=num_neighbors, whole_state=whole_state
         )
         mask = included(cohort)
         rank = ranks(cohort.scores["krum_score"], mask, cohort.client_ids)

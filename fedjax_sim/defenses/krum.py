@@ -71,9 +71,10 @@ def krum(
             squared = variant == "paper"
             cohort = with_krum_score(
                 cohort,
+                context,
                 num_neighbors=k,
                 squared=squared,
-                buffers_from=context.global_buffers if whole_state else None,
+                whole_state=whole_state,
             )
             return keep_lowest(cohort, "krum_score", 1)
 

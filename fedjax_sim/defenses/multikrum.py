@@ -116,10 +116,7 @@ def multikrum_selection(
         m = n - f if num_selected is None else num_selected
         squared = variant == "paper"
         cohort = with_krum_score(
-            cohort,
-            num_neighbors=k,
-            squared=squared,
-            buffers_from=context.global_buffers if whole_state else None,
+            cohort, context, num_neighbors=k, squared=squared, whole_state=whole_state
         )
         return state, keep_lowest(cohort, "krum_score", jnp.maximum(m, 1))
 
@@ -128,19 +125,21 @@ def multikrum_selection(
 
 def with_krum_score(
     cohort: Cohort,
+    context: RoundContext,
     *,
     num_neighbors: int | Array,
     squared: bool = True,
-    buffers_from: Array | None = None,
+    whole_state: bool = False,
 ) -> Cohort:
     """Adds the score `krum_score` f32 [n], from plain or squared distances.
 
-    They are those of the parameters, and of the buffers too where the global ones f32
-    [b] are given (float32 cannot tell large values apart, but their changes).
+    They are those of the parameters, with `whole_state` of the buffers too: of their
+    changes, since float32 cannot tell large values apart.
     """
     distances = squared_distances(cohort.updates)
-    if buffers_from is not None:
-        distances = distances + squared_distances(cohort.buffers - buffers_from[None])
+    if whole_state:
+        changes = cohort.buffers - context.global_buffers[None]
+        distances = distances + squared_distances(changes)
     distances = distances if squared else jnp.sqrt(distances)
     scores = krum_scores(distances, included(cohort), num_neighbors)
     return with_score(cohort, "krum_score", scores)

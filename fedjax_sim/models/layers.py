@@ -109,6 +109,14 @@ def _split(x: Array, blocks: int) -> Array:
     return x.reshape(blocks, -1, *x.shape[1:])
 
 
+def _by_blocks(function, x: Array, blocks: int) -> Array:
+    """Applies a function of images [B, ...] to one block after the other."""
+    if blocks == 1:
+        return function(x)
+    y = lax.map(function, _split(x, blocks))
+    return y.reshape(-1, *y.shape[2:])
+
+
 def _conv_forward(x, kernel, stride, padding, block_bytes):
     matrix = kernel.reshape(-1, kernel.shape[-1])
 
@@ -116,10 +124,7 @@ def _conv_forward(x, kernel, stride, padding, block_bytes):
         return extract_patches(x, kernel.shape[0], stride, padding) @ matrix
 
     blocks = _num_blocks(x, kernel, stride, block_bytes)
-    if blocks == 1:
-        return conv(x), (x, kernel)
-    y = lax.map(conv, _split(x, blocks))
-    return y.reshape(-1, *y.shape[2:]), (x, kernel)
+    return _by_blocks(conv, x, blocks), (x, kernel)
 
 
 def _conv_backward(stride, padding, block_bytes, saved, grad):
@@ -270,12 +275,7 @@ class Conv(nn.Module):
             x = jnp.pad(x, ((0, 0), around, around, (0, 0)))
             block = _POOLED_BLOCK_BYTES if self.lowering == "blocked" else None
             blocks = _num_blocks(x, kernel, 1, block)
-            if blocks == 1:
-                x = pooled_conv_by_patches(x, kernel)
-            else:
-                conv = lambda part: pooled_conv_by_patches(part, kernel)
-                x = lax.map(conv, _split(x, blocks))
-                x = x.reshape(-1, *x.shape[2:])
+            x = _by_blocks(lambda x: pooled_conv_by_patches(x, kernel), x, blocks)
         else:
             block = _BLOCK_BYTES if self.lowering == "blocked" else None
             x = conv_by_patches(x, kernel, self.stride, self.padding, block)

@@ -123,9 +123,9 @@ def leadfl(
             "batch_statistics": as_coded,
         },
     }
-    if as_coded and given["defense"] in _BY_DISTANCE:
-        config["defense"]["whole_state"] = True
     if as_coded:
+        if given["defense"] in _BY_DISTANCE:
+            config["defense"]["whole_state"] = True
         for path, value in authors.items():
             section, key = path.split(".")
             config[section][key] = value
