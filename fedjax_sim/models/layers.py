@@ -225,8 +225,9 @@ def _pooled_conv_backward(saved, grad):
     matrix = kernel.reshape(-1, out)
     gather = partial(window_patches, size=kernel.shape[0])
     patches = gather(x)
+    flat_patches = patches.reshape(-1, matrix.shape[0])
     shares = jnp.stack(_shares(winner, grad, 4)).reshape(-1, out)
-    matrix_grad = patches.reshape(-1, matrix.shape[0]).T @ shares
+    matrix_grad = lax.optimization_barrier(shares.T @ flat_patches).T
     patch_grad = (shares @ matrix.T).reshape(patches.shape)
     (x_grad,) = jax.linear_transpose(gather, x)(patch_grad)
     return x_grad, matrix_grad.reshape(kernel.shape)

@@ -1,0 +1,32 @@
+"""LeadFL's Table II as its code runs it, on less data: the preset `authors`.
+
+    python launch/sweep.py --sweep=configs/sweeps/leadfl_authors_cifar10_small.py \
+        --results=runs/leadfl_authors_cifar10 --processes=2 --config.data.data_dir=DIR
+    python launch/report.py --results=runs/leadfl_authors_cifar10 \
+        --rows=client_defense.name --columns=participation.mode \
+        --values=mta,mean_asr_all,asr_all --out=runs/leadfl_authors_cifar10/report
+
+12 runs of configs/leadfl/cifar10.py:preset=authors: what
+`leadfl_authors_small.py` lists, and softmax twice, with batches of 32 and the
+augmentation of the code. In small: the first 6000 training images instead of 50 000, so
+that an epoch has 2 steps instead of 16, 1000 test images, 20 rounds instead of 80. DIR
+holds `cifar-10-batches-py`.
+"""
+
+from fedjax_sim.sweeps import Sweep, product
+
+SMALL = {"rounds": 20, "data.num_train": 6000, "data.num_test": 1000}
+
+
+def get_sweep() -> Sweep:
+    """12 runs."""
+    return Sweep(
+        "configs/leadfl/cifar10.py:preset=authors,mode=random",
+        product(
+            [SMALL],
+            {
+                ":client": ("none", "leadfl", "ldp", "fl_wbc"),
+                ":offset": (100, 200, 300),
+            },
+        ),
+    )
