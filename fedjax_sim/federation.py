@@ -207,13 +207,18 @@ def make_federation(
             )
         optimizer = server_optimizer and server_optimizer(inputs.hyper.server_lr)
         own = spec._replace(key=stream(inputs.key, Purpose.DEFENSE, 0))
+        attack_state = jax.tree.map(jnp.asarray, attack.init(attack_spec))
+        if usual.groups is not None:  # the attackers of each have a state of their own
+            attack_state = jax.tree.map(
+                lambda x: jnp.stack([x] * usual.groups.count), attack_state
+            )
         return FedState(
             round=jnp.int32(0),
             params=params,
             buffers=buffers,
             server=optimizer.init(params) if optimizer else (),
             defense=jax.tree.map(jnp.asarray, defense.init(own)),
-            attack=jax.tree.map(jnp.asarray, attack.init(attack_spec)),
+            attack=attack_state,
         )
 
     def eligible(state: FedState, inputs: Inputs) -> Array:
@@ -249,9 +254,12 @@ def make_federation(
         round_index = state.round + 1
         inputs = in_round(inputs, round_index)
         active = attack.active(round_index) if attack.active else jnp.bool_(True)
+        before = GlobalModel(state.params, state.buffers)
         attack_state = state.attack
         if attack.observe is not None:
-            attack_state = attack.observe(attack_state, round_index, state.params)
+            attack_state = _observe(
+                attack, attack_state, round_index, before, defense, state.defense
+            )
 
         ids, present = participation.sample(
             stream(inputs.key, Purpose.PARTICIPATION, round_index),
@@ -265,7 +273,7 @@ def make_federation(
             train,
             (
                 inputs,
-                GlobalModel(state.params, state.buffers),
+                before,
                 state.defense if defense.broadcast or defense.client_training else (),
                 attack_state,
             ),
@@ -301,9 +309,7 @@ def make_federation(
                 defense=state.defense,
                 network=network,
             )
-            attack_state, updates = _craft(
-                attack, attack_state, view, defense, state.buffers
-            )
+            attack_state, updates = _craft(attack, attack_state, view, defense, before)
         no_clock = jnp.zeros(2, jnp.int32)
         clock = lambda x: (
             no_clock if clock_origin is None else _clock_of(x, clock_origin)
@@ -484,14 +490,23 @@ def _root(network, reader, work, defense, inputs) -> Root:
     return Root(images, data.train.labels, train)
 
 
+def _received(defense, state, model: GlobalModel, client_id) -> GlobalModel:
+    """The model that a client starts from."""
+    if defense.broadcast is None:
+        return model
+    return defense.broadcast(state, model, client_id)
+
+
 def _client_trainer(network, reader, work, attack, defense):
     """Returns `train(shared, task) -> ClientResult` for benign and malicious alike."""
     gradient = training.batch_gradient(network.model, work.microbatch)
 
     def train(shared, task):
         inputs, model, defense_state, attack_state = shared
-        if defense.broadcast is not None:
-            model = defense.broadcast(defense_state, model, task.client_id)
+        model = _received(defense, defense_state, model, task.client_id)
+        if defense.groups is not None:
+            group = defense.groups.of(defense_state)[task.client_id]
+            attack_state = jax.tree.map(lambda x: x[group], attack_state)
         hyper = inputs.hyper
         rates = hyper.learning_rate, hyper.momentum, hyper.weight_decay
         params = network.layout.unravel(model.params)
@@ -582,8 +597,7 @@ def _effect_carrier(network, reader, work, defense):
 
     def train(shared, task):
         inputs, model, defense_state, delta = shared
-        if defense.broadcast is not None:
-            model = defense.broadcast(defense_state, model, task.client_id)
+        model = _received(defense, defense_state, model, task.client_id)
         hyper = inputs.hyper
         rates = hyper.learning_rate, hyper.momentum, hyper.weight_decay
         *_, delta = training.train_client(
@@ -602,10 +616,26 @@ def _effect_carrier(network, reader, work, defense):
     return train
 
 
-def _craft(attack, attack_state, view, defense, buffers):
+def _group_models(defense, state, model: GlobalModel) -> GlobalModel:
+    """The models of the groups, leading axis G."""
+    group_of, groups = defense.groups.of(state), jnp.arange(defense.groups.count)
+    member = group_of[None] == groups[:, None]
+    received = lambda client: _received(defense, state, model, client)
+    return jax.vmap(received)(jnp.argmax(member, axis=1))
+
+
+def _observe(attack, attack_state, round_index, model, defense, defense_state):
+    """Shows the attack the broadcast model, those of each group that of their own."""
+    if defense.groups is None:
+        return attack.observe(attack_state, round_index, model.params)
+    models = _group_models(defense, defense_state, model)
+    observe = jax.vmap(attack.observe, (0, None, 0))
+    return observe(attack_state, round_index, models.params)
+
+
+def _craft(attack, attack_state, view, defense, model):
     """Lets the attack replace its own rows, seeing only what it declares to know."""
     informed = "aggregation_rule" in attack.knowledge
-    model = GlobalModel(view.global_params, buffers)
     known = view.present if "benign_updates" in attack.knowledge else view.malicious
     shown = view._replace(
         updates=jnp.where(known[:, None], view.updates, 0.0),
@@ -616,21 +646,22 @@ def _craft(attack, attack_state, view, defense, buffers):
         attack_state, crafted = attack.craft(attack_state, shown)
         return attack_state, jnp.where(taken(shown)[:, None], crafted, view.updates)
 
-    # The attackers of each group act on their own and from the same state.
+    # The attackers of each group act on their own, from a state of their own.
     group_of = defense.groups.of(view.defense)[view.client_ids]
+    models = _group_models(defense, view.defense, model)
 
     def act(group, carry):
-        _, updates = carry
+        states, updates = carry
         member = group_of == group
-        first = view.client_ids[jnp.argmax(member)]
         own = shown._replace(
-            global_params=defense.broadcast(view.defense, model, first).params,
+            global_params=models.params[group],
             updates=jnp.where(member[:, None], shown.updates, 0.0),
             malicious=view.malicious & member,
             present=view.present & member,
         )
-        state, crafted = attack.craft(attack_state, own)
-        return state, jnp.where(taken(own)[:, None], crafted, updates)
+        state, crafted = attack.craft(jax.tree.map(lambda x: x[group], states), own)
+        states = jax.tree.map(lambda all_, x: all_.at[group].set(x), states, state)
+        return states, jnp.where(taken(own)[:, None], crafted, updates)
 
     return lax.fori_loop(0, defense.groups.count, act, (attack_state, view.updates))
 

@@ -26,7 +26,7 @@ explains it, instead of five for 19; its rate starts at 1 (over K = 10 classes, 
 clients' 0.1). With outer rates of 3 (images) and 12 (labels) instead of 0.5 and 0.2 a
 benign client needs some 6 iterations in its first round, at most 17 (with the paper's
 rates 200, at most 600). Crafted updates that resemble a mean of honest ones, LIE's and
-Min-Sum's, can be explained too, but only after 300 iterations: so the first round has at
+Min-Sum's, can be explained too, but only after 300: so the first round has at
 most 60 instead of 800. Later rounds have at most 400 instead of 2000. The adaptive
 attacks imitate this server; after the first round they spend 5 iterations on a trial.
 """

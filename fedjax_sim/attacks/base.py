@@ -13,7 +13,8 @@
 An attack declares what it knows. `craft` is shown nothing else: the rows of benign
 clients are zero unless the attack declares `"benign_updates"`. The state of an attack
 is a pytree; `observe` sees every broadcast global model, also in rounds in which none
-of its clients is sampled.
+of its clients is sampled. Under a defence that divides the clients into groups, the
+attackers of each group have a state of their own and see only their group.
 
 Letters: `B` batch, `n` cohort, `N` population, `d` parameters, `M` training samples,
 `P` triggers.

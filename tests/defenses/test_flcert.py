@@ -185,7 +185,7 @@ def seen(knowledge, cohort, state, defense, context, attacking):
             view.global_params[0],
             float(view.defense is not None),
         ]
-        return state + 1, jnp.tile(jnp.stack(told), (N, 1))
+        return state + view.malicious.sum(), jnp.tile(jnp.stack(told), (N, 1))
 
     view = CraftView(
         round=jnp.int32(1),
@@ -198,7 +198,8 @@ def seen(knowledge, cohort, state, defense, context, attacking):
         defense=state,
     )
     attack = Attack(knowledge=knowledge, craft=craft)
-    return _craft(attack, jnp.int32(0), view, defense, context.global_buffers)
+    model = GlobalModel(context.global_params, context.global_buffers)
+    return _craft(attack, jnp.zeros(GROUPS, int), view, defense, model)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +229,7 @@ def test_attackers_of_a_group_see_nothing_of_another(start, cohort, context, kno
         ]
         for row in np.asarray(sent)[attacking & (group == g)]:
             np.testing.assert_allclose(row, expected, rtol=1e-5, atol=1e-6)
-    assert attack_state == 1  # all groups act from the same state
+    np.testing.assert_array_equal(attack_state, [2, 1, 0])  # each counts its own
 
 
 # ------------------------------------------------------------------- a federation
@@ -265,6 +266,20 @@ def test_groups_in_one_program_equal_federations_of_their_own(tmp_path):
     np.testing.assert_allclose(
         state.params, state.defense.models.params.mean(0), rtol=1e-5, atol=1e-6
     )
+
+
+@jax.numpy_rank_promotion("allow")
+def test_attackers_of_a_group_observe_its_model():
+    """Neurotoxin blocks what the last update of its own group has moved."""
+    built = build({**EVERYBODY, "attack.name": "neurotoxin"})
+    run = jitted_rounds(built, 2)
+    first, _ = run(start_state(built), built.inputs, jnp.int32(1))
+    second, _ = run(start_state(built), built.inputs, jnp.int32(2))
+    start, models = first.attack.model, first.defense.models.params
+
+    assert not np.array_equal(models[0], models[1])
+    np.testing.assert_array_equal(second.attack.model, models)
+    np.testing.assert_array_equal(second.attack.reference, models - start)
 
 
 @jax.numpy_rank_promotion("allow")

@@ -307,9 +307,13 @@ def test_leadfl_small():
     assert (data.count("fashion_mnist"), data.count("cifar10")) == (36, 12)
 
 
-def test_leadfl_authors_small():
-    """Every quirk of the code's preset, three repetitions of Table I."""
-    runs = shipped("leadfl_authors_small")
+@pytest.mark.parametrize(
+    ("name", "batch"),
+    [("leadfl_authors_small", 16), ("leadfl_authors_cifar10_small", 32)],
+)
+def test_leadfl_authors_small(name, batch):
+    """Every quirk of the code's preset, three repetitions of Tables I and II."""
+    runs = shipped(name)
 
     clients = [run.config.client_defense.name for run in runs]
     assert len(runs) == 12
@@ -318,6 +322,7 @@ def test_leadfl_authors_small():
         assert run.config.seed == run.config.participation.options["offset"]
         assert run.config.participation.options["forced"]
         assert (run.config.client.epochs, run.config.client.steps) == (10, None)
+        assert run.config.client.batch_size == batch
         assert run.config.evaluation.batch_statistics
 
 
