@@ -2,13 +2,13 @@
 
     python launch/sweep.py --sweep=configs/sweeps/fedredefense_small.py \
         --results=runs/fedredefense_small --processes=2 --config.data.data_dir=DIR
-    python launch/report.py --results=runs/fedredefense_small --rows=defense.name \
-        --columns=attack.name --values=mta,asr,adacc,afpr,afnr,dacc,aoi \
-        --out=runs/fedredefense_small/report
-    python launch/report.py --results=runs/fedredefense_small \
+    python launch/report.py --results=runs/fedredefense_small --where="rounds = 150" \
+        --rows=defense.name --columns=attack.name \
+        --values=mta,asr,adacc,afpr,afnr,dacc,aoi --out=runs/fedredefense_small/report
+    python launch/report.py --results=runs/fedredefense_small --where="rounds = 150" \
         --layout=fedredefense_table2 --cells=dataset=FashionMNIST \
         --out=runs/fedredefense_small/report
-    python launch/report.py --results=runs/fedredefense_small \
+    python launch/report.py --results=runs/fedredefense_small --where="rounds = 150" \
         --layout=fedredefense_table10 --cells=dataset=FashionMNIST \
         --ignore=defense.mode --out=runs/fedredefense_small/report
     python launch/report.py --results=runs/fedredefense_small --where="rounds = 20" \
