@@ -227,6 +227,8 @@ def _pooled_conv_backward(saved, grad):
     patches = gather(x)
     flat_patches = patches.reshape(-1, matrix.shape[0])
     shares = jnp.stack(_shares(winner, grad, 4)).reshape(-1, out)
+    # Few rows, many columns, then turned: the other way round XLA:CPU is slower, and it
+    # would go back to that without the barrier.
     matrix_grad = lax.optimization_barrier(shares.T @ flat_patches).T
     patch_grad = (shares @ matrix.T).reshape(patches.shape)
     (x_grad,) = jax.linear_transpose(gather, x)(patch_grad)
