@@ -616,19 +616,11 @@ def _effect_carrier(network, reader, work, defense):
     return train
 
 
-def _group_models(defense, state, model: GlobalModel) -> GlobalModel:
-    """The models of the groups, leading axis G."""
-    group_of, groups = defense.groups.of(state), jnp.arange(defense.groups.count)
-    member = group_of[None] == groups[:, None]
-    received = lambda client: _received(defense, state, model, client)
-    return jax.vmap(received)(jnp.argmax(member, axis=1))
-
-
 def _observe(attack, attack_state, round_index, model, defense, defense_state):
     """Shows the attack the broadcast model, those of each group that of their own."""
     if defense.groups is None:
         return attack.observe(attack_state, round_index, model.params)
-    models = _group_models(defense, defense_state, model)
+    models = defense.groups.models(defense_state, model)
     observe = jax.vmap(attack.observe, (0, None, 0))
     return observe(attack_state, round_index, models.params)
 
@@ -648,7 +640,7 @@ def _craft(attack, attack_state, view, defense, model):
 
     # The attackers of each group act on their own, from a state of their own.
     group_of = defense.groups.of(view.defense)[view.client_ids]
-    models = _group_models(defense, view.defense, model)
+    models = defense.groups.models(view.defense, model)
 
     def act(group, carry):
         states, updates = carry

@@ -169,10 +169,14 @@ class ClientTraining(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """Clients divided into groups: `of(state) -> i32 [N]`, from 0 to `count` - 1."""
+    """Clients divided into groups: `of(state) -> i32 [N]`, from 0 to `count` - 1.
+
+    `models(state, global model)` gives the models of the groups, leading axis `count`.
+    """
 
     count: int
     of: Callable[[PyTree], Array]
+    models: Callable[[PyTree, GlobalModel], GlobalModel]
 
 
 class Defense(NamedTuple):

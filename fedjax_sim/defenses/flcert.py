@@ -153,7 +153,7 @@ def flcert(
         aggregate,
         keep,
         broadcast=broadcast,
-        groups=Groups(num_groups, lambda state: state.group),
+        groups=Groups(num_groups, lambda state: state.group, models),
         predict=predict,
     )
 
