@@ -149,8 +149,8 @@ class Execution(Section):
     """How the work is laid out; no effect on results but rounding."""
 
     clients: str = "auto"  # auto, vmap, map or chunk:K
-    lowering: Literal["auto", "patches", "blocked", "native"] = "auto"
-    microbatch: Literal["auto", "off"] | Positive = "auto"
+    lowering: Literal["auto", "patches", "blocked", "winograd", "native"] = "auto"
+    microbatch: Literal["off"] | Positive = "off"
     devices: Positive = 1
     memory_gib: Annotated[float, Field(gt=0)] | Literal["auto", "unlimited"] = "auto"
 

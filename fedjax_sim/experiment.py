@@ -216,7 +216,7 @@ def build(
         config.client.batch_size,
         config.client.epochs,
         config.client.steps,
-        _microbatch(config, model, backend),
+        _microbatch(config, model),
     )
     participation = _participation(config)
     mesh = distributed.make_mesh(config.execution.devices)
@@ -389,17 +389,15 @@ def _size_summary(partition: Partition) -> dict[str, float]:
     }
 
 
-def _microbatch(config: Config, model: models.Model, backend: str) -> int | None:
+def _microbatch(config: Config, model: models.Model) -> int | None:
     """The largest divisor of the batch size that is at most what was asked for."""
     wanted = config.execution.microbatch
-    if wanted == "auto":
-        wanted = model.cpu_microbatch if backend == "cpu" else None
-    if wanted in (None, "off"):
+    if wanted == "off":
         return None
     if model.couples_samples:
         raise InputError(
             f"config.execution.microbatch = {wanted}: {model.name} has batch "
-            "statistics, its batches cannot be split; allowed: auto, off"
+            "statistics, its batches cannot be split; allowed: off"
         )
     size = config.client.batch_size
     return max(

@@ -210,34 +210,30 @@ def bench_clients(peak: float) -> dict[str, Any]:
             continue
         data = train_data(shape, clients, batch * steps)
         programs = {}
-        for lowering in ("blocked", "patches", "native"):
+        for lowering in ("winograd", "blocked", "patches", "native"):
             model = models.build(
                 name, num_classes=10, image_shape=shape, lowering=lowering, **options
             )
             params, buffers = model.init(jax.random.key(0))
             layout, flat = flat_layout(params), ravel(params)
-            micro = model.cpu_microbatch if cpu else None
             for strategy, stack in (("map", 1), ("chunk:4", 4), ("vmap", None)):
                 if stack == 4 and clients <= 4:
                     continue
                 if cpu and lowering == "native" and (stack != 1 or name != "cnn"):
                     continue  # up to 100 times slower: one example is enough
-                if lowering == "blocked" and not cpu:
+                if lowering == "blocked" and (not cpu or stack != 1):
                     continue
-                work = LocalWork(batch, 1, None, micro)
                 program = client_program(
-                    model, layout, buffers, work, Strategy(stack), data, clients
+                    model,
+                    layout,
+                    buffers,
+                    LocalWork(batch),
+                    Strategy(stack),
+                    data,
+                    clients,
                 )
                 key = f"{lowering} {strategy}"
                 programs[key] = lambda p=program, d=data, f=flat: p(d, f)
-                if micro and stack == 1:
-                    whole = work._replace(microbatch=None)
-                    program = client_program(
-                        model, layout, buffers, whole, Strategy(stack), data, clients
-                    )
-                    programs[f"{key} whole batch"] = lambda p=program, d=data, f=flat: (
-                        p(d, f)
-                    )
         eager = torch_loop(name, options, shape, batch, steps)
         if eager is not None:
             programs["torch eager"] = eager

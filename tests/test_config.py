@@ -133,7 +133,7 @@ def test_internal_names_are_no_keys(section, key):
         ({"execution": {"memory_gib": -1.0}}, "config.execution.memory_gib = -1.0"),
         ({"execution": {"memory_gib": "all"}}, "config.execution.memory_gib = 'all'"),
         ({"execution": {"microbatch": 0}}, "config.execution.microbatch = 0"),
-        ({"execution": {"microbatch": "on"}}, "config.execution.microbatch = 'on'"),
+        ({"execution": {"microbatch": "auto"}}, "config.execution.microbatch = 'auto'"),
         (
             {"participation": {"name": "explicit", "schedule": 3}},
             "config.participation.schedule = 3",

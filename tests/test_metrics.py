@@ -181,7 +181,7 @@ def pixel_model():
         answer = jnp.where(value >= 1, 2, jnp.where(value < 0.03, 0, 1))
         return params * (jnp.arange(5) == answer[:, None]), buffers
 
-    return Model("pixel", None, apply, apply, "fc", False, None)
+    return Model("pixel", None, apply, apply, "fc", False)
 
 
 def evaluate(labels, test, predict=None, threshold=None):
@@ -383,7 +383,7 @@ def test_batch_statistics_are_those_of_each_test_batch():
             value[:, None]
         ), buffers
 
-    model = Model("centred", None, apply, apply, "fc", True, None)
+    model = Model("centred", None, apply, apply, "fc", True)
     sets = metrics.make_test_sets(
         dataset([1, 2, 4, 20, 21]), None, batch_size=3, any_source=False
     )

@@ -69,12 +69,12 @@ def auto_strategy(backend: str) -> Strategy:
 
 
 def auto_lowering(backend: str) -> Lowering:
-    """Patches and matmul everywhere: on CPU measured, on accelerators a prior.
+    """On a CPU measured, on accelerators a prior.
 
-    There the batched matmul of stacked clients competes with a grouped convolution,
-    whose gradient is known to be slow.
+    There the batched matmul of stacked clients' patches competes with a grouped
+    convolution, whose gradient is known to be slow.
     """
-    return "blocked" if backend == "cpu" else "patches"
+    return "winograd" if backend == "cpu" else "patches"
 
 
 def run_clients(

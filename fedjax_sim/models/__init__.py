@@ -34,7 +34,6 @@ class Model(NamedTuple):
     features: Callable[..., tuple[Array, PyTree]]
     head: str  # name of the last linear layer
     couples_samples: bool  # batch statistics: a batch cannot be split
-    cpu_microbatch: int | None  # measured: see launch/bench.py
 
 
 class Network(NamedTuple):
@@ -102,9 +101,6 @@ class Network(NamedTuple):
 class _Entry(NamedTuple):
     build: Callable[..., nn.Module]
     head: str  # name of the last linear layer
-    # Samples per forward-backward pass that keep the activations of one pass inside
-    # the CPU's cache; None where the weights' traffic outweighs that.
-    cpu_microbatch: int | None = None
 
 
 def _resnet(blocks):
@@ -167,7 +163,7 @@ def _mlp(num_classes: int, image_shape, lowering: Lowering, *, width: int = 64):
 MODELS: dict[str, _Entry] = {
     "resnet18": _Entry(_resnet((2, 2, 2, 2)), "fc"),
     "resnet34": _Entry(_resnet((3, 4, 6, 3)), "fc"),
-    "convnet": _Entry(_convnet, "linear", cpu_microbatch=4),
+    "convnet": _Entry(_convnet, "linear"),
     "cnn": _Entry(_cnn, "fc2"),
     "wide_cnn": _Entry(_wide_cnn, "fc2"),
     "leadfl_fashion": _Entry(_leadfl_fashion, "fc"),
@@ -224,7 +220,7 @@ def build(
         return seen[-1], buffers
 
     couples = "batch_stats" in variables
-    return Model(name, init, apply, features, entry.head, couples, entry.cpu_microbatch)
+    return Model(name, init, apply, features, entry.head, couples)
 
 
 def _run(module, params, buffers, images, *, train, mask):

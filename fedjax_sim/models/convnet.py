@@ -3,7 +3,18 @@
 import flax.linen as nn
 from jax import Array
 
-from fedjax_sim.models.layers import Conv, Dense, InstanceNorm, Lowering, avg_pool
+from fedjax_sim.models.layers import (
+    Conv,
+    Dense,
+    InstanceNorm,
+    Lowering,
+    avg_pool,
+    in_groups,
+)
+
+# Images that go through the first block together on a CPU: its maps are 64 times the
+# size of the last block's, and so they stay in the cache. Measured for 1 to 32.
+_GROUP = 4
 
 
 class ConvNet(nn.Module):
@@ -23,8 +34,8 @@ class ConvNet(nn.Module):
         self, x: Array, *, train: bool = False, mask: Array | None = None
     ) -> Array:
         del train, mask  # no running statistics, no coupling between samples
-        for i in range(self.depth):
-            padding = 3 if i == 0 and x.shape[1] == 28 else 1
+
+        def block(i, padding, x):
             x = Conv(
                 self.width,
                 3,
@@ -32,6 +43,15 @@ class ConvNet(nn.Module):
                 lowering=self.lowering,
                 name=f"conv{i + 1}",
             )(x)
-            x = nn.relu(InstanceNorm(name=f"norm{i + 1}")(x))
-            x = avg_pool(x, 2)
+            return avg_pool(nn.relu(InstanceNorm(name=f"norm{i + 1}")(x)), 2)
+
+        def first_block(_, x):
+            return block(0, 3 if x.shape[1] == 28 else 1, x)
+
+        if self.lowering in ("blocked", "winograd"):
+            x = in_groups(first_block, _GROUP)(self, x)
+        else:
+            x = first_block(self, x)
+        for i in range(1, self.depth):
+            x = block(i, 1, x)
         return Dense(self.num_classes, name="linear")(x.reshape(x.shape[0], -1))

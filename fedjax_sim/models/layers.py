@@ -2,23 +2,26 @@
 
 A convolution with one kernel per client (`vmap`) becomes a grouped convolution, and
 on XLA:CPU a convolution inside a loop is not the library one; both are several times
-slower than a matmul. So `Conv` offers three lowerings of the same arithmetic:
+slower than a matmul. So `Conv` offers four lowerings of the same function:
 
 * `patches`: gather the k*k shifted copies of the image and multiply by the kernel
   as a matrix. Under `vmap` it becomes a batched matmul.
 * `blocked`: the same for a few images at a time, so that the patches stay in a CPU's
   cache.
+* `winograd`: 3x3 kernels with fewer multiplications (module `winograd`) where that is
+  faster, everything else as `blocked`.
 * `native`: `lax.conv_general_dilated`.
 
-Where a 2x2 max pooling follows at once, the first two compute one stride-2 convolution
-for each of the four positions of a window, so that pooling is an elementwise maximum
-and no full-size map is written.
+Where a 2x2 max pooling follows at once, all but `native` compute one stride-2
+convolution for each of the four positions of a window, so that pooling is an
+elementwise maximum and no full-size map is written.
 
 Which one is faster is measured per backend by `launch/bench.py`. Images are
 [B, H, W, C]. All layers take PyTorch's conventions for padding, initialisation and
 running statistics, because the published numbers were made with them.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -27,7 +30,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-Lowering = Literal["patches", "blocked", "native"]
+from fedjax_sim.models import winograd
+
+Lowering = Literal["patches", "blocked", "winograd", "native"]
 
 # Patches of one block; they and what the matmuls make of them stay in the L3 cache.
 _BLOCK_BYTES = 4 * 2**20
@@ -54,6 +59,10 @@ def he_fan_out(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
     return jax.random.normal(key, shape, dtype) * (2.0 / fan_out) ** 0.5
 
 
+def _pad(x: Array, padding: int) -> Array:
+    return jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+
+
 def extract_patches(x: Array, size: int, stride: int, padding: int) -> Array:
     """Returns the receptive fields of a convolution.
 
@@ -65,7 +74,7 @@ def extract_patches(x: Array, size: int, stride: int, padding: int) -> Array:
       f32 [B, H', W', size*size*C], channels ordered (row, column, input channel).
     """
     batch, height, width, channels = x.shape
-    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    x = _pad(x, padding)
     rows = (height + 2 * padding - size) // stride + 1
     cols = (width + 2 * padding - size) // stride + 1
     shifted = [
@@ -274,17 +283,26 @@ class Conv(nn.Module):
             x = conv_native(x, kernel, self.stride, self.padding)
             x = max_pool(x, 2, 2) if self.pool else x
         elif self.pool:
-            around = (self.padding, self.padding)
-            x = jnp.pad(x, ((0, 0), around, around, (0, 0)))
-            block = _POOLED_BLOCK_BYTES if self.lowering == "blocked" else None
+            x = _pad(x, self.padding)
+            block = _POOLED_BLOCK_BYTES if self.lowering != "patches" else None
             blocks = _num_blocks(x, kernel, 1, block)
             x = _by_blocks(lambda x: pooled_conv_by_patches(x, kernel), x, blocks)
+        elif self.lowering == "winograd" and self._few_multiplications(x):
+            x = winograd.conv(_pad(x, self.padding), kernel)
         else:
-            block = _BLOCK_BYTES if self.lowering == "blocked" else None
+            block = _BLOCK_BYTES if self.lowering != "patches" else None
             x = conv_by_patches(x, kernel, self.stride, self.padding, block)
         if self.use_bias:
             x = x + self.param("bias", default, (self.features,))
         return x
+
+    def _few_multiplications(self, x: Array) -> bool:
+        """Whether Winograd's form applies, and pays for its transforms."""
+        batch, height, width, channels = x.shape
+        tiles = batch * -(-(height + 2 * self.padding - 2) // 2)
+        tiles *= -(-(width + 2 * self.padding - 2) // 2)
+        fewer, more = sorted((channels, self.features))
+        return (self.size, self.stride) == (3, 1) and fewer >= 32 and tiles >= more
 
 
 class Dense(nn.Module):
@@ -382,6 +400,37 @@ def _max_pool_backward(size, stride, padding, saved, grad):
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def in_groups(
+    function: Callable[[nn.Module, Array], Array], size: int
+) -> Callable[[nn.Module, Array], Array]:
+    """Applies layers to a few images at a time, so that their maps stay in the cache.
+
+    Args:
+      function: (module, images [n, ...]) -> [n, ...], of any n, image by image; its
+        layers belong to the module. The backward pass computes it again.
+      size: images at a time, at most: the largest number that divides the batch.
+
+    Returns:
+      The same function of all images [B, ...].
+    """
+
+    def run(module, x):
+        batch = x.shape[0]
+        group = max(n for n in range(1, min(size, batch) + 1) if batch % n == 0)
+        of_groups = nn.scan(
+            lambda module, _, x: (
+                None,
+                nn.remat(function, prevent_cse=False)(module, x),
+            ),
+            variable_broadcast="params",
+            split_rngs={"params": False},
+        )
+        _, y = of_groups(module, None, _split(x, batch // group))
+        return y.reshape(batch, *y.shape[2:])
+
+    return run
 
 
 def avg_pool(x: Array, size: int) -> Array:

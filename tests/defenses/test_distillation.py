@@ -70,7 +70,7 @@ def apply(params, buffers, images, *, train, mask=None):
 
 @pytest.fixture(scope="module")
 def network():
-    model = Model("tiny", init, apply, apply, "out", True, None)
+    model = Model("tiny", init, apply, apply, "out", True)
     return Network.of(model, SHAPE, CLASSES)
 
 

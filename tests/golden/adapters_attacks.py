@@ -204,7 +204,7 @@ def linear_model() -> Model:
         flat = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
         return flat @ params["weight"].T + params["bias"], buffers
 
-    return Model("linear", None, apply, None, "", False, None)
+    return Model("linear", None, apply, None, "", False)
 
 
 def trained_update(

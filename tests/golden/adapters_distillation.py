@@ -196,7 +196,7 @@ def check_kd_loop(case: Case) -> None:
 
     start = student(case["salt_student_init"])
     layout, buffer_layout = map(flat_layout, (start["params"], start["batch_stats"]))
-    model = Model("student", None, apply, None, "fc", True, None)
+    model = Model("student", None, apply, None, "fc", True)
     network = Network(model, layout, buffer_layout, (32, 32, 3), 10)
     salts = case["salt_teachers"] if get("ensemble") else [case["salt_global"]]
     teachers = [student(salt) for salt in salts]

@@ -25,7 +25,7 @@ from fedjax_sim.models.mlp import MLP
 from fedjax_sim.models.resnet import ResNet
 
 Arrays = dict[str, np.ndarray]
-LOWERINGS = ("patches", "blocked", "native")
+LOWERINGS = ("patches", "winograd", "native")
 
 # Tests compile more than they compute: leave out the compiler's slow passes.
 quick_jit = partial(
@@ -168,7 +168,7 @@ def _train(module, params, arrays, microbatch):
     def apply(params, buffers, images, *, train, mask):
         return module.apply({"params": params}, images, train=train, mask=mask), buffers
 
-    model = Model("golden", module.init, apply, apply, "fc", False, None)
+    model = Model("golden", module.init, apply, apply, "fc", False)
     gradient = batch_gradient(model, microbatch)
     optimizer = sgd(float(arrays["lr"]), 0.0, 0.0)
     state, total = optimizer.init(params), 0.0
@@ -221,7 +221,7 @@ def check_client_train(arrays: Arrays) -> None:
     with contextlib.nullcontext() if not double else jax.enable_x64(False):
         for lowering in LOWERINGS:
             run(single, lowering, None, 1e-4)
-        run(single, "blocked", 2, 1e-4)
+        run(single, "winograd", 2, 1e-4)
 
 
 # ----------------------------------------------------------------------- metrics

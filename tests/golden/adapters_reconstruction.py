@@ -28,7 +28,7 @@ Case = dict[str, np.ndarray]
 def check_reconstruction(case: Case) -> None:
     double = case["start_params"].dtype == np.float64
     with jax.enable_x64(True) if double else contextlib.nullcontext():
-        _check(case, "blocked", double)
+        _check(case, "winograd", double)
 
 
 def _check(case: Case, lowering: str, double: bool) -> None:
@@ -40,7 +40,7 @@ def _check(case: Case, lowering: str, double: bool) -> None:
     def apply(params, buffers, images, *, train, mask=None):
         return module.apply({"params": params}, images, train=train), buffers
 
-    model = Model("golden", None, apply, apply, "fc", False, None)
+    model = Model("golden", None, apply, apply, "fc", False)
     tree = lambda flat: jax.tree.map(
         jnp.asarray,
         to_flax(split_flat(flat, str(case["param_layout"])), rename, flattened),

@@ -143,7 +143,7 @@ def test_blocks_of_images_change_nothing(block_bytes):
 def test_conv_module_adds_its_bias_in_all_lowerings():
     x = normal(0, 2, 6, 6, 3)
     outputs = []
-    for lowering in ("patches", "blocked", "native"):
+    for lowering in ("patches", "blocked", "winograd", "native"):
         module = Conv(4, 3, stride=2, padding=1, lowering=lowering)
         variables = module.init(jax.random.key(1), x)
         kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]

@@ -1,0 +1,146 @@
+"""Winograd's convolution and layers in groups: against the plain forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_sim.models import build, layers, winograd
+from fedjax_sim.models.layers import Conv
+from tests.models.test_layers import lax_conv, normal, quick_jit, trees_close
+
+SIZES = [(4, 4), (6, 9), (7, 5), (3, 8)]  # even, odd, and a single row of outputs
+
+
+def plain(x, kernel):
+    return lax_conv(x, kernel, 1, 0)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_equals_lax(height, width):
+    x, kernel = normal(0, 2, height, width, 3), normal(1, 3, 3, 3, 5)
+
+    def both(conv):
+        out, pullback = jax.vjp(conv, x, kernel)
+        return out, pullback(normal(2, *out.shape))
+
+    both = quick_jit(both, static_argnums=0)
+    trees_close(both(winograd.conv), both(plain))
+
+
+def test_second_derivative():
+    x, kernel = normal(0, 2, 6, 7, 3), normal(1, 3, 3, 3, 4)
+
+    def penalty(conv):
+        slopes = jax.grad(lambda x, k: jnp.tanh(conv(x, k)).sum(), (0, 1))
+        return lambda x, k: sum((slope**2).sum() for slope in slopes(x, k))
+
+    gradient = lambda conv: quick_jit(jax.grad(penalty(conv), (0, 1)))(x, kernel)
+    trees_close(gradient(winograd.conv), gradient(plain))
+
+
+def test_a_kernel_per_client():
+    x, kernels = normal(0, 3, 2, 6, 6, 3), normal(1, 3, 3, 3, 3, 4)
+    gradients = lambda conv: jax.value_and_grad(
+        lambda x, k: jnp.sin(conv(x, k)).sum(), (0, 1)
+    )
+    one_by_one = [
+        quick_jit(gradients(plain))(*pair) for pair in zip(x, kernels, strict=True)
+    ]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *one_by_one)
+    trees_close(quick_jit(jax.vmap(gradients(winograd.conv)))(x, kernels), stacked)
+
+
+def test_float32_stays_within_a_millionth_of_the_largest_output():
+    x, kernel = normal(0, 4, 18, 18, 128), normal(1, 3, 3, 128, 128)
+    with jax.enable_x64(True):
+        exact = plain(*(jnp.asarray(np.asarray(a), jnp.float64) for a in (x, kernel)))
+    error = np.abs(np.asarray(winograd.conv(x, kernel)) - np.asarray(exact)).max()
+    assert error < 2e-6 * np.abs(exact).max()
+
+
+def multiplications(module, x):
+    """Of all matmuls of a forward pass."""
+    variables = jax.eval_shape(module.init, jax.random.key(0), x)
+    program = jax.make_jaxpr(module.apply)(variables, x)
+    total = 0
+
+    def visit(jaxpr):
+        nonlocal total
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                rows, depth = equation.invars[0].aval.shape[-2:]
+                left = equation.invars[0].aval.size // (rows * depth)
+                total += left * rows * depth * equation.outvars[0].aval.shape[-1]
+            for value in equation.params.values():
+                visit(value.jaxpr) if hasattr(value, "jaxpr") else None
+
+    visit(program.jaxpr)
+    return total
+
+
+@pytest.mark.parametrize(
+    ("features", "size", "stride", "channels", "fewer"),
+    [
+        (32, 3, 1, 32, True),
+        (32, 3, 1, 31, False),  # transforms cost more than they save
+        (200, 3, 1, 32, False),  # fewer tiles (2 * 64) than channels
+        (32, 3, 2, 32, False),
+        (32, 5, 1, 32, False),
+    ],
+)
+def test_where_it_is_used(features, size, stride, channels, fewer):
+    x = normal(0, 2, 16, 16, channels)
+    modules = [
+        Conv(features, size, stride, size // 2, lowering=lowering)
+        for lowering in ("winograd", "patches")
+    ]
+    fast, direct = (multiplications(module, x) for module in modules)
+    assert direct == fast * (36 / 16 if fewer else 1)
+    variables = modules[0].init(jax.random.key(0), x)
+    outputs = [module.apply(variables, x) for module in modules]
+    trees_close(*outputs)
+
+
+@pytest.mark.parametrize("batch", [1, 6, 7])
+def test_groups_change_only_the_rounding(batch):
+    x = normal(0, batch, 8, 8, 3)
+    grouped, plain = (
+        build(
+            "convnet", num_classes=4, image_shape=(8, 8, 3), width=4, lowering=lowering
+        )
+        for lowering in ("blocked", "patches")
+    )
+    params, buffers = quick_jit(grouped.init)(jax.random.key(1))
+    trees_close(params, quick_jit(plain.init)(jax.random.key(1))[0])
+
+    def both(model):
+        def loss(params):
+            logits, _ = model.apply(params, buffers, x, train=True)
+            return jnp.sin(logits).sum(), logits
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    both = quick_jit(both, static_argnums=0)
+    trees_close(both(grouped), both(plain))
+
+
+def test_groups_divide_the_batch():
+    sizes = []
+
+    def remember(_, x):
+        sizes.append(x.shape[0])
+        return 2 * x
+
+    run = layers.in_groups(remember, 4)
+    for batch, group in ((8, 4), (6, 3), (7, 1), (3, 3)):
+        sizes.clear()
+
+        class Twice(layers.nn.Module):
+            @layers.nn.compact
+            def __call__(self, x):
+                return run(self, x)
+
+        x = normal(0, batch, 2)
+        np.testing.assert_array_equal(Twice().apply({}, x), 2 * x)
+        assert set(sizes) == {group}
