@@ -153,8 +153,9 @@ def test_conv_module_adds_its_bias_in_all_lowerings():
     close(outputs[0], outputs[1])
 
 
-def test_conv_module_pools_in_all_lowerings(monkeypatch):
-    x, weights = normal(0, 4, 6, 7, 3), normal(2, 4, 3, 3, 4)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_conv_module_pools_in_all_lowerings(monkeypatch, channels):
+    x, weights = normal(0, 4, 6, 7, channels), normal(2, 4, 3, 3, 4)
 
     def both(conv, params):
         out, pullback = jax.vjp(conv, params, x)
@@ -181,10 +182,10 @@ def test_dense_is_affine():
 
 
 @pytest.mark.parametrize(
-    ("size", "height", "width", "channels"),
-    [(3, 8, 8, 3), (5, 9, 8, 2), (2, 5, 7, 1)],
+    ("size", "height", "width", "channels", "joint"),
+    [(3, 8, 8, 3, False), (5, 9, 8, 2, True), (2, 5, 7, 1, False), (3, 7, 6, 1, True)],
 )
-def test_pooled_convolution(size, height, width, channels):
+def test_pooled_convolution(size, height, width, channels, joint):
     x, kernels = normal(0, 2, height, width, channels), normal(1, 3, size, size, 1, 4)
     kernels = kernels * (1 + jnp.arange(channels))[:, None]
     apart = lambda x, k: layers.max_pool(lax_conv(x, k, 1, 0), 2, 2)
@@ -196,16 +197,18 @@ def test_pooled_convolution(size, height, width, channels):
         one = jax.value_and_grad(slope, (0, 1))
         return lambda x, k: (conv(x, k), one(x, k))
 
-    pooled = quick_jit(jax.vmap(derivatives(layers.pooled_conv_by_patches), (None, 0)))
+    conv = lambda x, k: layers.pooled_conv_by_patches(x, k, joint)
+    pooled = quick_jit(jax.vmap(derivatives(conv), (None, 0)))
     one = quick_jit(derivatives(apart))
     expected = [one(x, kernel) for kernel in kernels]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *expected)
     trees_close(pooled(x, kernels), stacked)
 
 
-def test_ties_of_a_pooled_convolution_go_to_the_first_output():
+@pytest.mark.parametrize("joint", [False, True])
+def test_ties_of_a_pooled_convolution_go_to_the_first_output(joint):
     kernel = jnp.ones((1, 1, 1, 1))
-    total = lambda x: layers.pooled_conv_by_patches(x, kernel).sum()
+    total = lambda x: layers.pooled_conv_by_patches(x, kernel, joint).sum()
     grad = quick_jit(jax.grad(total))(jnp.full((1, 5, 4, 1), 7.0))
     assert grad[0, ..., 0].tolist() == [[1, 0, 1, 0], [0] * 4] * 2 + [[0] * 4]
 
