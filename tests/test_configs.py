@@ -312,6 +312,7 @@ def test_every_file_can_be_built(path):
     built(path, "")
 
 
+@pytest.mark.slow
 @every_paper
 def test_every_name_can_be_built(path):
     """With a small network: building the real one again and again takes long."""

@@ -463,6 +463,7 @@ def test_memory_is_of_each_client_and_survives_rounds(rounds):
     assert not np.array_equal(sizes[busy[0]], sizes[busy[1]])
 
 
+@pytest.mark.slow
 def test_memory_does_not_depend_on_the_company(rounds):
     """One round: rounding may later decide which trigger is the smallest."""
     _, states, _ = rounds

@@ -25,7 +25,7 @@ from fedjax_sim.models.mlp import MLP
 from fedjax_sim.models.resnet import ResNet
 
 Arrays = dict[str, np.ndarray]
-LOWERINGS = ("patches", "winograd", "native")
+LOWERINGS = ("patches", "winograd")
 
 # Tests compile more than they compute: leave out the compiler's slow passes.
 quick_jit = partial(

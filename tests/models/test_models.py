@@ -117,6 +117,7 @@ def test_every_model_runs(name):
     assert all(moved) and bool(moved) == model.couples_samples
 
 
+@pytest.mark.slow  # golden vectors check two of them, test_layers.py every layer
 @pytest.mark.parametrize("name", ["convnet", "cnn", "leadfl_fashion", "leadfl_cifar"])
 def test_lowerings_agree(name):
     shape = SHAPES.get(name, (8, 8, 3))
