@@ -122,7 +122,7 @@ def test_every_model_runs(name):
 def test_lowerings_agree(name):
     shape = SHAPES.get(name, (8, 8, 3))
     outputs = []
-    for lowering in ("patches", "blocked", "native"):
+    for lowering in ("patches", "blocked", "winograd", "native"):
         model = build(name, num_classes=4, image_shape=shape, lowering=lowering)
 
         def run(key, model=model):
