@@ -194,7 +194,14 @@ def test_server_learning_rate_zero_keeps_the_model(plain):
     np.testing.assert_array_equal(new, old)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam", "yogi"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        "sgd",
+        "adam",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("adagrad", "yogi")),
+    ],
+)
 def test_server_optimizers_stay_finite(optimizer):
     built = build({"server.optimizer": optimizer, "server.lr": 0.1})
     start = start_state(built)
@@ -433,7 +440,9 @@ def test_a_hundred_thousand_clients(fake_partition):
     assert all_finite(state.params)
 
 
-@pytest.mark.parametrize("strategy", ["map", "vmap"])
+@pytest.mark.parametrize(
+    "strategy", ["map", pytest.param("vmap", marks=pytest.mark.slow)]
+)
 def test_carried_attack_effect_is_the_derivative_of_a_round(strategy):
     """Without momentum a round takes a small change of the model to (I - eta H)."""
     built = build(

@@ -326,7 +326,11 @@ class Conv(nn.Module):
         return x
 
     def _few_multiplications(self, x: Array) -> bool:
-        """Whether Winograd's form applies, and pays for its transforms."""
+        """Whether Winograd's form applies, and pays for its transforms.
+
+        Measured for 32 to 512 channels: with fewer tiles than channels the transforms
+        of the kernel cost more than the matmuls save.
+        """
         batch, height, width, channels = x.shape
         tiles = batch * -(-(height + 2 * self.padding - 2) // 2)
         tiles *= -(-(width + 2 * self.padding - 2) // 2)
@@ -438,7 +442,8 @@ def in_groups(
 
     Args:
       function: (module, images [n, ...]) -> [n, ...], of any n, image by image; its
-        layers belong to the module. The backward pass computes it again.
+        layers belong to the module and have parameters only. The backward pass
+        computes it again.
       size: images at a time, at most: the largest number that divides the batch.
 
     Returns:

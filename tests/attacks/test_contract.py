@@ -148,6 +148,7 @@ def test_outside_its_window_an_attack_does_nothing(name):
             factory(**window)
 
 
+@pytest.mark.slow  # compiles every attack a second time
 @pytest.mark.parametrize("name", TRAINING)
 def test_stacking_of_clients_does_not_matter(name):
     one, four = run(name).last, run(name, "chunk:4").last

@@ -522,6 +522,7 @@ def test_bad_combination():
         flip(variant="paper")
 
 
+@pytest.mark.slow
 def test_as_coded_in_a_federation():
     changes = {key: value for key, value in FLIP.items() if "again" not in key}
     changes |= {"defense.variant": "authors", "participation.clients_per_round": 6}
