@@ -129,6 +129,8 @@ def _forward(x, kernel):
 
 def _backward(saved, grads):
     x, kernel = saved  # transforming again is cheaper than keeping four times x
+    taps, to_input = jax.vjp(_taps, x)
+    kernels, to_kernel = jax.vjp(_kernel_grid, kernel)
     back = _both_sides(_transposed(_OUTPUT), grads)
 
     def weight_gradient(fields, grad):
@@ -138,10 +140,8 @@ def _backward(saved, grads):
         # way round, to which the barrier holds it.
         return lax.optimization_barrier(grad.T @ fields).T
 
-    kernel_grad = _paired(weight_gradient, _both_sides(_INPUT, _taps(x)), back)
-    _, to_kernel = jax.vjp(_kernel_grid, kernel)
-    input_grad = _paired(lambda g, u: g @ u.T, back, _kernel_grid(kernel))
-    _, to_input = jax.vjp(_taps, x)
+    kernel_grad = _paired(weight_gradient, _both_sides(_INPUT, taps), back)
+    input_grad = _paired(lambda g, u: g @ u.T, back, kernels)
     (x_grad,) = to_input(_both_sides(_transposed(_INPUT), input_grad))
     return x_grad, to_kernel(kernel_grad)[0]
 

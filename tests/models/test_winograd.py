@@ -83,7 +83,7 @@ def multiplications(module, x):
     ("features", "size", "stride", "channels", "fewer"),
     [
         (32, 3, 1, 32, True),
-        (32, 3, 1, 31, False),  # transforms cost more than they save
+        (32, 3, 1, 31, False),  # fewer channels than were measured
         (200, 3, 1, 32, False),  # fewer tiles (2 * 64) than channels
         (32, 3, 2, 32, False),
         (32, 5, 1, 32, False),
