@@ -18,6 +18,7 @@ from fedjax_sim.config import (
     to_dict,
 )
 from fedjax_sim.errors import InputError, did_you_mean
+from fedjax_sim.text_table import text_table
 
 EXIT_INPUT = 2
 
@@ -180,32 +181,18 @@ def _run_here(runs: dict[str, Config], workdir: Path) -> int:
 
 def table(summaries: Sequence[Mapping[str, Any]]) -> str:
     """The final numbers of finished runs as a text table."""
-    head = ("run", "MTA %", "ASR %", "flagged mal. %", "flagged benign %", "seconds")
-
-    def cell(value):
-        return "-" if value is None else f"{value:.2f}"
-
-    rows = [head]
+    rows = []
     for summary in summaries:
         found = summary["detection"]
         missed = found["false_negative_rate"]
         rows.append(
-            (
-                summary["name"],
-                cell(summary["final"]["mta"]),
-                cell(summary["final"].get("asr")),
-                cell(None if missed is None else 100 - missed),
-                cell(found["false_positive_rate"]),
-                f"{sum(summary['seconds'].values()):.1f}",
-            )
+            {
+                "run": summary["name"],
+                "MTA %": summary["final"]["mta"],
+                "ASR %": summary["final"].get("asr"),
+                "flagged mal. %": None if missed is None else 100 - missed,
+                "flagged benign %": found["false_positive_rate"],
+                "seconds": sum(summary["seconds"].values()),
+            }
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = []
-    for row in rows:
-        first, *others = (
-            text.ljust(width) if i == 0 else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join((first, *others)))
-    lines.insert(1, "-" * len(lines[0]))
-    return "\n".join(lines)
+    return text_table(list(rows[0]), rows, floats=".2f")

@@ -5,14 +5,16 @@ from datetime import datetime
 from typing import Any
 
 
-def text_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as aligned text, numbers to the right."""
+def text_table(
+    columns: Sequence[str], rows: Sequence[Mapping[str, Any]], floats: str = ".4g"
+) -> str:
+    """Rows as aligned text, numbers to the right, floats in the given format."""
 
     def cell(value) -> str:
         if value is None:
             return "-"
         if isinstance(value, float):
-            return f"{value:.4g}"
+            return format(value, floats)
         return value.isoformat() if isinstance(value, datetime) else str(value)
 
     texts = [[cell(row[key]) for key in columns] for row in rows]

@@ -13,9 +13,11 @@
 The tables `runs` and `rounds` and their columns: `fedjax_sim/reports/store.py`.
 """
 
+import signal
 import sys
 
 from fedjax_sim.reports.cli import main
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `report.py ... | head` just ends
     sys.exit(main(sys.argv))

@@ -161,9 +161,9 @@ def test_table():
     lines = text.splitlines()
     assert lines[0].split("  ")[0] == "run"
     assert set(lines[1]) == {"-"}
-    assert lines[2].split() == ["fedavg", "90.00", "98.77", "0.00", "0.00", "1.8"]
-    assert lines[3].split() == ["a", "long", "name", "89.50", "-", "-", "12.50", "1.8"]
-    assert lines[4].split() == ["clean", "91.00", "-", "-", "-", "1.8"]
+    assert lines[2].split() == ["fedavg", "90.00", "98.77", "0.00", "0.00", "1.75"]
+    assert lines[3].split() == ["a", "long", "name", "89.50", "-", "-", "12.50", "1.75"]
+    assert lines[4].split() == ["clean", "91.00", "-", "-", "-", "1.75"]
     assert len({len(line) for line in lines}) == 1
 
 

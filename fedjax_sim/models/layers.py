@@ -317,7 +317,7 @@ class Conv(nn.Module):
             conv = lambda x: pooled_conv_by_patches(x, kernel, on_cpu and channels == 1)
             x = _by_blocks(conv, x, blocks)
         elif self.lowering == "winograd" and self._few_multiplications(x):
-            x = winograd.conv(_pad(x, self.padding), kernel)
+            x = winograd.conv(x, kernel, self.padding)
         else:
             block = _BLOCK_BYTES if self.lowering != "patches" else None
             x = conv_by_patches(x, kernel, self.stride, self.padding, block)

@@ -149,16 +149,19 @@ def _backward(saved, grads):
 _conv_tiles.defvjp(_forward, _backward)
 
 
-def conv(x: Array, kernel: Array) -> Array:
+def conv(x: Array, kernel: Array, padding: int = 0) -> Array:
     """A 3x3 convolution of stride 1.
 
     Args:
-      x: f32 [B, H, W, C], already padded.
+      x: f32 [B, H, W, C].
       kernel: f32 [3, 3, C, O].
+      padding: rows and columns of zeros on each side.
 
     Returns:
-      f32 [B, H - 2, W - 2, O].
+      f32 [B, H + 2 padding - 2, W + 2 padding - 2, O].
     """
-    _, height, width, _ = x.shape
-    even = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
-    return _interleave(_conv_tiles(even, kernel))[:, : height - 2, : width - 2]
+    rows, cols = (size + 2 * padding - 2 for size in x.shape[1:3])
+    # Whole tiles need even sizes: one row or column more, cut off from the outputs.
+    sides = ((0, 0), (padding, padding + rows % 2), (padding, padding + cols % 2))
+    whole = jnp.pad(x, (*sides, (0, 0)))
+    return _interleave(_conv_tiles(whole, kernel))[:, :rows, :cols]

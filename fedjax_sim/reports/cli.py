@@ -103,22 +103,25 @@ def _report(values: flags.FlagValues) -> None:
         table = grid(
             runs, rows=values.rows, columns=values.columns, values=values.values
         )
-    if table is None:
-        keys = [*store.varying(runs), "status", "mta", "asr", "run"]
-        _show(keys, runs)
-    else:
-        print(render.markdown(table, {}))
+    written: list[Path] = []
     if values.out is not None:
         out, name = Path(values.out), values.layout or "report"
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--out={out}: {os.strerror(error.errno)}") from None
-        paths = store.write_parquet(database, out)
+        written = store.write_parquet(database, out)
         if table is not None:
             drawn = draw(table, database, Path(values.results), values.mta)
-            paths += write(table, drawn, out, name)
-        print("written:", *map(str, paths))
+            written += write(table, drawn, out, name)
+    # After the files: who reads only the first lines has them nevertheless.
+    if table is None:
+        keys = [*store.varying(runs), "status", "mta", "asr", "run"]
+        _show(keys, runs)
+    else:
+        print(render.markdown(table, {}))
+    if written:
+        print("written:", *map(str, written))
 
 
 def draw(

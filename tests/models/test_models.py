@@ -118,7 +118,9 @@ def test_every_model_runs(name):
 
 
 @pytest.mark.slow  # golden vectors check two of them, test_layers.py every layer
-@pytest.mark.parametrize("name", ["convnet", "cnn", "leadfl_fashion", "leadfl_cifar"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "convnet", "cnn", "leadfl_fashion", "leadfl_cifar"]
+)
 def test_lowerings_agree(name):
     shape = SHAPES.get(name, (8, 8, 3))
     outputs = []
@@ -126,7 +128,7 @@ def test_lowerings_agree(name):
         model = build(name, num_classes=4, image_shape=shape, lowering=lowering)
 
         def run(key, model=model):
-            x = jax.random.normal(key, (3, *shape))
+            x = jax.random.normal(key, (16, *shape))  # so many that Winograd is used
             return model.apply(*model.init(key), x, train=True)[0]
 
         outputs.append(quick_jit(run)(jax.random.key(0)))
