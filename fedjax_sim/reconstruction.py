@@ -10,7 +10,7 @@ Letters: `B` synthetic images, `K` classes, `n` clients, `d` parameters, `S` inn
 steps.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jax import Array, lax
 from fedjax_sim.models import Network
 
 PyTree = Any
+Mode = Literal["dynamic", "continuous", "intermittent"]
 
 
 class Knowledge(NamedTuple):
@@ -227,3 +228,85 @@ def known(state: ReconstructionState, ids: Array) -> Knowledge:
         return jnp.where(mask, own[ids], start[None])
 
     return jax.tree.map(choose, state.knowledge, state.start)
+
+
+class Reconstruction(NamedTuple):
+    """The settings of FedREDefense; defaults are FashionMNIST's in Table 7.
+
+    Attributes:
+      threshold: gamma, of stopping and of detection.
+      first_limit, later_limit: outer iterations in a client's first participation
+        (M_first) and in later ones (M_later).
+      mode: `dynamic` stops at the threshold; `continuous` always runs to the limits;
+        `intermittent` runs `later_limit` every `interval` rounds and only evaluates in
+        between (appendix B.3).
+      interval: T_I.
+      lr_images, lr_labels, lr_rate: of the outer optimiser.
+      initial_rate: a, the inner learning rate to start from.
+      inner_steps: S.
+      images_per_class: synthetic images.
+      stack: clients side by side (None: 1 on a CPU, 16 elsewhere).
+    """
+
+    threshold: float = 0.6
+    first_limit: int = 800
+    later_limit: int = 2000
+    mode: Mode = "dynamic"
+    interval: int = 10
+    lr_images: float = 0.5
+    lr_labels: float = 0.2
+    lr_rate: float = 5e-6
+    initial_rate: float = 0.1
+    inner_steps: int = 5
+    images_per_class: int = 1
+    stack: int | None = None
+
+
+def limits(settings: Reconstruction, seen: Array, round_: Array) -> Array:
+    """Returns i32 [n]: how far each client may go in this round."""
+    later = jnp.int32(settings.later_limit)
+    if settings.mode == "intermittent":
+        due = round_ % settings.interval == 1 % settings.interval
+        later = jnp.where(due, later, 0)
+    return jnp.where(seen, later, settings.first_limit)
+
+
+def explain(
+    settings: Reconstruction,
+    state: ReconstructionState,
+    updates: Array,
+    ids: Array,
+    chosen: Array,
+    *,
+    round_: Array,
+    params: Array,
+    network: Network,
+) -> Found:
+    """Reconstructs updates from what the server knows of their clients.
+
+    Args:
+      settings, state: of the filter.
+      updates: f32 [n, d].
+      ids: i32 [n], their clients.
+      chosen: bool [n]; the others are evaluated only.
+      round_: i32 [], from 1.
+      params: f32 [d], the global model.
+      network: of it.
+    """
+    s = settings
+    return reconstruct(
+        network,
+        params,
+        updates,
+        known(state, ids),
+        limits=jnp.where(chosen, limits(s, state.seen[ids], round_), 0),
+        threshold=s.threshold if s.mode == "dynamic" else None,
+        rates=Rates(s.lr_images, s.lr_labels, s.lr_rate),
+        steps=s.inner_steps,
+        stack=s.stack or (1 if jax.default_backend() == "cpu" else 16),
+    )
+
+
+def suspicious(errors: Array, threshold: Array | float) -> Array:
+    """Returns bool [n]: errors above the threshold, and those that are no number."""
+    return ~(errors <= threshold)

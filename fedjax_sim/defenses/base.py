@@ -201,6 +201,7 @@ class Defense(NamedTuple):
       memory: `(spec) -> bytes` that its step needs besides the state and the updates.
       predict: `(state, model, network, images f32 [B, H, W, C]) -> i32 [B]` replaces
         the argmax of the global model at evaluation; -1 refuses an answer.
+      settings: the rule's numbers, for an attacker who knows the rule.
     """
 
     init: Callable[[FederationSpec], PyTree]
@@ -220,6 +221,7 @@ class Defense(NamedTuple):
     groups: Groups | None = None
     memory: Callable[[FederationSpec], int] | None = None
     predict: Callable[[PyTree, GlobalModel, Network, Array], Array] | None = None
+    settings: Any = None
 
 
 def included(cohort: Cohort) -> Array:

@@ -4,7 +4,9 @@ Xie, Fang, Gong, "FedREDefense: Defending against Model Poisoning Attacks for Fe
 Learning using Model Update Reconstruction Error", ICML 2024.
 """
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,63 +23,47 @@ from fedjax_sim.defenses.base import (
     included,
     with_score,
 )
+from fedjax_sim.defenses.bulyan import bulyan
 from fedjax_sim.defenses.checks import check_choice
+from fedjax_sim.defenses.clip_avg import clip_avg
+from fedjax_sim.defenses.dnc import dnc
 from fedjax_sim.defenses.fedavg import fedavg
+from fedjax_sim.defenses.flame import flame
+from fedjax_sim.defenses.foolsgold import foolsgold
+from fedjax_sim.defenses.iqr_filter import iqr_filter
+from fedjax_sim.defenses.krum import krum
 from fedjax_sim.defenses.median import median
+from fedjax_sim.defenses.multikrum import multikrum
 from fedjax_sim.defenses.norm_bound import norm_bound
+from fedjax_sim.defenses.prodigy import prodigy
 from fedjax_sim.defenses.trimmed_mean import trimmed_mean
 from fedjax_sim.errors import InputError
 from fedjax_sim.reconstruction import (
     Knowledge,
-    Rates,
+    Mode,
+    Reconstruction,
     ReconstructionState,
-    known,
-    reconstruct,
+    explain,
+    suspicious,
 )
 
-Mode = Literal["dynamic", "continuous", "intermittent"]
-Base = Literal["fedavg", "median", "trimmed_mean", "norm_bound"]
-
-
-class Reconstruction(NamedTuple):
-    """The settings of the filter; defaults are FashionMNIST's in Table 7.
-
-    Attributes:
-      threshold: gamma, of stopping and of detection.
-      first_limit, later_limit: outer iterations in a client's first participation
-        (M_first) and in later ones (M_later).
-      mode: `dynamic` stops at the threshold; `continuous` always runs to the limits;
-        `intermittent` runs `later_limit` every `interval` rounds and only evaluates in
-        between (appendix B.3).
-      interval: T_I.
-      lr_images, lr_labels, lr_rate: of the outer optimiser.
-      initial_rate: a, the inner learning rate to start from.
-      inner_steps: S.
-      images_per_class: synthetic images.
-      stack: clients side by side (None: 1 on a CPU, 16 elsewhere).
-    """
-
-    threshold: float = 0.6
-    first_limit: int = 800
-    later_limit: int = 2000
-    mode: Mode = "dynamic"
-    interval: int = 10
-    lr_images: float = 0.5
-    lr_labels: float = 0.2
-    lr_rate: float = 5e-6
-    initial_rate: float = 0.1
-    inner_steps: int = 5
-    images_per_class: int = 1
-    stack: int | None = None
-
-
-def limits(settings: Reconstruction, seen: Array, round_: Array) -> Array:
-    """Returns i32 [n]: how far each client may go in this round."""
-    later = jnp.int32(settings.later_limit)
-    if settings.mode == "intermittent":
-        due = round_ % settings.interval == 1 % settings.interval
-        later = jnp.where(due, later, 0)
-    return jnp.where(seen, later, settings.first_limit)
+Base = Literal[
+    "fedavg",
+    "median",
+    "median_lower",
+    "trimmed_mean",
+    "norm_bound",
+    "norm_bound_oracle",
+    "krum",
+    "multikrum",
+    "bulyan",
+    "dnc",
+    "flame",
+    "foolsgold",
+    "prodigy",
+    "iqr_filter",
+    "clip_avg",
+]
 
 
 def reconstruction_filter(settings: Reconstruction) -> Stage:
@@ -117,16 +103,15 @@ def reconstruction_filter(settings: Reconstruction) -> Stage:
         state: ReconstructionState, cohort: Cohort, context: RoundContext
     ) -> tuple[ReconstructionState, Cohort]:
         ids, present = cohort.client_ids, included(cohort)
-        found = reconstruct(
-            context.network,
-            context.global_params,
+        found = explain(
+            s,
+            state,
             cohort.updates,
-            known(state, ids),
-            limits=jnp.where(present, limits(s, state.seen[ids], context.round), 0),
-            threshold=s.threshold if s.mode == "dynamic" else None,
-            rates=Rates(s.lr_images, s.lr_labels, s.lr_rate),
-            steps=s.inner_steps,
-            stack=s.stack or (1 if jax.default_backend() == "cpu" else 16),
+            ids,
+            present,
+            round_=context.round,
+            params=context.global_params,
+            network=context.network,
         )
         flagged = present & suspicious(found.error, s.threshold)
         if "non_finite" in cohort.scores:
@@ -151,11 +136,6 @@ def reconstruction_filter(settings: Reconstruction) -> Stage:
     return Stage(init, apply)
 
 
-def suspicious(errors: Array, threshold: Array | float) -> Array:
-    """Returns bool [n]: errors above the threshold, and those that are no number."""
-    return ~(errors <= threshold)
-
-
 def fedredefense(
     *,
     threshold: float = 0.6,
@@ -178,8 +158,10 @@ def fedredefense(
     and 1500; CINIC-10 the same with limits 2000 and 4000 (Table 7). The paper
     multiplies `later_limit` by 2 for two local epochs and by 5 for five.
 
-    Args: see `Reconstruction`; and
-      base: what aggregates the clients that remain.
+    Args: see `fedjax_sim.reconstruction.Reconstruction`; and
+      base: what aggregates the clients that remain, under its own defaults;
+        `median_lower` and `norm_bound_oracle` are the forms of the paper's code and of
+        its Table 3.
 
     Raises:
       InputError: a number outside its range, or a model with batch statistics.
@@ -220,15 +202,29 @@ def fedredefense(
         stack=stack,
     )
     return filtered(
-        reconstruction_filter(settings), _BASES[base](), eligible=_remaining
+        reconstruction_filter(settings),
+        _BASES[base](),
+        eligible=_remaining,
+        settings=settings,
     )
 
 
-_BASES = {
+_BASES: dict[str, Callable[[], Defense]] = {
     "fedavg": fedavg,
     "median": median,
+    "median_lower": partial(median, variant="authors"),
     "trimmed_mean": trimmed_mean,
     "norm_bound": norm_bound,
+    "norm_bound_oracle": partial(norm_bound, bound="oracle"),
+    "krum": krum,
+    "multikrum": multikrum,
+    "bulyan": bulyan,
+    "dnc": dnc,
+    "flame": flame,
+    "foolsgold": foolsgold,
+    "prodigy": prodigy,
+    "iqr_filter": iqr_filter,
+    "clip_avg": clip_avg,
 }
 
 

@@ -25,7 +25,7 @@ _DEFENSES: dict[str, dict[str, Any]] = {
     "flame": {},
     "fltrust": {"num_samples": 500},
     "fldetector": {},
-    "flcert": {"num_groups": 10},
+    "flcert": {"num_groups": 10, "base": "median_lower"},
     "fedredefense": {},
 }
 
@@ -107,6 +107,7 @@ def fedredefense(
     if attack == "fang" and name == "krum":
         attack = "fang_krum"
     num_malicious = 0 if attack == "none" else round(given["mcr"])
+    attack = attack if num_malicious else "none"
     return ConfigDict(
         {
             "seed": 4,

@@ -10,9 +10,14 @@ from fedjax_sim.attacks import ATTACKS
 from fedjax_sim.attacks.adaptive_label_flip import largest_factor
 from fedjax_sim.attacks.base import CraftView
 from fedjax_sim.errors import InputError
+from fedjax_sim.reconstruction import Reconstruction
 
 NAMES = ("adaptive_label_flip", "adaptive_targeted_label_flip")
 FEW = {"first_limit": 2, "later_limit": 1, "inner_steps": 2, "stack": 1}
+SERVER = {
+    "defense.name": "fedredefense",
+    **{f"defense.{key}": value for key, value in FEW.items()},
+}
 
 
 def test_factors_are_found_by_halving_steps():
@@ -22,14 +27,9 @@ def test_factors_are_found_by_halving_steps():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_scales_with_the_threshold(name):
+def test_scales_with_the_server_s_threshold(name):
     """With no threshold to fear the update grows to its limit; with one of 0, not."""
-    changes = {
-        "attack.name": name,
-        "defense.name": "fedredefense",
-        **{f"defense.{key}": value for key, value in FEW.items()},
-    }
-    built = build(changes)
+    built = build(SERVER | {"attack.name": name})
     state = start_state(built)
     network = built.federation.network
     rng = np.random.default_rng(0)
@@ -45,11 +45,25 @@ def test_scales_with_the_threshold(name):
         defense=state.defense,
         network=network,
     )
+    attack = ATTACKS[name].factory()
     for threshold, factor in ((1e9, 4.875), (1e-9, 1.0)):
-        attack = ATTACKS[name].factory(threshold=threshold, **FEW)
-        _, crafted = jax.jit(lambda attack=attack: attack.craft((), view))()
+        server = view._replace(settings=Reconstruction(threshold=threshold, **FEW))
+        _, crafted = jax.jit(lambda server=server: attack.craft((), server))()
         rows = view.malicious
         np.testing.assert_allclose(crafted[rows], factor * updates[rows], rtol=1e-6)
+
+
+def test_is_told_the_server_s_settings():
+    """In a round, with the config's numbers: a large threshold lets all pass."""
+    grown = {}
+    for threshold in (1e9, 1e-9):
+        changes = {"attack.name": NAMES[0], "defense.threshold": threshold}
+        built = build(SERVER | changes | {"participation.clients_per_round": 6})
+        _, report = jax.jit(built.federation.round_step)(
+            start_state(built), built.inputs
+        )
+        grown[threshold] = report.update_norms[report.malicious]
+    np.testing.assert_allclose(grown[1e9], 4.875 * grown[1e-9], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,5 +1,7 @@
 """FedREDefense: limits by round, who is expelled, and what the server remembers."""
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,14 +9,19 @@ import pytest
 from helpers import assert_same_bits, build, jitted_rounds, start_state
 
 from fedjax_sim.defenses.fedredefense import (
-    Reconstruction,
+    _BASES,
+    Base,
     fedredefense,
-    limits,
-    suspicious,
 )
 from fedjax_sim.errors import InputError
 from fedjax_sim.flat import ravel
-from fedjax_sim.reconstruction import inner_steps, known
+from fedjax_sim.reconstruction import (
+    Reconstruction,
+    inner_steps,
+    known,
+    limits,
+    suspicious,
+)
 
 N, POPULATION = 5, 12
 OPTIONS = {
@@ -266,6 +273,12 @@ def test_the_base_rule_sees_only_who_remains(server, cohort, first):
     np.testing.assert_allclose(
         result.update, cohort.updates[1:3].mean(0), rtol=1e-5, atol=1e-7
     )
+
+
+def test_every_base_can_be_built():
+    assert set(_BASES) == set(get_args(Base))
+    for base in _BASES:
+        assert fedredefense(base=base).settings == Reconstruction()
 
 
 # ------------------------------------------------------------------------- errors

@@ -9,7 +9,6 @@ from adapters_models import quick_jit, small_network
 from torch_state import split_flat, to_flax
 
 from fedjax_sim.attacks.adaptive_label_flip import largest_factor
-from fedjax_sim.defenses.fedredefense import suspicious
 from fedjax_sim.defenses.flcert import majority_vote
 from fedjax_sim.flat import flat_layout
 from fedjax_sim.metrics import detection_history
@@ -20,6 +19,7 @@ from fedjax_sim.reconstruction import (
     inner_steps,
     reconstruct,
     reconstruction_error,
+    suspicious,
 )
 
 Case = dict[str, np.ndarray]
