@@ -35,10 +35,10 @@ _BISECTION_COLUMNS = 256
 
 _SIGN = np.uint32(1 << 31)
 
+Even = Literal["midpoint", "lower"]
 
-def median(
-    rows: Array, mask: Array, even: Literal["midpoint", "lower"] = "midpoint"
-) -> Array:
+
+def median(rows: Array, mask: Array, even: Even = "midpoint") -> Array:
     """Returns the median f32 [k] of the included rows in each column.
 
     Args:
@@ -79,7 +79,9 @@ def trimmed_mean(rows: Array, mask: Array, trim: int | Array) -> Array:
     return mean_of_ranks(rows, mask, trim, m - trim)
 
 
-def mean_around_median(rows: Array, mask: Array, count: int | Array) -> Array:
+def mean_around_median(
+    rows: Array, mask: Array, count: int | Array, even: Even = "midpoint"
+) -> Array:
     """Returns the mean f32 [k] of the `count` values nearest to the median.
 
     Values that tie for the last place share it.
@@ -88,9 +90,10 @@ def mean_around_median(rows: Array, mask: Array, count: int | Array) -> Array:
       rows: f32 [n, k].
       mask: bool [n], the included rows.
       count: i32 [], may be traced; clipped to 1..m.
+      even: see `median`.
     """
     count = jnp.clip(count, 1, jnp.maximum(mask.sum(), 1))
-    gaps = jnp.abs(rows - median(rows, mask)[None])
+    gaps = jnp.abs(rows - median(rows, mask, even)[None])
     last = kth_smallest(gaps, mask, count - 1)[None]
     nearer = mask[:, None] & (gaps < last)
     tied = mask[:, None] & (gaps == last)

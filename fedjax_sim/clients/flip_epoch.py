@@ -13,6 +13,7 @@ exact in both forms of what goes around it:
   change of a size 0, the change is 0 here.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -110,7 +111,7 @@ class _Client:
         self.normalization = normalization
         self.classes = network.num_classes
         self.plain = batch_gradient(network.model, None)
-        self.limit = settings.max_size * network.image_shape[0] * network.image_shape[1]
+        self.limit = settings.max_size * math.prod(network.image_shape)
 
     def undefended(self, params, buffers, batch, memory, key):
         del key
@@ -486,7 +487,7 @@ def _fresh(key: Array, like: Triggers) -> Triggers:
     """Random triggers to start from."""
     mask_key, pattern_key = jax.random.split(key)
     return Triggers(
-        jax.random.uniform(mask_key, like.mask.shape, minval=MASK_OF_TWO),
+        jax.random.uniform(mask_key, like.mask.shape),
         jax.random.uniform(pattern_key, like.pattern.shape),
     )
 

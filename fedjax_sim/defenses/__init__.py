@@ -93,7 +93,7 @@ DEFENSES: dict[str, DefenseEntry] = {
     "fedredefense": DefenseEntry(
         factory=fedredefense,
         paper="Xie, Fang, Gong, ICML 2024",
-        oracle="none",
+        oracle="none, and what its base is told",
         traced=("threshold", "lr_images", "lr_labels", "lr_rate", "initial_rate"),
     ),
     "flcert": DefenseEntry(

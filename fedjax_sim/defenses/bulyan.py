@@ -4,8 +4,9 @@ El Mhamdi, Guerraoui, Rouault, "The Hidden Vulnerability of Distributed Learning
 Byzantium", ICML 2018, section 4.
 """
 
-import jax.numpy as jnp
-from jax import Array, lax
+from typing import Literal
+
+from jax import Array
 
 from fedjax_sim import order_statistics
 from fedjax_sim.defenses.base import (
@@ -13,20 +14,17 @@ from fedjax_sim.defenses.base import (
     Defense,
     FederationSpec,
     RoundContext,
-    Stage,
     coordinatewise,
-    exclude,
-    included,
     pipeline,
-    with_score,
 )
 from fedjax_sim.defenses.building import byzantine_count, stateless, told
-from fedjax_sim.defenses.checks import check_quorum, check_range
-from fedjax_sim.defenses.multikrum import krum_scores, ranks
-from fedjax_sim.distances import squared_distances
+from fedjax_sim.defenses.checks import check_choice, check_quorum, check_range
+from fedjax_sim.defenses.multikrum import iterated_krum
+
+Variant = Literal["paper", "ndss"]
 
 
-def bulyan(*, num_byzantine: int | None = None) -> Defense:
+def bulyan(*, variant: Variant = "paper", num_byzantine: int | None = None) -> Defense:
     """Returns Bulyan with theta = n - 2f selected and beta = theta - 2f averaged.
 
     Krum selects theta clients one after the other, each time among those that are
@@ -35,13 +33,19 @@ def bulyan(*, num_byzantine: int | None = None) -> Defense:
     they are too few for f, at least one client and one value are taken.
 
     Args:
+      variant: `ndss` as in the code of Shejwalkar and Houmansadr, NDSS 2021: a client
+        counts among its own nearest ones, and of an even number of values the lower
+        middle one is the median.
       num_byzantine: f; by default the malicious clients to expect in a cohort (an
         oracle: a real server has to guess it). With f < 3 the last selections may tie
         exactly and go by client id.
 
     Raises:
-      InputError: by `init`, for a cohort of fewer than 4f + 3 clients.
+      InputError: for an unknown variant; by `init`, for a cohort of fewer than 4f + 3
+        clients.
     """
+    check_choice("variant", variant, Variant)
+    coded = variant == "ndss"
 
     def resolve(spec: FederationSpec) -> int:
         check_range("num_byzantine", num_byzantine, 0, spec.cohort_size)
@@ -52,31 +56,13 @@ def bulyan(*, num_byzantine: int | None = None) -> Defense:
     def rule(f: Array) -> Defense:
         def average(rows: Array, mask: Array) -> Array:
             count = mask.sum() - 2 * f
-            return order_statistics.mean_around_median(rows, mask, count)
+            even = "lower" if coded else "midpoint"
+            return order_statistics.mean_around_median(rows, mask, count, even)
 
-        return pipeline(iterated_krum(f), reduce=coordinatewise(average))
+        def select(cohort: Cohort, context: RoundContext) -> Cohort:
+            del context
+            return iterated_krum(cohort, f, 2 * f, with_itself=coded)
+
+        return pipeline(stateless(select), reduce=coordinatewise(average))
 
     return told(resolve, rule)
-
-
-def iterated_krum(num_byzantine: Array) -> Stage:
-    """Returns the stage that keeps the n - 2f clients that Krum selects in turn."""
-
-    def judge(cohort: Cohort, context: RoundContext) -> Cohort:
-        del context
-        distances = squared_distances(cohort.updates)
-        mask = included(cohort)
-        n = len(mask)
-        count = jnp.maximum(mask.sum() - 2 * num_byzantine, 1)
-
-        def select(i: Array, place: Array) -> Array:
-            left = mask & (place == n)
-            neighbors = left.sum() - num_byzantine - 2
-            scores = krum_scores(distances, left, neighbors)
-            best = left & (ranks(scores, left, cohort.client_ids) == 0)
-            return jnp.where(best & (i < count), i, place)
-
-        place = lax.fori_loop(0, n, select, jnp.full(n, n))
-        return exclude(with_score(cohort, "place", place), place == n)
-
-    return stateless(judge)

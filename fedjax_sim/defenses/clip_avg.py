@@ -24,7 +24,8 @@ def clip_avg(
     """Returns the mean of mean local gradients that are clipped in length.
 
     The gradient of a client is its update over -lr * local_steps; in round r (from 1)
-    it is clipped to clip_norm * r^-clip_decay. Score: `clip_factor` f32 [n].
+    it is clipped to clip_norm * r^-clip_decay. Score: `clip_factor` f32 [n]. Running
+    statistics are averaged as they are; the article treats them as parameters.
 
     Args:
       clip_norm: bound in the first round, above 0.

@@ -59,10 +59,14 @@ class Schedule(NamedTuple):
     num_repeat_real: int = 10
 
     @property
+    def queries(self) -> int:
+        """Of an iteration: ten of eleven per generator step are a relic of MAZE."""
+        return self.batch_size * (self.iter_clone - 1 + 11 * self.iter_gen)
+
+    @property
     def iterations(self) -> int:
-        """I: ten of the eleven queries per generator step are a relic of MAZE."""
-        queries = self.batch_size * (self.iter_clone - 1 + 11 * self.iter_gen)
-        return self.budget // queries
+        """I."""
+        return self.budget // self.queries
 
 
 class Learner(NamedTuple):
@@ -479,8 +483,7 @@ def distill(
             """Whether the clone is good enough to stop early."""
             if frac_recover_acc is None:
                 return jnp.bool_(False)
-            queries = s.budget // s.iterations
-            asked = done * queries // log_iter > (done - 1) * queries // log_iter
+            asked = done * s.queries // log_iter > (done - 1) * s.queries // log_iter
             flat = GlobalModel(ravel(clone.params), ravel(clone.buffers))
             return lax.cond(
                 asked,

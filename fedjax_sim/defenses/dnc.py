@@ -54,7 +54,11 @@ def dnc(
 
     def resolve(spec: FederationSpec) -> int:
         check_range("num_byzantine", num_byzantine, 0, spec.cohort_size - 1)
-        return byzantine_count(spec, num_byzantine)
+        f = byzantine_count(spec, num_byzantine)
+        if f > 0:
+            most = (spec.cohort_size - 1) / f
+            check_range("filter_fraction", filter_fraction, 0, most)
+        return f
 
     def rule(f: Array) -> Defense:
         removed = jnp.floor(filter_fraction * f).astype(jnp.int32)

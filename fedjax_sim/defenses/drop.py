@@ -9,6 +9,7 @@ from typing import Literal
 from fedjax_sim.defenses.activity_monitor import activity_monitor
 from fedjax_sim.defenses.base import Defense, RootRequest, pipeline
 from fedjax_sim.defenses.distillation import Loss, Schedule, distill, replay_bytes
+from fedjax_sim.defenses.droplet import not_banned
 from fedjax_sim.defenses.ward_clusters import ward_clusters
 from fedjax_sim.errors import InputError
 
@@ -17,6 +18,7 @@ def drop(
     *,
     penalty: float = 1.0,
     reward: float | None = 0.5,
+    blacklist_threshold: float | None = None,
     every: int = 5,
     start_round: int = 0,
     num_seed: int = 1000,
@@ -49,7 +51,7 @@ def drop(
     (`config.data.normalization = half`).
 
     Args:
-      penalty, reward: of the activity monitor.
+      penalty, reward, blacklist_threshold: of the activity monitor.
       every, start_round: distil in rounds divisible by `every` (the paper's K), not
         before `start_round`.
       num_seed: the server's seed images, drawn from the training set.
@@ -123,7 +125,9 @@ def drop(
         )
     return pipeline(
         ward_clusters(),
-        activity_monitor(penalty=penalty, reward=reward),
+        activity_monitor(
+            penalty=penalty, reward=reward, blacklist_threshold=blacklist_threshold
+        ),
         after=distill(
             schedule,
             every=every,
@@ -139,4 +143,5 @@ def drop(
         ),
         root=RootRequest(num_seed + num_validation, augmented=True),
         memory=replay_bytes(schedule, num_seed, replay_dtype),
+        eligible=None if blacklist_threshold is None else not_banned,
     )

@@ -29,10 +29,11 @@ def droplet(
         activity_monitor(
             penalty=penalty, reward=reward, blacklist_threshold=blacklist_threshold
         ),
-        eligible=None if blacklist_threshold is None else _not_banned,
+        eligible=None if blacklist_threshold is None else not_banned,
     )
 
 
-def _not_banned(state: Any) -> Array:
+def not_banned(state: Any) -> Array:
+    """Returns bool [N]: clients below the threshold, from the state of a pipeline."""
     (_, activity), _ = state
     return ~activity.banned

@@ -9,7 +9,7 @@ that name (Syros et al. 2025, arXiv 2502.07011).
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from fedjax_sim.defenses.base import (
     Cohort,
@@ -27,7 +27,7 @@ from fedjax_sim.defenses.checks import check_choice, check_quorum, check_range
 from fedjax_sim.distances import squared_distances
 from fedjax_sim.errors import InputError
 
-Variant = Literal["paper", "authors"]
+Variant = Literal["paper", "authors", "iterative"]
 
 
 class MultiKrumState(NamedTuple):
@@ -75,7 +75,10 @@ def multikrum_selection(
 
     Args:
       variant: `paper` takes squared Euclidean distances and f from the threat model;
-        `authors` takes Euclidean distances and f = floor(n / 2).
+        `authors` takes Euclidean distances and f = floor(n / 2); `iterative` is as
+        `paper`, but selects n - 2f - 2 clients one after the other, each among those
+        that are left (score `place`), as in the code of Shejwalkar and Houmansadr,
+        NDSS 2021.
       num_byzantine: f; by default the malicious clients to expect in a cohort (an
         oracle: a real server has to guess it).
       num_selected: m in place of n - f.
@@ -94,8 +97,20 @@ def multikrum_selection(
             f"config.defense.num_byzantine = {num_byzantine} must be none: "
             "config.defense.variant = 'authors' always takes half of the cohort"
         )
+    if variant == "iterative":
+        for key, value in (
+            ("num_selected", num_selected),
+            ("num_neighbors", num_neighbors),
+            ("whole_state", whole_state or None),
+        ):
+            if value is not None:
+                raise InputError(
+                    f"config.defense.{key} = {value} does not belong to "
+                    "config.defense.variant = 'iterative', which takes both numbers "
+                    "from num_byzantine and parameters alone"
+                )
     # With both counts given f plays no part, and its condition none either.
-    f_matters = variant == "paper" and (num_selected is None or num_neighbors is None)
+    f_matters = variant != "authors" and (num_selected is None or num_neighbors is None)
 
     def init(spec: FederationSpec) -> MultiKrumState:
         n = spec.cohort_size
@@ -110,6 +125,9 @@ def multikrum_selection(
     def apply(
         state: MultiKrumState, cohort: Cohort, context: RoundContext
     ) -> tuple[MultiKrumState, Cohort]:
+        if variant == "iterative":
+            f = state.num_byzantine
+            return state, iterated_krum(cohort, f, 2 * f + 2)
         n = included(cohort).sum()
         f = state.num_byzantine if variant == "paper" else n // 2
         k = n - f - 2 if num_neighbors is None else num_neighbors
@@ -153,18 +171,50 @@ def keep_lowest(cohort: Cohort, score: str, count: int | Array) -> Cohort:
     )
 
 
-def krum_scores(distances: Array, mask: Array, num_neighbors: int | Array) -> Array:
+def iterated_krum(
+    cohort: Cohort, num_byzantine: Array, remaining: Array, with_itself: bool = False
+) -> Cohort:
+    """Lets Krum select clients in turn, each among those that are left.
+
+    Adds the score `place` i32 [n]: in which turn, from 0; n if never.
+
+    Args:
+      cohort: of n clients.
+      num_byzantine: i32 [], f; of r clients left r - f - 2 distances are summed.
+      remaining: i32 [], clients to leave; at least one is selected.
+      with_itself: one of the distances is that of a client to itself.
+    """
+    distances = squared_distances(cohort.updates)
+    mask = included(cohort)
+    n = len(mask)
+    count = jnp.maximum(mask.sum() - remaining, 1)
+
+    def select(i: Array, place: Array) -> Array:
+        left = mask & (place == n)
+        neighbors = jnp.maximum(left.sum() - num_byzantine - 2, 1) - with_itself
+        scores = krum_scores(distances, left, neighbors, least=1 - with_itself)
+        best = left & (ranks(scores, left, cohort.client_ids) == 0)
+        return jnp.where(best & (i < count), i, place)
+
+    place = lax.fori_loop(0, n, select, jnp.full(n, n))
+    return exclude(with_score(cohort, "place", place), place == n)
+
+
+def krum_scores(
+    distances: Array, mask: Array, num_neighbors: int | Array, least: int = 1
+) -> Array:
     """Returns the sum f32 [n] of the distances to the nearest other clients.
 
     Args:
       distances: f32 [n, n], plain or squared.
       mask: bool [n], clients that count; the others get +inf.
-      num_neighbors: i32 [], clipped to 1..(number of other clients).
+      num_neighbors: i32 [], clipped to least..(number of other clients).
+      least: see above.
     """
     n = len(mask)
     others = mask[None, :] & ~jnp.eye(n, dtype=bool)
     nearest = jnp.sort(jnp.where(others, distances, jnp.inf), axis=1)
-    num_neighbors = jnp.clip(num_neighbors, 1, jnp.maximum(mask.sum() - 1, 1))
+    num_neighbors = jnp.clip(num_neighbors, least, jnp.maximum(mask.sum() - 1, 1))
     counted = jnp.arange(n)[None, :] < num_neighbors
     scores = jnp.where(counted, nearest, 0.0).sum(1)
     return jnp.where(mask, scores, jnp.inf)

@@ -18,7 +18,7 @@ from fedjax_sim.defenses.base import (
     pipeline,
     with_score,
 )
-from fedjax_sim.defenses.building import byzantine_count, stateless, told
+from fedjax_sim.defenses.building import stateless, told
 from fedjax_sim.defenses.checks import check_quorum, check_range
 from fedjax_sim.defenses.multikrum import ranks
 from fedjax_sim.distances import gram, squared_distances
@@ -41,9 +41,9 @@ def prodigy(*, num_byzantine: int | None = None) -> Defense:
     plain mean.
 
     Args:
-      num_byzantine: f; by default the malicious clients to expect in a cohort (an
-        oracle: a real server has to guess it). Scores take at least 2, as a spread
-        needs two clients.
+      num_byzantine: f; by default the malicious clients to expect in a cohort, rounded
+        down as in the code (an oracle: a real server has to guess it). Scores take at
+        least 2, as a spread needs two clients.
 
     Raises:
       InputError: by `init`, for a cohort of fewer than 2f + 1 clients.
@@ -51,7 +51,8 @@ def prodigy(*, num_byzantine: int | None = None) -> Defense:
 
     def resolve(spec: FederationSpec) -> int:
         check_range("num_byzantine", num_byzantine, 0, spec.cohort_size)
-        f = byzantine_count(spec, num_byzantine)
+        expected = spec.cohort_size * spec.num_malicious // spec.population
+        f = expected if num_byzantine is None else num_byzantine
         check_quorum(spec, f, 2, 1)
         return f
 
@@ -107,7 +108,7 @@ def prodigy_scores(
     group = (others & (place < size - 1)) | jnp.eye(n, dtype=bool)
     spread, mean = (_sum_within(group, x) for x in (distances, products))
     dissimilarity = jnp.sqrt(spread / jnp.where(mean > 0, 2.0 * mean, jnp.inf))
-    stop = jnp.maximum(mask.sum() - num_byzantine - 1, size)
+    stop = jnp.maximum(mask.sum() - size - 1, size)
     middle = others & (place >= size - 1) & (place < stop)
     proximity = jnp.where(middle, distances, 0.0).sum(1)
     near = proximity > 0

@@ -37,7 +37,8 @@ def random_aggregation(
     Args:
       normalization: of the draws v: `sum` divides by their sum, `softmax` takes
         exp(v).
-      num_selected: only the clients of the largest draws count; None takes all.
+      num_selected: only the clients of the largest draws count; None, as any number
+        from that of the clients on, takes all.
       per_layer: each tensor of parameters or running statistics has draws of its own;
         the report then shows no weights.
 

@@ -255,6 +255,7 @@ def test_groups_in_one_program_equal_federations_of_their_own(tmp_path):
             {
                 "attack.name": "none",
                 "participation.name": "explicit",
+                "participation.clients_per_round": 3,
                 "participation.schedule": str(tmp_path / f"{group}.npy"),
             }
         )

@@ -16,7 +16,7 @@ def reference(updates, f):
         others = [j for j in np.argsort(squares[i], kind="stable") if j != i]
         group = updates[[i, *others[: size - 1]]]
         a = np.linalg.norm(group.std(0)) / np.linalg.norm(group.mean(0))
-        b = squares[i, others[size - 1 : n - f - 1]].sum()
+        b = squares[i, others[size - 1 : n - size - 1]].sum()
         scores.append(a / b)
     scores = np.array(scores)
     scores[np.argsort(scores, kind="stable")[:f]] = 0
@@ -69,10 +69,10 @@ def test_updates_beyond_float32_get_nothing(one_round, survivors):
 
 
 def test_f_from_the_threat_model(one_round, survivors):
-    # ceil(9 * 10 / 40) = 3 clients are dropped.
+    # floor(9 * 10 / 40) = 2 clients are dropped.
     updates = np.random.default_rng(3).normal(size=(9, 20)) + 0.5
     judged, _ = one_round(prodigy(), updates, num_malicious=10)
-    assert len(survivors(judged)) == 6
+    assert len(survivors(judged)) == 7
 
 
 def test_too_few_clients(make_spec):

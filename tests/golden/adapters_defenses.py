@@ -25,7 +25,6 @@ from fedjax_sim.defenses.base import (
     Root,
     RoundContext,
     coordinatewise,
-    exclude,
     pipeline,
     weighted_mean,
 )
@@ -452,7 +451,7 @@ def check_fedredefense_median(case: Case) -> None:
 
 
 def check_fedredefense_multi_krum(case: Case) -> None:
-    """Multi-Krum in one shot; the iterative form through its first selection."""
+    """Multi-Krum in one shot and one after the other."""
     cohort, context = make_cohort(case["updates"]), make_context(case["global_params"])
     factory = DEFENSES["multikrum"].factory
     f = int(case["f"])
@@ -470,13 +469,13 @@ def check_fedredefense_multi_krum(case: Case) -> None:
     assert survivors(judged).tolist() == [case["expected_single_index"]]
     assert_vector(result.update, case["expected_single_update"])
 
-    # The iterative form: Krum again and again on the clients that are left.
-    chosen: list[int] = []
-    while len(chosen) < len(case["expected_iterative_indices"]):
-        taken = jnp.isin(cohort.client_ids, jnp.asarray(chosen, jnp.int32))
-        judged, _ = one_round(single, exclude(cohort, taken), context)
-        chosen += survivors(judged).tolist()
-    np.testing.assert_array_equal(chosen, case["expected_iterative_indices"])
+    in_turn = factory(variant="iterative", num_byzantine=f)
+    judged, result = one_round(in_turn, cohort, context)
+    place = np.asarray(judged.scores["place"])
+    wanted = case["expected_iterative_indices"]
+    assert len(survivors(judged)) == len(wanted)
+    np.testing.assert_array_equal(place[wanted], range(len(wanted)))
+    assert_vector(result.update, case["expected_iterative_update"])
 
 
 def told_ratio(cohort: Cohort, case: Case) -> FederationSpec:
@@ -708,6 +707,15 @@ def check_leadfl_bulyan_paper(case: Case) -> None:
     chosen = judged.updates[np.sort(case["expected_selected"])]
     assert_leadfl(median(chosen, np.ones(len(chosen), bool)), case["expected_median"])
     assert_leadfl(result.update, case["expected_update"])
+
+    coded = DEFENSES["bulyan"].factory(
+        variant="ndss", num_byzantine=int(case["num_byzantine"])
+    )
+    judged, result = one_round(coded, make_cohort(case["updates"]), context)
+    place = np.asarray(judged.scores["place"])
+    wanted = case["expected_selected_selfdist"]
+    np.testing.assert_array_equal(place[wanted], range(len(wanted)))
+    assert_leadfl(result.update, case["expected_update_selfdist"])
 
 
 def check_leadfl_bulyan_leadfl(case: Case) -> None:
