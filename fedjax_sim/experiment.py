@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from fedjax_sim import distributed, memory, metrics, models, program
+from fedjax_sim import attacks, distributed, memory, metrics, models, program
 from fedjax_sim import federation as fed
 from fedjax_sim.attacks.base import Attack, AttackSpec
 from fedjax_sim.clients import leadfl_schedule, training
@@ -201,6 +201,8 @@ def build(
         image_shape=image_shape,
         normalization=norm,
         layout=layout,
+        test_images=dataset.test_images,
+        test_labels=dataset.test_labels,
     )
     poison = attack.poison(spec) if attack.poison else None
     if poison is not None and poison.batchwise and config.client.batch_size < 2:
@@ -217,6 +219,7 @@ def build(
         config.client.epochs,
         config.client.steps,
         _microbatch(config, model),
+        config.client.persist_momentum,
     )
     participation = _participation(config)
     mesh = distributed.make_mesh(config.execution.devices)
@@ -228,9 +231,10 @@ def build(
         network.buffer_layout.size,
         network,
     )
-    strategy, estimate = _strategy(
-        config, work, dataset, federation_spec, _defense_bytes(defense, federation_spec)
-    )
+    kept_bytes = _defense_bytes(defense, federation_spec)
+    if work.persist_momentum:
+        kept_bytes += 2 * 4 * population * layout.size
+    strategy, estimate = _strategy(config, work, dataset, federation_spec, kept_bytes)
     parts = dict(
         network=network,
         work=work,
@@ -249,7 +253,7 @@ def build(
     twin = None
     if config.evaluation.attack_effect:
         harmless = reader._replace(poison=None)
-        no_attack = lambda options: (Attack(()), own_sides(options)[1])
+        no_attack = lambda options: (attacks.none(), own_sides(options)[1])
         twin = fed.make_federation(sides=no_attack, reader=harmless, **parts)
     is_malicious = np.zeros(population, bool)
     is_malicious[malicious_ids] = True
@@ -303,11 +307,9 @@ def build(
         )
 
     poisoned = None
-    if isinstance(inputs.data.poison_plan, jax.Array):
-        fractions = realised_fraction(
-            partition, np.asarray(inputs.data.poison_plan), malicious_ids
-        )
-        poisoned = float(fractions.mean())
+    plan = inputs.data.poison_plan
+    if isinstance(plan, jax.Array) and plan.dtype == bool:
+        poisoned = realised_fraction(partition, np.asarray(plan), malicious_ids)
     facts = {
         "data": {
             "name": config.data.name,
@@ -322,7 +324,7 @@ def build(
         },
         "parameters": layout.size,
         "malicious_clients": malicious_ids.tolist(),
-        "realised_dpr": poisoned,
+        "realised_dpr": poisoned,  # of each malicious client
         "malicious_majority": _majority(config, population, len(malicious_ids)),
         "attack_knowledge": list(attack.knowledge),
         "oracle_knowledge": DEFENSES[config.defense.name].oracle,
@@ -422,6 +424,13 @@ def _participation(config: Config):
                 f"config.participation.schedule = {path!r}: an .npy file with an "
                 f"integer array [rounds, clients] is expected there ({error})"
             ) from None
+        shape = options["schedule"].shape
+        if len(shape) == 2 and shape[1] != facts["cohort_size"]:
+            raise InputError(
+                f"config.participation.clients_per_round = {facts['cohort_size']} must "
+                f"be {shape[1]}: config.participation.schedule = {path!r} has so many "
+                "columns"
+            )
         del facts["cohort_size"], facts["num_malicious"]
     if section.name == "uniform":
         del facts["num_malicious"]

@@ -55,6 +55,7 @@ class FedState(NamedTuple):
     server: PyTree  # state of the server optimiser
     defense: PyTree
     attack: PyTree
+    momentum: PyTree = ()  # f32 [N, d], of clients whose momentum persists
 
 
 class Hyper(NamedTuple):
@@ -102,6 +103,7 @@ class RoundReport(NamedTuple):
     global_norm: Array  # f32 [], length of the step of the global model
     skipped: Array  # bool [], no client survived
     scores: dict[str, Array]  # of the defence, [n] each
+    attack: dict[str, Array]  # of the attack, [] each, or [groups]
     clock: Array  # i32 [2, 2], (s, us) after training and after the server step
 
 
@@ -219,6 +221,9 @@ def make_federation(
             server=optimizer.init(params) if optimizer else (),
             defense=jax.tree.map(jnp.asarray, defense.init(own)),
             attack=attack_state,
+            momentum=jnp.zeros((population, layout.size))
+            if work.persist_momentum
+            else (),
         )
 
     def eligible(state: FedState, inputs: Inputs) -> Array:
@@ -276,6 +281,7 @@ def make_federation(
                 before,
                 state.defense if defense.broadcast or defense.client_training else (),
                 attack_state,
+                state.momentum,
             ),
             inputs,
             round_index,
@@ -297,6 +303,13 @@ def make_federation(
                 results.memory,
             )
             defense_state = defense.client_training.remember(defense_state, memory)
+        momentum = state.momentum
+        if work.persist_momentum:
+            # What a diverged client had is forgotten.
+            kept = present & jnp.isfinite(results.momentum).all(1)
+            own = jnp.where(kept[:, None], results.momentum, 0.0)
+            own = jnp.where(present[:, None], own, momentum[ids])
+            momentum = momentum.at[ids].set(own)
         if attack.craft is not None:
             view = CraftView(
                 round=round_index,
@@ -307,6 +320,7 @@ def make_federation(
                 present=present,
                 client_ids=ids,
                 defense=state.defense,
+                settings=defense.settings,
                 network=network,
             )
             attack_state, updates = _craft(attack, attack_state, view, defense, before)
@@ -365,6 +379,7 @@ def make_federation(
             server=server_state,
             defense=defense_state,
             attack=attack_state,
+            momentum=momentum,
         )
         report = RoundReport(
             round=round_index,
@@ -378,6 +393,7 @@ def make_federation(
             global_norm=jnp.linalg.norm(model_after.params - state.params),
             skipped=~survived,
             scores=cohort.scores,
+            attack=_attack_report(attack, attack_state, defense),
             clock=jnp.stack([trained, clock(model_after.params[:1])]),
         )
         return new_state, report
@@ -502,7 +518,7 @@ def _client_trainer(network, reader, work, attack, defense):
     gradient = training.batch_gradient(network.model, work.microbatch)
 
     def train(shared, task):
-        inputs, model, defense_state, attack_state = shared
+        inputs, model, defense_state, attack_state, momenta = shared
         model = _received(defense, defense_state, model, task.client_id)
         if defense.groups is not None:
             group = defense.groups.of(defense_state)[task.client_id]
@@ -516,6 +532,10 @@ def _client_trainer(network, reader, work, attack, defense):
             everyone = defense.client_training.memory(defense_state)
             memory = jax.tree.map(lambda x: x[task.client_id], everyone)
 
+        momentum = None
+        if work.persist_momentum:
+            momentum = network.layout.unravel(momenta[task.client_id])
+
         def run(params, buffers, optimizer, gradient, **options):
             return training.train_client(
                 reader=reader,
@@ -525,7 +545,7 @@ def _client_trainer(network, reader, work, attack, defense):
                 params=params,
                 buffers=buffers,
                 task=task,
-                **{"work": work, **options},
+                **{"work": work, "momentum": momentum, **options},
             )
 
         def as_benign(params, buffers):
@@ -541,7 +561,8 @@ def _client_trainer(network, reader, work, attack, defense):
                 own = attack.local_transform(attack_state, network.layout)
                 optimizer = optax.chain(own, optimizer)
             if attack.local_stages is None:
-                return *run(params, buffers, optimizer, gradient)[:3], memory
+                *local, _, buffer = run(params, buffers, optimizer, gradient)
+                return *local, memory, buffer
             tools = LocalTools(
                 state=attack_state,
                 model=network.model,
@@ -555,16 +576,17 @@ def _client_trainer(network, reader, work, attack, defense):
             )
             done, loss = 0, jnp.float32(0)
             for stage in attack.local_stages(tools):
-                params, buffers, loss, _ = run(
+                params, buffers, loss, *_ = run(
                     params,
                     buffers,
                     stage.optimizer,
                     stage.gradient,
                     work=training.with_epochs(work, stage.epochs),
                     first_epoch=done,
+                    momentum=None,
                 )
                 done += stage.epochs
-            return params, buffers, loss, memory
+            return params, buffers, loss, memory, momentum
 
         same = (
             defense.client_optimizer is None
@@ -574,18 +596,18 @@ def _client_trainer(network, reader, work, attack, defense):
         )
         start = params, network.buffer_layout.unravel(model.buffers)
         if same:  # poison alone differs, and that is data
-            local, buffers, loss, memory = as_benign(*start)
+            trained = as_benign(*start)
         else:
-            local, buffers, loss, memory = lax.cond(
-                task.malicious, as_malicious, as_benign, *start
-            )
+            trained = lax.cond(task.malicious, as_malicious, as_benign, *start)
+        local, buffers, loss, memory, momentum = trained
         update = ravel(local) - model.params
         if defense.client_release is not None:
             key = stream(inputs.key, Purpose.CLIENT_RELEASE, task.round, task.client_id)
             benign = task.present & ~task.malicious
             released = defense.client_release(update, key)
             update = jnp.where(benign, released, update)
-        return ClientResult(update, ravel(buffers), loss, memory)
+        kept = ravel(momentum) if work.persist_momentum else ()
+        return ClientResult(update, ravel(buffers), loss, memory, kept)
 
     return train
 
@@ -600,7 +622,7 @@ def _effect_carrier(network, reader, work, defense):
         model = _received(defense, defense_state, model, task.client_id)
         hyper = inputs.hyper
         rates = hyper.learning_rate, hyper.momentum, hyper.weight_decay
-        *_, delta = training.train_client(
+        _, _, _, delta, _ = training.train_client(
             reader=reader,
             work=work,
             gradient=attack_effect.with_effect(gradient, hyper.learning_rate),
@@ -632,6 +654,7 @@ def _craft(attack, attack_state, view, defense, model):
     shown = view._replace(
         updates=jnp.where(known[:, None], view.updates, 0.0),
         defense=view.defense if informed else None,
+        settings=view.settings if informed else None,
     )
     taken = attack.takes_over or (lambda own: own.malicious)
     if defense.groups is None:
@@ -656,6 +679,13 @@ def _craft(attack, attack_state, view, defense, model):
         return states, jnp.where(taken(own)[:, None], crafted, updates)
 
     return lax.fori_loop(0, defense.groups.count, act, (attack_state, view.updates))
+
+
+def _attack_report(attack, attack_state, defense):
+    if attack.report is None:
+        return {}
+    per_group = defense.groups is not None
+    return (jax.vmap(attack.report) if per_group else attack.report)(attack_state)
 
 
 def run_rounds(

@@ -5,8 +5,8 @@
   classified as the target; with no victim class, of all classes but the target.
   `any_source` adds the same over all classes but the target, and over all classes
   with the target included (the convention of LeadFL).
-* backdoor loss: mean cross-entropy of the images of the ASR against the target; it
-  falls while the ASR is still 0.
+* backdoor loss, target confidence: mean cross-entropy of the images of the ASR against
+  the target, and mean softmax probability of it; they move while the ASR is still 0.
 * retained, conditional MTA/ASR: share of images whose largest softmax exceeds the
   low-confidence threshold, and the accuracy among them (0 if there are none).
 * consistency: the lowest ASR of the rounds in which the MTA is acceptable.
@@ -43,6 +43,7 @@ class Counts(NamedTuple):
     retained: Array  # confident enough
     retained_correct: Array
     loss: Array  # f32 [], summed cross-entropy
+    confidence: Array  # f32 [], summed softmax probability of the right class
 
 
 def count_predictions(
@@ -67,6 +68,7 @@ def count_predictions(
         retained=confident.sum(),
         retained_correct=(correct & confident).sum(),
         loss=jnp.where(mask, losses, 0.0).sum(),
+        confidence=jnp.where(mask, jnp.exp(-losses), 0.0).sum(),
     )
 
 
@@ -113,6 +115,8 @@ def make_test_sets(
     clean = image_set(images, labels, batch_size)
     if test is None:
         return TestSets(clean, None, None, None)
+    if test.images is not None:
+        return TestSets(clean, image_set(*test.images, batch_size), None, None)
 
     def triggered(where):
         chosen = images[where]
@@ -200,8 +204,9 @@ def evaluation_row(
             total = int(counts[name].total)
             row[key] = percent(counts[name].correct, total) if total else None
             if name == "backdoor":
-                loss = float(counts[name].loss)
+                loss, sure = float(counts[name].loss), float(counts[name].confidence)
                 row["backdoor_loss"] = loss / total if total else None
+                row["target_confidence"] = 100 * sure / total if total else None
     if threshold is not None:
         row["retained"] = percent(clean.retained, clean.total)
         row["conditional_mta"] = percent(clean.retained_correct, clean.retained)
@@ -333,12 +338,17 @@ class Mitigation(NamedTuple):
       lengths: rounds each of them lasted; None: it never ended.
       mean_rounds: average length of those that ended; None if none did.
       by_phase: average success by position in the cycle.
+      recovery_rate: 1 / mean_rounds.
+      recovery_slope: fall of `by_phase` from its highest point to its last, in
+        percentage points per round; None if it is highest at the end.
     """
 
     starts: list[int]
     lengths: list[int | None]
     mean_rounds: float | None
     by_phase: list[float]
+    recovery_rate: float | None
+    recovery_slope: float | None
 
 
 def mitigation(
@@ -362,14 +372,19 @@ def mitigation(
         for start, end in zip(starts, ends, strict=True)
     ]
     finished = [length for length in lengths if length is not None]
+    mean_rounds = float(np.mean(finished)) if finished else None
+    by_phase = [
+        float(np.mean(success[phase::cycle]))
+        for phase in range(min(cycle, len(success)))
+    ]
+    pause = len(by_phase) - 1 - int(np.argmax(by_phase))
     return Mitigation(
         starts=starts.tolist(),
         lengths=lengths,
-        mean_rounds=float(np.mean(finished)) if finished else None,
-        by_phase=[
-            float(np.mean(success[phase::cycle]))
-            for phase in range(min(cycle, len(success)))
-        ],
+        mean_rounds=mean_rounds,
+        by_phase=by_phase,
+        recovery_rate=1 / mean_rounds if mean_rounds else None,
+        recovery_slope=(max(by_phase) - by_phase[-1]) / pause if pause else None,
     )
 
 

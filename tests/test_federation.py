@@ -474,6 +474,49 @@ def test_carried_attack_effect_is_the_derivative_of_a_round(strategy):
     assert jnp.linalg.norm(after.effect - states.effect) > 2 * error
 
 
+def test_momentum_persists_for_those_who_took_part():
+    built = build({"client.persist_momentum": True, "client.lr": 0.1})
+    state = after(built, 1)
+    assert state.momentum.shape == (6, state.params.size)
+    took_part = np.asarray(jnp.abs(state.momentum).max(1) > 0)
+    assert took_part.sum() == 4
+    # A second round, from the same model, with and without what was kept.
+    step = jax.jit(built.federation.round_step)
+    with_it, report = step(state, built.inputs)
+    without, _ = step(
+        state._replace(momentum=jnp.zeros_like(state.momentum)), built.inputs
+    )
+    absent = np.setdiff1d(np.arange(6), report.client_ids)
+    np.testing.assert_array_equal(with_it.momentum[absent], state.momentum[absent])
+    assert jnp.abs(with_it.params - without.params).max() > 1e-4
+
+
+def test_momentum_that_is_no_number_is_forgotten():
+    built = build({"client.persist_momentum": True})
+    state = after(built, 1)
+    state = state._replace(momentum=state.momentum.at[:, 0].set(jnp.nan))
+    new, report = jax.jit(built.federation.round_step)(state, built.inputs)
+    assert not new.momentum[report.client_ids].any() and bool(report.skipped)
+    np.testing.assert_array_equal(new.params, state.params)
+
+
+@pytest.mark.parametrize("client", ["leadfl", "ldp_update"])
+def test_twin_of_an_attacked_run_has_no_attackers(client):
+    """There the malicious clients use the client-side defence too."""
+    defended = {"client_defense.name": client}
+    attacked = build(defended | {"evaluation.attack_effect": True})
+    harmless = build(defended | {"attack.name": "none", "attack.num_malicious": 0})
+    assert attacked.inputs.malicious.any() and not harmless.inputs.malicious.any()
+    models = []
+    for federation, inputs in (
+        (attacked.twin, attacked.inputs),
+        (harmless.federation, harmless.inputs),
+    ):
+        state, _ = jax.jit(federation.round_step)(federation.init(inputs), inputs)
+        models.append(state.params)
+    np.testing.assert_array_equal(*models)
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"server.optimizer": "sgd"}, {"defense.name": "flip", "defense.steps": 1}],

@@ -70,15 +70,16 @@ def test_percent():
 # ------------------------------------------------------------------ evaluation rows
 
 
-def counts(total, correct, retained=0, retained_correct=0, loss=0.0):
-    return Counts(*map(jnp.int32, (total, correct, retained, retained_correct)), loss)
+def counts(total, correct, retained=0, retained_correct=0, loss=0.0, confidence=0.0):
+    sums = map(jnp.int32, (total, correct, retained, retained_correct))
+    return Counts(*sums, loss, confidence)
 
 
 def test_evaluation_row():
     row = metrics.evaluation_row(
         {
             "clean": counts(200, 67, 95, 39, 300.0),
-            "backdoor": counts(100, 41, 54, 31, 250.0),
+            "backdoor": counts(100, 41, 54, 31, 250.0, 20.0),
             "any_source": counts(180, 45),
             "all_sources": counts(200, 65),
         },
@@ -90,6 +91,7 @@ def test_evaluation_row():
             "test_loss": 1.5,
             "asr": 41.0,
             "backdoor_loss": 2.5,
+            "target_confidence": 20.0,
             "asr_any_source": 25.0,
             "asr_all": 32.5,
             "retained": 47.5,
@@ -108,7 +110,7 @@ def test_evaluation_row_of_a_clean_run():
 def test_evaluation_row_where_nothing_is_retained_or_nothing_was_tested():
     row = metrics.evaluation_row({"clean": counts(4, 1), "backdoor": counts(0, 0)}, 0.9)
     assert (row["retained"], row["conditional_mta"]) == (0.0, 0.0)
-    assert (row["asr"], row["backdoor_loss"]) == (None, None)
+    assert row["asr"] is row["backdoor_loss"] is row["target_confidence"] is None
 
 
 # --------------------------------------------------------------------------- sets
@@ -349,6 +351,10 @@ def test_mitigation_by_hand():
         (70 + 50) / 2,
         (50 + 80) / 2,
     ]
+    assert found.recovery_rate == 1 / 1.5
+    assert found.recovery_slope is None  # highest at the end of the cycle
+    slope = metrics.mitigation(np.array([20.0, 80, 60, 40] * 2), cycle=4).recovery_slope
+    assert slope == 20.0
 
 
 @pytest.mark.parametrize(

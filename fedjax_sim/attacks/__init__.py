@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax.numpy as jnp
+
 from fedjax_sim.attacks.adaptive_label_flip import (
     adaptive_label_flip,
     adaptive_targeted_label_flip,
@@ -21,6 +23,7 @@ from fedjax_sim.attacks.leadfl_backdoor import leadfl_backdoor
 from fedjax_sim.attacks.lie import lie
 from fedjax_sim.attacks.min_max import min_max
 from fedjax_sim.attacks.min_sum import min_sum
+from fedjax_sim.attacks.mislabelled_images import mislabelled_images
 from fedjax_sim.attacks.mpaf import mpaf
 from fedjax_sim.attacks.neurotoxin import neurotoxin
 from fedjax_sim.attacks.poisonedfl import poisonedfl
@@ -38,8 +41,8 @@ class AttackEntry(NamedTuple):
 
 
 def none() -> Attack:
-    """No attack: the malicious clients train as the benign ones do."""
-    return Attack(knowledge=())
+    """No attack: the malicious clients do all that the benign ones do."""
+    return Attack(knowledge=(), active=lambda round_index: jnp.bool_(False))
 
 
 ATTACKS: dict[str, AttackEntry] = {
@@ -81,6 +84,9 @@ ATTACKS: dict[str, AttackEntry] = {
     "lie": AttackEntry(lie, "Baruch et al., NeurIPS 2019", ("z",)),
     "min_max": AttackEntry(min_max, "Shejwalkar, Houmansadr, NDSS 2021"),
     "min_sum": AttackEntry(min_sum, "Shejwalkar, Houmansadr, NDSS 2021"),
+    "mislabelled_images": AttackEntry(
+        mislabelled_images, "Bhagoji et al., ICML 2019; Sun et al., NeurIPS 2021 (code)"
+    ),
     "mpaf": AttackEntry(mpaf, "Cao, Gong, CVPR Workshops 2022", ("scale",)),
     "neurotoxin": AttackEntry(
         neurotoxin, "Zhang et al., ICML 2022", ("top_k", "norm_bound", "dpr")

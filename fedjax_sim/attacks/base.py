@@ -47,6 +47,8 @@ class AttackSpec(NamedTuple):
     image_shape: tuple[int, int, int]
     normalization: Normalization
     layout: FlatLayout  # of the trainable parameters
+    test_images: np.ndarray | None = None  # u8 [T, H, W, C]
+    test_labels: np.ndarray | None = None  # i32 [T]
 
 
 class ClientContext(NamedTuple):
@@ -63,7 +65,7 @@ class PoisonDecision(NamedTuple):
 
     poisoned: Array  # bool [B]: stamped, and never augmented
     labels: Array  # i32 [B], those to train on
-    trigger: Array  # i32 [], which of the triggers
+    trigger: Array  # i32 [] or [B], which of the triggers
 
 
 class Poison(NamedTuple):
@@ -87,7 +89,9 @@ class BackdoorTest(NamedTuple):
 
     trigger: Trigger | None  # stamped on the test images
     victim_class: int | None  # None: all classes but the target
-    target_class: int
+    target_class: int | None
+    # Instead: images u8 [P, H, W, C] and the classes i32 [P] they are to be taken for.
+    images: tuple[np.ndarray, np.ndarray] | None = None
 
 
 class CraftView(NamedTuple):
@@ -100,7 +104,9 @@ class CraftView(NamedTuple):
     malicious: Array  # bool [n], malicious and active
     present: Array  # bool [n], places of the cohort that are filled
     client_ids: Array  # i32 [n]
-    defense: PyTree = None  # the server's state, for who knows "aggregation_rule"
+    # For who knows "aggregation_rule": the server's state, `Defense.settings`.
+    defense: PyTree = None
+    settings: Any = None
     network: Network | None = None
 
 
@@ -138,7 +144,8 @@ class Attack(NamedTuple):
     `local_transform(state, layout)` goes in front of SGD; `local_stages(tools)`
     replaces the local work; `craft(state, view) -> (state, updates f32 [n, d])`, of
     which only the rows of attacking clients are used; `test(spec)` says how success
-    is measured. With `trains=False` attacking clients do no local work: their rows of
+    is measured; `report(state) -> {name: number}` goes into the round's row. With
+    `trains=False` attacking clients do no local work: their rows of
     `CraftView.updates` are zero. `repartition(spec) -> Partition`, after `poison`,
     moves samples between malicious clients. `takes_over(view) -> bool [n]` says which
     rows `craft` writes, where these are not those of the attacking clients: a quirk of
@@ -156,6 +163,7 @@ class Attack(NamedTuple):
     local_stages: Callable[[LocalTools], tuple[LocalStage, ...]] | None = None
     craft: Callable[[PyTree, CraftView], tuple[PyTree, Array]] | None = None
     test: Callable[[AttackSpec], BackdoorTest] | None = None
+    report: Callable[[PyTree], dict[str, Array]] | None = None
     trains: bool = True
     repartition: Callable[[AttackSpec], Partition] | None = None
     takes_over: Callable[[CraftView], Array] | None = None

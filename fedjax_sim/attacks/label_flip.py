@@ -1,30 +1,43 @@
-"""Label flipping: every label becomes the next one."""
+"""Label flipping: every label becomes another one."""
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from fedjax_sim.attacks.base import Attack, AttackSpec, Poison, PoisonDecision
 from fedjax_sim.attacks.options import active_rounds
+from fedjax_sim.errors import InputError
 
 
-def label_flip(*, start_round: int = 1, end_round: int | None = None) -> Attack:
-    """Label flipping: y becomes (y + 1) mod K in all data of the attackers.
+def label_flip(
+    *, offset: int | None = 1, start_round: int = 1, end_round: int | None = None
+) -> Attack:
+    """Label flipping: y becomes (y + offset) mod K in all data of the attackers.
 
     Fung, Yoon, Beschastnikh, "Mitigating Sybils in Federated Learning Poisoning",
     2018, as in [FedREDefense] 2.8: training is honest otherwise, and not scaled.
 
     Args:
+      offset: None draws one of 1 to K - 1 for each batch (LeadFL's code).
       start_round, end_round: flip from `start_round` (counted from 1) until before
         `end_round`; None never ends.
 
     Raises:
-      InputError: an empty window.
+      InputError: an offset that is a multiple of K, an empty window.
     """
 
     def poison(spec: AttackSpec) -> Poison:
-        return relabelled(lambda labels: (labels + 1) % spec.num_classes)
+        classes = spec.num_classes
+        if offset is None:
+            return relabelled(lambda labels, draw: (labels + draw(classes)) % classes)
+        if offset % classes == 0:
+            raise InputError(
+                f"config.attack.offset = {offset} must not be a multiple of the number "
+                f"of classes, {classes}: labels would stay as they are"
+            )
+        return relabelled(lambda labels, draw: (labels + offset) % classes)
 
     return Attack(
         knowledge=("own_data",),
@@ -33,12 +46,30 @@ def label_flip(*, start_round: int = 1, end_round: int | None = None) -> Attack:
     )
 
 
-def relabelled(change: Callable[[Array], Array]) -> Poison:
-    """Returns the poison that changes labels (i32 [B] -> i32 [B]) and no image."""
+def relabelled(change: Callable[[Array, Callable[[int], Array]], Array]) -> Poison:
+    """Returns the poison that changes labels and no image.
+
+    Args:
+      change: (labels i32 [B], draw) -> labels i32 [B]; draw(K) is one of 1 to K - 1,
+        another one for each batch.
+    """
 
     def decide(plan, sample_ids, labels, context):
-        del plan, sample_ids
-        flipped = jnp.where(context.malicious, change(labels), labels)
+        del plan
+
+        def draw(classes):
+            # No key reaches a batch; who trains when on what tells batches apart.
+            key = jax.random.key(0)
+            for fact in (
+                context.client_id,
+                context.round,
+                context.epoch,
+                sample_ids[0],
+            ):
+                key = jax.random.fold_in(key, fact)
+            return jax.random.randint(key, (), 1, classes)
+
+        flipped = jnp.where(context.malicious, change(labels, draw), labels)
         # Nothing is stamped: the images are augmented as usual.
         return PoisonDecision(jnp.zeros(labels.shape, bool), flipped, jnp.int32(0))
 

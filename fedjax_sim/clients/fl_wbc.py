@@ -6,7 +6,7 @@ its public code.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +19,14 @@ from fedjax_sim.errors import InputError
 
 PyTree = optax.Params
 Reset = Literal["epoch", "round"]
+Variant = Literal["code", "paper"]
 
 
 class NoisySGDState(NamedTuple):
     """The state of SGD with noise behind each step, within one round."""
 
     momentum: PyTree
-    last: PyTree  # the gradient of the step before
+    last: PyTree  # the gradient of the step before, or what the weights moved by
     begun: Array  # bool [], a step was made since the round began
 
 
@@ -33,6 +34,7 @@ def noisy_sgd(
     draw: Callable[[Array, PyTree], PyTree],
     keep: Callable[[Array, Array, Array], Array],
     reset: Reset,
+    of_steps: bool = False,
 ) -> ClientOptimizer:
     """SGD that adds eta times noise to weight tensors, behind the momentum.
 
@@ -42,6 +44,7 @@ def noisy_sgd(
       draw: `(key, tree) -> noise` of the shapes of the tree.
       keep: `(gradient, gradient before, noise) -> bool`, entries that get noise.
       reset: what counts as a beginning, each epoch or each round.
+      of_steps: `keep` is given what the weights move by instead, and eta times noise.
     """
 
     def optimizer(
@@ -60,21 +63,28 @@ def noisy_sgd(
                 updates,
                 params,
             )
+            scale, moves = 1.0, updates
+            if of_steps:
+                scale = learning_rate
+                moves = jax.tree.map(lambda b: -learning_rate * b, buffer)
             noise = map_weights(
-                lambda g, last, y: jnp.where(~fresh & keep(g, last, y), y, 0.0),
-                updates,
+                lambda g, last, y: jnp.where(~fresh & keep(g, last, scale * y), y, 0.0),
+                moves,
                 state.last,
                 draw(key, updates),
             )
             step = jax.tree.map(lambda b, y: learning_rate * (y - b), buffer, noise)
-            return step, NoisySGDState(buffer, updates, jnp.bool_(True))
+            last = step if of_steps else updates
+            return step, NoisySGDState(buffer, last, jnp.bool_(True))
 
         return optax.GradientTransformationExtraArgs(init, update)
 
     return optimizer
 
 
-def fl_wbc(*, scale: float = 0.4, reset: Reset = "epoch") -> ClientOptimizer:
+def fl_wbc(
+    *, scale: float = 0.4, reset: Reset = "epoch", variant: Variant = "code"
+) -> ClientOptimizer:
     """Returns FL-WBC as the optimiser of benign clients; it replaces SGD.
 
     After each step, weights whose gradient changed by no more than the magnitude of a
@@ -84,13 +94,23 @@ def fl_wbc(*, scale: float = 0.4, reset: Reset = "epoch") -> ClientOptimizer:
     Args:
       scale: of the Laplace noise (its standard deviation is sqrt(2) times larger).
       reset: forget the last gradient at each epoch (the code) or at each round.
+      variant: `code` compares gradients; `paper` what the weights moved by, last time
+        with the noise, which is the same without momentum and noise.
 
     Raises:
-      InputError: a scale that is not positive.
+      InputError: an unknown variant, a scale that is not positive.
     """
+    if variant not in get_args(Variant):
+        raise InputError(
+            f"config.client_defense.variant = {variant!r} is unknown; allowed: "
+            f"{', '.join(get_args(Variant))}"
+        )
     check_scale(scale)
     return noisy_sgd(
-        lambda key, tree: laplace_like(key, tree, scale), small_change, reset
+        lambda key, tree: laplace_like(key, tree, scale),
+        small_change,
+        reset,
+        of_steps=variant == "paper",
     )
 
 

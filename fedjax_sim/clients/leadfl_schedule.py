@@ -12,9 +12,18 @@ import numpy as np
 from fedjax_sim.clients.sampling import Participation, explicit
 from fedjax_sim.errors import InputError
 
-Mode = Literal["random", "bursty", "periodic"]
+Mode = Literal["random", "bursty", "periodic", "consistent", "random_clients"]
 FORCED_ROUNDS = (0, 10, 12)
 PERIOD = 10
+RANDOM_COUNTS = (0, 0, 2, 2, 5)  # of malicious clients in a round
+# Rounds of a burst, malicious clients in each.
+_BURSTS: dict[Mode, tuple[int, int]] = {
+    "random": (0, 0),
+    "bursty": (2, 6),
+    "periodic": (5, 2),
+    "consistent": (PERIOD, 2),
+    "random_clients": (PERIOD, max(RANDOM_COUNTS)),
+}
 
 
 def malicious_clients(population: int, num_malicious: int) -> np.ndarray:
@@ -41,18 +50,24 @@ def leadfl_schedule(
       rounds: how many.
       mode: `random` draws from all clients; `bursty` (report) takes 6 malicious clients
         in the first two rounds of every ten and none in the others; `periodic` (code
-        as shipped) 2 in the first five.
+        as shipped) 2 in the first five; `consistent` 2 in every round;
+        `random_clients` 0, 2 or 5, of (0, 0, 2, 2, 5) one at random.
       offset: of the seeds.
       forced: rounds 0, 10 and 12 take half malicious clients (hard-wired in the code;
         always so with `periodic` there).
-      malicious_in_burst: in place of 6 and 2.
+      malicious_in_burst: in place of 6 and 2; not with `random_clients`.
 
     Raises:
       InputError: a group is larger than there are clients, or no seed.
     """
     bad = malicious_clients(population, num_malicious)
     good = np.setdiff1d(np.arange(population), bad)
-    burst, usual = {"random": (0, 0), "bursty": (2, 6), "periodic": (5, 2)}[mode]
+    burst, usual = _BURSTS[mode]
+    if mode == "random_clients" and malicious_in_burst is not None:
+        raise InputError(
+            f"config.participation.malicious_in_burst = {malicious_in_burst} must be "
+            "none with config.participation.mode = 'random_clients': it draws them"
+        )
     inside = usual if malicious_in_burst is None else malicious_in_burst
     half = cohort_size // 2
     enough = population if mode == "random" else len(good)
@@ -81,6 +96,8 @@ def leadfl_schedule(
         generator = np.random.RandomState(t + offset)
         if mode == "random":
             clients = generator.choice(population, cohort_size, replace=False)
+        elif mode == "random_clients":
+            clients = groups(generator, generator.choice(RANDOM_COUNTS))
         else:
             clients = groups(generator, inside if t % PERIOD < burst else 0)
         if forced and t in FORCED_ROUNDS:  # drawn anew, behind the first draw

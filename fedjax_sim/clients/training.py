@@ -3,7 +3,7 @@
 PyTorch's semantics, which the published experiments use: mean cross-entropy, data
 reshuffled every epoch, the last incomplete batch kept, weight decay added to the
 gradient of every parameter, momentum buffer starting at the first gradient and
-forgotten after the round.
+forgotten after the round unless `LocalWork.persist_momentum`.
 
 The number of steps depends on the client's data, so it is the trip count of a loop
 and not a shape: under `map` a client costs what its samples cost.
@@ -40,6 +40,7 @@ class LocalWork(NamedTuple):
     epochs: int = 1
     steps: int | None = None  # a number of steps instead of epochs
     microbatch: int | None = None  # samples per backward pass; None = the whole batch
+    persist_momentum: bool = False  # a client goes on with the buffer of its last round
 
 
 class ClientTask(NamedTuple):
@@ -59,6 +60,7 @@ class ClientResult(NamedTuple):
     buffers: Array  # f32 [b], local running statistics
     loss: Array  # f32 [], mean training loss over all samples visited; NaN if none
     memory: PyTree = ()  # what a defence lets the client remember
+    momentum: PyTree = ()  # f32 [d], where it persists
 
 
 def sgd(
@@ -72,6 +74,11 @@ def sgd(
             optax.scale_by_learning_rate(learning_rate),
         )
     )
+
+
+def _momentum_field(state: PyTree) -> str:
+    """The name of the momentum buffer in an optimiser's state."""
+    return "momentum" if optax.tree.get(state, "trace") is None else "trace"
 
 
 def lr_factor(schedule: str, round_index: Array, rounds: int) -> Array:
@@ -173,7 +180,8 @@ def train_client(
     task: ClientTask,
     first_epoch: int = 0,
     memory: PyTree | None = None,
-) -> tuple[PyTree, PyTree, Array, PyTree]:
+    momentum: PyTree | None = None,
+) -> tuple[PyTree, PyTree, Array, PyTree, PyTree | None]:
     """Trains one client from the global model.
 
     The optimiser is given, besides gradient and parameters, `epoch_start` (bool [],
@@ -191,9 +199,11 @@ def train_client(
       memory: what the client remembers. With it `gradient` is `(params, buffers,
         batch, memory, round, key) -> (loss, buffers, gradient, memory, trained)`; a
         batch that is not `trained` (bool []) makes no step.
+      momentum: tree of the buffer to begin with; None is a fresh one.
 
     Returns:
-      (local parameters, local buffers, mean training loss, memory).
+      (local parameters, local buffers, mean training loss, memory, and the momentum
+      buffer if one was given).
     """
     samples = data.indices[task.client_id]
     count = jnp.where(task.present, data.counts[task.client_id], 0)
@@ -245,14 +255,20 @@ def train_client(
             0, jnp.minimum(batches, total - index * batches), step, carry
         )
 
+    state = optimizer.init(params)
+    if momentum is not None:
+        field = _momentum_field(state)
+        state = optax.tree.set(state, **{field: momentum})
     carry = (
         params,
         buffers,
-        optimizer.init(params),
+        state,
         jnp.float32(0),
         jnp.int32(0),
         memory,
     )
     epochs = -(-total // jnp.maximum(batches, 1))
-    params, buffers, _, loss, seen, memory = lax.fori_loop(0, epochs, epoch, carry)
-    return params, buffers, loss / seen, memory
+    params, buffers, state, loss, seen, memory = lax.fori_loop(0, epochs, epoch, carry)
+    if momentum is not None:
+        momentum = optax.tree.get(state, field)
+    return params, buffers, loss / seen, memory, momentum

@@ -125,10 +125,11 @@ def _cnn(
     *,
     padding: int = 0,
     widths: tuple[int, int, int] | None = None,
+    xavier: bool = False,
 ):
     # FedREDefense's Tables 5 and 6: narrower for FashionMNIST than for CIFAR-10.
     usual = (30, 50, 100) if image_shape[-1] == 1 else (32, 64, 512)
-    return TwoLayerCNN(num_classes, widths or usual, padding, lowering)
+    return TwoLayerCNN(num_classes, widths or usual, padding, lowering, xavier)
 
 
 def _wide_cnn(num_classes: int, image_shape, lowering: Lowering, *, padding: int = 0):

@@ -12,19 +12,27 @@ class TwoLayerCNN(nn.Module):
 
     Xie, Fang, Gong, ICML 2024, Tables 5 and 6; also PoisonedFL. With valid
     convolutions 139 960 parameters for widths (30, 50, 100) on 28x28x1, 1 204 682 for
-    (32, 64, 512) on 32x32x3. `padding=1` gives the same-padded reading.
+    (32, 64, 512) on 32x32x3. `padding=1` gives the same-padded reading; `xavier`
+    PoisonedFL's initialisation: Glorot's uniform, biases zero.
     """
 
     num_classes: int
     widths: tuple[int, int, int] = (32, 64, 512)
     padding: int = 0
     lowering: Lowering = "patches"
+    xavier: bool = False
 
     @nn.compact
     def __call__(
         self, x: Array, *, train: bool = False, mask: Array | None = None
     ) -> Array:
         del train, mask  # no running statistics, no coupling between samples
+        init = {}
+        if self.xavier:
+            init = {
+                "kernel_init": nn.initializers.glorot_uniform(),
+                "bias_init": nn.initializers.zeros,
+            }
         for i, width in enumerate(self.widths[:2]):
             conv = Conv(
                 width,
@@ -33,12 +41,13 @@ class TwoLayerCNN(nn.Module):
                 pool=True,
                 lowering=self.lowering,
                 name=f"conv{i + 1}",
+                **init,
             )
             # ReLU after the pool gives the same values on a quarter of the data.
             x = nn.relu(conv(x))
         x = x.reshape(x.shape[0], -1)
-        x = nn.relu(Dense(self.widths[2], name="fc1")(x))
-        return Dense(self.num_classes, name="fc2")(x)
+        x = nn.relu(Dense(self.widths[2], name="fc1", **init)(x))
+        return Dense(self.num_classes, name="fc2", **init)(x)
 
 
 class LeadFLFashionCNN(nn.Module):

@@ -109,9 +109,7 @@ def _num_blocks(x: Array, kernel: Array, stride: int, block_bytes: int | None) -
     batch, height, width, _ = x.shape
     per_image = 4 * height * width * kernel[..., 0].size // stride**2
     fitting = max(1, block_bytes // per_image)
-    return min(
-        n for n in range(1, batch + 1) if batch % n == 0 and batch <= n * fitting
-    )
+    return next(n for n in range(-(-batch // fitting), batch + 1) if batch % n == 0)
 
 
 def _split(x: Array, blocks: int) -> Array:
@@ -300,6 +298,7 @@ class Conv(nn.Module):
     pool: bool = False
     lowering: Lowering = "patches"
     kernel_init: nn.initializers.Initializer | None = None  # None: PyTorch's default
+    bias_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -322,7 +321,7 @@ class Conv(nn.Module):
             block = _BLOCK_BYTES if self.lowering != "patches" else None
             x = conv_by_patches(x, kernel, self.stride, self.padding, block)
         if self.use_bias:
-            x = x + self.param("bias", default, (self.features,))
+            x = x + self.param("bias", self.bias_init or default, (self.features,))
         return x
 
     def _few_multiplications(self, x: Array) -> bool:
@@ -339,15 +338,19 @@ class Conv(nn.Module):
 
 
 class Dense(nn.Module):
-    """Linear layer with PyTorch's initialisation, [..., F] -> [..., features]."""
+    """Linear layer, [..., F] -> [..., features]."""
 
     features: int
+    kernel_init: nn.initializers.Initializer | None = None  # None: PyTorch's default
+    bias_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        init = torch_uniform(x.shape[-1])
-        kernel = self.param("kernel", init, (x.shape[-1], self.features))
-        return x @ kernel + self.param("bias", init, (self.features,))
+        default = torch_uniform(x.shape[-1])
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init or default, shape)
+        bias = self.param("bias", self.bias_init or default, (self.features,))
+        return x @ kernel + bias
 
 
 def max_pool(x: Array, size: int, stride: int, padding: int = 0) -> Array:

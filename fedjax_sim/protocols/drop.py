@@ -77,13 +77,14 @@ def drop(
     """DROP's protocol: a targeted backdoor, one cell of the paper's tables.
 
     `arguments` is the text behind the colon of `--config=FILE:TEXT`, with the keys
-    `defense` (a name), `variant` (`authors`: the rule that made the tables; `paper`: as
-    its own paper defines it), `learning` (C1 to C10), `dpr` (percent of all samples of
-    a malicious client, as the paper counts), `mcr` (percent of the clients), `alpha`
-    (Dirichlet concentration, 0 = IID) and `attack` (`backdoor`, `neurotoxin` or
-    `chameleon`). `defenses` are the options in which a data set differs. Momentum and
-    weight decay are those of the authors' code; the paper gives neither. FLIP's
-    refusal shows in the conditional rates, as for every defence.
+    `defense` (a name), `variant` (of the paper's baselines; `authors`, the default: the
+    rule that made the tables; `paper`: as its own paper defines it), `learning` (C1 to
+    C10), `dpr` (percent of all samples of a malicious client, as the paper counts),
+    `mcr` (percent of the clients), `alpha` (Dirichlet concentration, 0 = IID) and
+    `attack` (`backdoor`, `neurotoxin` or `chameleon`). `defenses` are the options in
+    which a data set differs. Momentum and weight decay are those of the authors' code;
+    the paper gives neither. FLIP's refusal shows in the conditional rates, as for every
+    defence.
 
     Raises:
       InputError: an argument that does not exist or has the wrong type.
@@ -91,7 +92,7 @@ def drop(
     given = file_arguments(
         arguments,
         defense="droplet",
-        variant="authors",
+        variant="",
         attack="backdoor",
         learning=default_learning,
         dpr=1.25,
@@ -105,18 +106,37 @@ def drop(
             )
     lr, batch_size, epochs = choose("learning", given["learning"], learning)
     for key, allowed in (
-        ("variant", ("authors", "paper")),
+        ("variant", ("", "authors", "paper")),
         ("attack", ("backdoor", "neurotoxin", "chameleon")),
     ):
         choose(key, given[key], dict.fromkeys(allowed))
     name = given["defense"]
     own = {**_DEFENSES.get(name, {}), **(defenses or {}).get(name, {})}
-    if "variant" in own:
+    if given["variant"]:
+        if "variant" not in own:
+            both = ", ".join(k for k, v in _DEFENSES.items() if "variant" in v)
+            raise InputError(
+                f"--config=...:variant={given['variant']} does not belong to defense="
+                f"{name}; allowed with: {both}"
+            )
         own["variant"] = given["variant"]
     defense = {"name": name, **own}
     partition = {"name": "drop_iid", "num_clients": num_clients}
     if given["alpha"] > 0:
         partition = {**partition, "name": "drop_dirichlet", "alpha": given["alpha"]}
+    num_malicious = round(given["mcr"] / 100 * num_clients)
+    attack: dict[str, Any] = {"name": "none"}
+    if num_malicious:
+        attack = {
+            "name": given["attack"],
+            "num_malicious": num_malicious,
+            # The code's rate counts the samples of the victim class only, and cannot
+            # exceed all of them: 2.5 % is out of reach on EMNIST.
+            "dpr": min(given["dpr"] / 100 * num_classes, 1.0),
+            "victim_class": victim_class,
+            "target_class": target_class,
+            "trigger": "4pixel",
+        }
     return ConfigDict(
         {
             "seed": 71,
@@ -135,17 +155,8 @@ def drop(
                 "name": "uniform",
                 "clients_per_round": clients_per_round,
             },
-            "attack": {
-                "name": given["attack"],
-                "num_malicious": round(given["mcr"] / 100 * num_clients),
-                # The code's rate counts the samples of the victim class only, and
-                # cannot exceed all of them: 2.5 % is out of reach on EMNIST.
-                "dpr": min(given["dpr"] / 100 * num_classes, 1.0),
-                "victim_class": victim_class,
-                "target_class": target_class,
-                "trigger": "4pixel",
-            },
+            "attack": attack,
             "defense": defense,
-            "evaluation": {"every": 5, "low_confidence_threshold": 0.4},
+            "evaluation": {"every": 1, "low_confidence_threshold": 0.4},
         }
     )

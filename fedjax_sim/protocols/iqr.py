@@ -51,14 +51,12 @@ def iqr(
     partition: dict[str, Any] = {"name": "random_equal", "num_clients": CLIENTS}
     if given["labels"]:
         partition |= {"name": "labels_per_client", "num_labels": given["labels"]}
-    attack: dict[str, Any] = {"name": "none"}
-    if given["alpha"] > 0:
-        attack = {
-            "name": "block_backdoor",
-            "num_malicious": MALICIOUS,
-            "alpha": given["alpha"],
-            "boost": CLIENTS / MALICIOUS if given["strong"] else 1.0,
-        }
+    attack = {
+        "name": "block_backdoor",
+        "num_malicious": MALICIOUS,
+        "alpha": given["alpha"],  # 0 poisons nothing, and the SR is measured
+        "boost": CLIENTS / MALICIOUS if given["strong"] else 1.0,
+    }
     return ConfigDict(
         {
             "rounds": 100,

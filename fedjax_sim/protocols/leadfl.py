@@ -21,7 +21,7 @@ _DEFENSES: dict[str, dict[str, Any]] = {
 }
 _BY_DISTANCE = ("multikrum", "krum", "bulyan")
 _CLIENT_DEFENSES = ("none", "leadfl", "fl_wbc", "ldp")
-_MODES = ("random", "bursty", "periodic")
+_MODES = ("random", "bursty", "periodic", "consistent", "random_clients")
 
 
 def leadfl(
@@ -36,13 +36,14 @@ def leadfl(
     """One cell of LeadFL's tables and of the report's.
 
     `arguments` is the text behind the colon of `--config=FILE:TEXT`, with the keys
-    `preset` (`authors` switches on every quirk of the code: ten local epochs, the
-    forced rounds 0, 10 and 12, triggers in the constants of another library, batch
-    statistics at test time, distances over the whole state in the server; `report`:
-    ten local steps and none of that), `defense` (server), `client` (defence of benign
-    clients), `mode` (`random`, `bursty` or `periodic`), `offset` (100, 200, 300: the
-    repetitions), `labels` (per client, 0 = IID), `variant` and `alpha` of LeadFL
-    (alpha 0 = the data set's).
+    `preset` (`authors` switches on every quirk of the code: ten local epochs, momentum
+    that survives between rounds, the forced rounds 0, 10 and 12, triggers in the
+    constants of another library, batch statistics of 1000 images at test time,
+    distances over the whole state in the server; `report`: ten local steps and none of
+    that), `defense` (server), `client` (defence of benign clients), `mode` (of
+    participation, see `leadfl_schedule`), `offset` (100, 200, 300: the repetitions),
+    `labels` (per client, 0 = IID), `variant` and `alpha` of LeadFL (alpha 0 = the data
+    set's).
 
     Args:
       arguments: see above.
@@ -94,6 +95,7 @@ def leadfl(
         "client": {
             "lr": 0.01,
             "momentum": 0.1,
+            "persist_momentum": as_coded,
             "weight_decay": 0.0,
             "batch_size": 32,
             **work,
@@ -121,6 +123,7 @@ def leadfl(
             "every": 1,
             "any_source": True,
             "batch_statistics": as_coded,
+            "batch_size": 1000 if as_coded else 500,
         },
     }
     if as_coded:

@@ -21,6 +21,8 @@ _DEFENSES = (
     "multikrum",
     "fltrust",
     "flame",
+    "fldetector",
+    "flcert",
 )
 _ADAPTATIONS = ("none", "noise", "sign_flip", "partition")
 
@@ -77,7 +79,7 @@ def poisonedfl(
                 "num_clients": GENUINE,
                 "degree": degree,
             },
-            "model": {"name": "cnn"},
+            "model": {"name": "cnn", "xavier": True},
             "client": {
                 "lr": lr,
                 "schedule": given["schedule"],

@@ -1,5 +1,7 @@
 """Label flipping, to the next class and from one class to another."""
 
+import itertools
+
 import numpy as np
 import pytest
 from attacks.views import decide, make_spec
@@ -30,6 +32,23 @@ def test_labels_of_attackers_change_and_images_do_not(attack, labels):
 def test_classes_wrap_at_the_number_of_the_data_set():
     spec = make_spec()._replace(num_classes=12)
     assert decide(label_flip(), spec).labels[9] == 10
+
+
+def test_an_offset_of_its_own_for_every_batch():
+    seen = set()
+    for client, epoch in itertools.product(range(3), range(8)):
+        decision = decide(
+            label_flip(offset=None), make_spec(), client_id=client, epoch=epoch
+        )
+        (offset,) = set(((decision.labels - np.arange(10)) % 10).tolist())
+        seen.add(offset)
+    assert 0 not in seen and len(seen) > 4
+
+
+def test_an_offset_that_changes_nothing_is_refused():
+    assert decide(label_flip(offset=-1), make_spec()).labels[0] == 9
+    with pytest.raises(InputError, match=r"config\.attack\.offset = 20"):
+        label_flip(offset=20).poison(make_spec())
 
 
 def test_success_is_measured_without_a_trigger():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from attacks.views import make_spec, make_view, quick_jit
 
-from fedjax_sim.attacks.poisonedfl import aligned_enough, poisonedfl
+from fedjax_sim.attacks.poisonedfl import aligned_enough, count_aligned, poisonedfl
 from fedjax_sim.errors import InputError
 from fedjax_sim.flat import flat_layout
 
@@ -171,6 +171,15 @@ def test_published_thresholds(size, count):
 def test_bad_options(options, message):
     with pytest.raises(InputError, match=r"config\.attack\." + message):
         poisonedfl(**options)
+
+
+def test_reports_its_scale_and_how_far_the_model_follows():
+    attack = poisonedfl()
+    for state, _ in play(attack, STEPS[:3]):
+        found = attack.report(state)
+        assert found["scale"] == state.scale
+        aligned = count_aligned(state.model, state.anchor, state.direction)
+        np.testing.assert_allclose(found["aligned"], aligned / state.model.size)
 
 
 def test_fakes_know_nothing_and_train_nothing():

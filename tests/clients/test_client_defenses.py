@@ -116,6 +116,18 @@ def test_fl_wbc_needs_a_small_change_of_the_gradient():
     assert same(still, noise)  # where nothing changed FL-WBC is LDP
 
 
+def test_fl_wbc_of_the_paper_compares_what_the_weights_moved_by():
+    """The same without momentum, until there is noise; then the noise counts too."""
+    gradients = [start(1), jax.tree.map(lambda g: 1.2 * g, start(1)), start(2)]
+    code, paper = (
+        steps(fl_wbc(variant=v), gradients, [True, False, False], (0.1, 0.0, 0.0))
+        for v in ("code", "paper")
+    )
+    assert same(code[1], paper[1]) and not same(code[2], paper[2])
+    with pytest.raises(InputError, match=r"client_defense.variant = 'report'"):
+        fl_wbc(variant="report")
+
+
 @every
 def test_weight_decay_is_that_of_sgd_on_first_steps(name):
     rates = (0.1, 0.5, 0.01)

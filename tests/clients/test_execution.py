@@ -78,7 +78,7 @@ def trainer():
 
     def train(shared, task):
         data, params = shared
-        local, _, loss, _ = training.train_client(
+        local, _, loss, *_ = training.train_client(
             reader=Reader(Augmentation(), normalization("half", 1), None),
             work=WORK,
             gradient=training.batch_gradient(model, None),

@@ -1,12 +1,18 @@
 """LeadFL's published cohorts: bursts, forced rounds, and what cannot be drawn."""
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import build, jitted_rounds, start_state
 
-from fedjax_sim.clients.leadfl_schedule import leadfl_schedule, malicious_clients
+from fedjax_sim.clients.leadfl_schedule import (
+    Mode,
+    leadfl_schedule,
+    malicious_clients,
+)
 from fedjax_sim.config import resolve
 from fedjax_sim.errors import InputError
 
@@ -29,7 +35,7 @@ def test_the_malicious_set_is_fixed_and_sorted():
     assert len(malicious_clients(100, 0)) == 0
 
 
-@pytest.mark.parametrize("mode", ["random", "bursty", "periodic"])
+@pytest.mark.parametrize("mode", get_args(Mode))
 @pytest.mark.parametrize("forced", [False, True])
 def test_clients_are_distinct_and_rounds_do_not_depend_on_their_number(mode, forced):
     rows = schedule(mode=mode, forced=forced)
@@ -49,13 +55,15 @@ def test_bursts_of_the_report_and_of_the_code():
     np.testing.assert_array_equal(
         attackers(schedule(mode="periodic")), np.where(phase < 5, 2, 0)
     )
+    assert set(attackers(schedule(mode="consistent"))) == {2}
+    assert set(attackers(schedule(mode="random_clients"))) == {0, 2, 5}
     np.testing.assert_array_equal(
         attackers(schedule(mode="bursty", malicious_in_burst=3)),
         np.where(phase < 2, 3, 0),
     )
 
 
-@pytest.mark.parametrize("mode", ["random", "bursty", "periodic"])
+@pytest.mark.parametrize("mode", get_args(Mode))
 def test_forced_rounds_are_half_malicious_and_the_others_untouched(mode):
     plain, forced = schedule(mode=mode), schedule(mode=mode, forced=True)
 
@@ -91,6 +99,10 @@ def test_offsets_are_repetitions_moved_in_time():
         (
             {"mode": "bursty", "malicious_in_burst": 11},
             "config.participation.malicious_in_burst = 11 must lie between 0 and 10",
+        ),
+        (
+            {"mode": "random_clients", "malicious_in_burst": 2},
+            "config.participation.malicious_in_burst = 2 must be none",
         ),
         (
             {"mode": "periodic", "malicious_in_burst": -1},

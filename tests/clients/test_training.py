@@ -19,6 +19,7 @@ from fedjax_sim.attacks.base import (
 )
 from fedjax_sim.clients import training
 from fedjax_sim.clients.batches import Reader, TrainData, read, shuffled
+from fedjax_sim.clients.defenses import CLIENT_DEFENSES
 from fedjax_sim.clients.training import ClientTask, LocalWork
 from fedjax_sim.data.augment import AUGMENTATIONS, Augmentation
 from fedjax_sim.data.normalize import normalization, normalize
@@ -233,7 +234,7 @@ def record(data, work, task, reader=PLAIN, capacity=60):
         return grads._replace(epoch_starts=starts), state
 
     optimizer = optax.GradientTransformationExtraArgs(lambda params: (), update)
-    visits, (seen, steps), loss, _ = quick_jit(
+    visits, (seen, steps), loss, *_ = quick_jit(
         lambda data, task: training.train_client(
             reader=reader,
             work=work,
@@ -479,3 +480,42 @@ def test_benign_clients_read_the_same_data_clean(augmentation):
     clean = read_all(reader._replace(poison=None), data)
     np.testing.assert_array_equal(batch.images, clean.images)
     np.testing.assert_array_equal(batch.labels, data.labels)
+
+
+# ------------------------------------------------------- momentum beyond the round
+
+
+@pytest.mark.parametrize("name", ["none", "leadfl", "fl_wbc", "ldp"])
+def test_momentum_given_on_is_that_of_one_long_run(name):
+    """Two epochs at once, and one after the other with the buffer of the first."""
+    make = CLIENT_DEFENSES[name].factory
+    optimizer = training.sgd if name == "none" else make(reset="epoch")
+    model = build("mlp", num_classes=CLASSES, image_shape=SHAPE, width=5)
+    params, buffers = model.init(jax.random.key(1))
+    data = make_data([range(9), range(9, 20)])
+
+    @partial(quick_jit, static_argnames=("epochs", "first_epoch"))
+    def run(params, buffers, momentum, epochs, first_epoch):
+        return training.train_client(
+            reader=PLAIN,
+            work=LocalWork(4, epochs=epochs),
+            gradient=training.batch_gradient(model, None),
+            optimizer=optimizer(0.1, 0.9, 0.01),
+            data=data,
+            params=params,
+            buffers=buffers,
+            task=task(1),
+            first_epoch=first_epoch,
+            momentum=momentum,
+        )
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    whole, *_, last = run(params, buffers, zeros, 2, 0)
+    half, moved, _, _, momentum = run(params, buffers, zeros, 1, 0)
+    resumed, *_, end = run(half, moved, momentum, 1, 1)
+    forgotten, *_ = run(half, moved, zeros, 1, 1)
+
+    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, (resumed, end), (whole, last))
+    flat = lambda tree: jax.flatten_util.ravel_pytree(tree)[0]
+    assert jnp.abs(flat(forgotten) - flat(whole)).max() > 1e-3

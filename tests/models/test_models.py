@@ -136,6 +136,17 @@ def test_lowerings_agree(name):
         np.testing.assert_allclose(outputs[0], output, atol=1e-5)
 
 
+def test_xavier_initialisation():
+    """Glorot's uniform: between -b and b, b^2 = 6 / (inputs + outputs)."""
+    model = build("cnn", num_classes=4, image_shape=(28, 28, 1), xavier=True)
+    params, _ = quick_jit(model.init)(jax.random.key(0))
+    for layer, fans in (("conv1", 9 * 31), ("conv2", 9 * 80), ("fc1", 1350)):
+        bound = (6 / fans) ** 0.5
+        largest = float(jnp.abs(params[layer]["kernel"]).max())
+        assert 0.9 * bound < largest <= bound
+        assert not params[layer]["bias"].any()
+
+
 def test_double_softmax_returns_probabilities():
     model = build(
         "leadfl_cifar", num_classes=3, image_shape=(8, 8, 1), double_softmax=True
