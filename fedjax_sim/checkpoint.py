@@ -1,5 +1,6 @@
 """Checkpoints of a run's state, by orbax: whole or absent, never half."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         self.folder = folder.absolute()
-        self.folder.mkdir(exist_ok=True)
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.folder}: {os.strerror(error.errno)}") from None
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2,
             create=False,

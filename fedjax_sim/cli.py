@@ -101,7 +101,7 @@ def split_changes(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         key, equals, value = argument[len(prefix) :].partition("=")
         if not equals:
             value = next(arguments, None)
-            if value is None:
+            if value is None or value.startswith("--"):
                 raise InputError(f"--config.{key}: a value is missing")
         changes[key] = parse_value(value)
     return changes, others
@@ -117,6 +117,12 @@ def resolve_variants(
     """
     base = dict(base)
     variants = base.pop("variants", None) or {"": {}}
+    if not isinstance(variants, Mapping) or not all(
+        isinstance(own, Mapping) for own in variants.values()
+    ):
+        raise InputError(
+            f"config.variants = {variants!r} must be groups of keys by the run's name"
+        )
     return {
         name: resolve(override(override(base, flatten(own)), changes))
         for name, own in variants.items()
@@ -133,12 +139,12 @@ def main(argv: Sequence[str]) -> int:
             if values.help:
                 return 0
             raise InputError("--config=FILE must be given")
-        runs = resolve_variants(load_file(values.config).to_dict(), changes)
+        runs = resolve_variants(load_file(values.config), changes)
         if values.print_config:
             shown = {name: to_dict(config) for name, config in runs.items()}
             print(json.dumps(shown if len(shown) > 1 else shown.popitem()[1], indent=2))
             return 0
-        if values.workdir is None:
+        if not values.workdir:
             raise InputError("--workdir=DIR must be given: the folder of the results")
         return _run_all(runs, values)
     except InputError as error:

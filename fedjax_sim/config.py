@@ -93,6 +93,7 @@ class Client(Section):
     lr: NonNegative = 0.01
     schedule: Literal["constant", "step", "cosine"] = "constant"  # of lr, over rounds
     momentum: NonNegative = 0.9
+    persist_momentum: bool = False  # the buffer of a client survives between rounds
     weight_decay: NonNegative = 0.0
     batch_size: Positive = 64
     epochs: Positive = 2
@@ -151,7 +152,7 @@ class Execution(Section):
     clients: str = "auto"  # auto, vmap, map or chunk:K
     lowering: Literal["auto", "patches", "blocked", "winograd", "native"] = "auto"
     microbatch: Literal["off"] | Positive = "off"
-    devices: Positive = 1
+    devices: Annotated[int, Field(ge=1, le=4096)] = 1
     memory_gib: Annotated[float, Field(gt=0)] | Literal["auto", "unlimited"] = "auto"
 
 
@@ -363,6 +364,12 @@ def _check(config: Config) -> None:
             f"config.attack.num_malicious = 0, but config.attack.name = "
             f"{config.attack.name!r} needs at least one malicious client"
         )
+    first = config.attack.options.get("start_round", 1)
+    if first > config.rounds:
+        raise InputError(
+            f"config.attack.start_round = {first} must be at most config.rounds = "
+            f"{config.rounds}: there would be no attack"
+        )
     if config.execution.clients != "auto":
         parse_strategy(config.execution.clients)
 
@@ -389,11 +396,15 @@ def flatten(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def load_file(path: str) -> ConfigDict:
+def load_file(path: str) -> dict[str, Any]:
     """Runs `get_config()` of a config file; `path:TEXT` calls `get_config("TEXT")`.
 
+    Returns:
+      The config it returns, as plain groups.
+
     Raises:
-      InputError: no such file, no `get_config`, or an argument it does not take.
+      InputError: no such file, no `get_config`, an argument it does not take, an error
+        inside, or something else than a config.
     """
     path, _, argument = path.partition(":")
     if not Path(path).is_file():
@@ -404,16 +415,29 @@ def load_file(path: str) -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+        make = getattr(module, "get_config", None)
+        if not callable(make):
+            raise InputError(f"--config={path}: the file defines no get_config()")
+        takes_argument = bool(inspect.signature(make).parameters)
+        if argument and not takes_argument:
+            raise InputError(f"--config={path}: get_config() takes no ':{argument}'")
+        config = make(argument) if takes_argument else make()
     except SyntaxError as error:
         raise InputError(
             f"--config={path}: line {error.lineno} is not Python ({error.msg})"
         ) from None
-    if not hasattr(module, "get_config"):
-        raise InputError(f"--config={path}: the file defines no get_config()")
-    takes_argument = bool(inspect.signature(module.get_config).parameters)
-    if argument and not takes_argument:
-        raise InputError(f"--config={path}: get_config() takes no ':{argument}'")
-    return module.get_config(argument) if takes_argument else module.get_config()
+    except InputError:
+        raise
+    except Exception as error:  # whatever the user's file does
+        what = " ".join(str(error).split())
+        raise InputError(f"--config={path}: {type(error).__name__}: {what}") from error
+    if isinstance(config, ConfigDict):
+        return config.to_dict()
+    if isinstance(config, Mapping):
+        return dict(config)
+    raise InputError(
+        f"--config={path}: get_config() returned {config!r}, not a ConfigDict"
+    )
 
 
 def file_arguments(text: str, **defaults: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ class InputError(ValueError):
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """Returns a hint that names the nearest valid name, else lists all of them."""
-    valid = sorted(valid)
+    valid = sorted(set(valid))
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     listing = f"allowed: {', '.join(valid)}"
     return f"did you mean '{near[0]}'? ({listing})" if near else listing

@@ -55,7 +55,9 @@ class Record:
         try:
             _check_same_config(self.config, workdir)
             if (workdir / "summary.json").exists():
-                self.summary = results.read_json(workdir / "summary.json")
+                self.summary = results.read_json(
+                    workdir / "summary.json", *results.SUMMARY
+                )
         except InputError:
             self._lock.release()
             raise
@@ -72,7 +74,7 @@ class Record:
         self._facts = facts
         majority = facts["malicious_majority"]
         if majority:
-            share = f"{100 * majority:.2g} %"
+            share = f"{100 * majority:.3g} %"
             note(
                 f"{self.name}: {share} of the rounds are expected to have a malicious "
                 "majority"
@@ -86,8 +88,11 @@ class Record:
         self.done = self._checkpoints.latest() or 0
         self._rounds_file = results.Rows(self._workdir / "rounds.jsonl")
         self._metrics_file = results.Rows(self._workdir / "metrics.jsonl")
-        self._rounds = self._rounds_file.keep_until(self.done)
-        self._metrics = self._metrics_file.keep_until(self.done)
+        rounds, every = self.config.rounds, self.config.evaluation.every
+        done = range(1, self.done + 1)
+        evaluated = [r for r in done if r % every == 0 or r == rounds]
+        self._rounds = self._rounds_file.keep_until(self.done, done)
+        self._metrics = self._metrics_file.keep_until(self.done, evaluated)
 
     def restore(self, states: PyTree) -> PyTree:
         """Returns the states of the newest checkpoint, without one the given ones."""
@@ -149,11 +154,22 @@ class Record:
         """Writes the summary.
 
         Args:
-          malicious: bool [N].
+          malicious: bool [N]; who attacks, if there is an attack.
           expelled: bool [N], banned for good; None if the defence never does that.
         """
+        if self.config.attack.name == "none":
+            malicious = np.zeros_like(malicious)
         history = metrics.detection_history(self._rounds, malicious, expelled)
         summary = self._summary(history)
+        lost = sum(sum(row["scores"]["non_finite"]) for row in self._rounds)
+        if lost:
+            sent = sum(len(row["clients"]) for row in self._rounds)
+            note(
+                f"{self.name}: {int(lost)} of {sent} updates held NaN or Inf and were "
+                f"left out; {summary['rounds_skipped']} rounds had no other"
+            )
+        if self._metrics[-1]["diverged"]:
+            note(f"{self.name}: the global model diverged: its numbers are not finite")
         results.write_json(self._workdir / "summary.json", summary)
         self.summary = results.plain(summary)
 
@@ -187,6 +203,9 @@ class Record:
         row["global_step_norm"] = last["global_step_norm"]
         row["rounds_skipped"] = sum(r["skipped"] for r in recent)
         row["clients_non_finite"] = sum(sum(r["scores"]["non_finite"]) for r in recent)
+        row["weight_malicious"] = _mean([_malicious_weight(r) for r in recent])
+        for key, value in last["attack"].items():
+            row[f"attack_{key}"] = _mean(np.ravel(value).tolist())
         row.update(sum((_detection(r) for r in recent), metrics.Detection()).row())
         return row
 
@@ -196,18 +215,23 @@ class Record:
         late_start = config.rounds - max(config.rounds // 10, 1)
         late_rows = [row for row in metric_rows if row["round"] > late_start]
 
-        def spread(key):
-            values = [row[key] for row in late_rows if row.get(key) is not None]
-            if not values:
-                return None
-            return {"mean": float(np.mean(values)), "std": float(np.std(values))}
+        late = lambda rows: {key: _spread(rows, key) for key in ("mta", "asr")}
+        distilled, between = [], []
+        if config.defense.name == "drop":
+            every = config.defense.options["every"]
+            first = config.defense.options["start_round"]
+            for row in late_rows:
+                due = row["round"] % every == 0 and row["round"] >= first
+                (distilled if due else between).append(row)
 
         return {
             "name": self.name,
             "status": "finished",
             "rounds": config.rounds,
             "final": {k: v for k, v in final.items() if not k.startswith("seconds_")},
-            "late": {key: spread(key) for key in ("mta", "asr")},
+            "late": late(late_rows),
+            "late_after_distillation": late(distilled),
+            "late_between_distillations": late(between),
             "best_mta": max(row["mta"] for row in metric_rows),
             "detection": {
                 **sum((_detection(r) for r in self._rounds), metrics.Detection()).row(),
@@ -216,7 +240,7 @@ class Record:
             "backdoor": _backdoor(metric_rows),
             "rounds_skipped": sum(row["skipped"] for row in self._rounds),
             "partition": facts["partition"]["fingerprint"],
-            "realised_dpr": facts["realised_dpr"],
+            "realised_dpr": _mean(results.plain(facts["realised_dpr"]) or []),
             "attack_knowledge": facts["attack_knowledge"],
             "oracle_knowledge": facts["oracle_knowledge"],
             "seconds": {
@@ -268,8 +292,10 @@ def _check_same_config(config: Config, workdir: Path) -> None:
     """A run directory belongs to one config."""
     path = workdir / "config.json"
     new = results.plain(to_dict(config))
-    if not path.exists():
-        return
+    rounds = workdir / "rounds.jsonl"
+    begun = rounds.exists() and rounds.stat().st_size > 0
+    if not path.exists() or not (begun or (workdir / "summary.json").exists()):
+        return  # nothing was computed there
     old = results.read_json(path)
     for section in sorted({*old, *new}):
         before, after = old.get(section), new.get(section)
@@ -308,6 +334,7 @@ def _round_row(reports: fed.RoundReport, i: int) -> dict[str, Any]:
             "losses": report.losses[present],
             "update_norms": report.update_norms[present],
             "scores": {name: x[present] for name, x in report.scores.items()},
+            "attack": report.attack,
             "global_step_norm": report.global_norm,
             "skipped": report.skipped,
         }
@@ -323,6 +350,23 @@ def _detection(row: dict[str, Any]) -> metrics.Detection:
     )
 
 
+def _spread(rows: list[dict[str, Any]], key: str) -> dict[str, float] | None:
+    values = [row[key] for row in rows if row.get(key) is not None]
+    if not values:
+        return None
+    return {"mean": float(np.mean(values)), "std": float(np.std(values))}
+
+
+def _malicious_weight(row: dict[str, Any]) -> float | None:
+    """The share of the aggregate's weights that attackers have, in percent."""
+    weights = np.array(row["weights"], float)
+    if not weights.sum():
+        return None
+    return (
+        100 * weights[np.isin(row["clients"], row["malicious"])].sum() / weights.sum()
+    )
+
+
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
@@ -330,11 +374,17 @@ def _mean(values: list[float | None]) -> float | None:
 
 def _backdoor(metric_rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     """How the attack success moved, if it was measured in every round."""
-    success = [row.get("asr") for row in metric_rows]
+    # LeadFL's backdoor accuracy is that of all images, those of the target too.
+    measure = "asr_all" if "asr_all" in metric_rows[-1] else "asr"
+    success = [row.get(measure) for row in metric_rows]
     if None in success or metric_rows[-1]["round"] != len(metric_rows):
         return None
     found = metrics.mitigation(np.array(success))
-    return {"mean_asr": float(np.mean(success)), **found._asdict()}
+    return {
+        "measure": measure,
+        "mean_asr": float(np.mean(success)),
+        **found._asdict(),
+    }
 
 
 def _tensorboard(config: Config, workdir: Path):

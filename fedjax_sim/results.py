@@ -16,7 +16,9 @@ metrics.jsonl
     round               evaluated after this round
     mta, test_loss      accuracy and mean cross-entropy on the clean test set
     asr                 attack success rate (null: no test image of the victim class)
-    backdoor_loss       mean cross-entropy of the same images against the target
+    backdoor_loss, target_confidence
+                        mean cross-entropy of the same images against the target, and
+                        mean softmax probability of it
     asr_any_source, asr_all
                         over all classes but the target, and over all (optional)
     retained, conditional_mta, retained_asr, conditional_asr
@@ -34,6 +36,11 @@ metrics.jsonl
     update_norm_benign, update_norm_malicious, update_norm_max
                         L2 norms of the updates in the last round
     global_step_norm    L2 norm of the last step of the global model
+    weight_malicious    attackers' share of the aggregate's weights, mean of the rounds
+                        since the last row
+    attack_scale, attack_aligned
+                        of PoisonedFL in the last round: c, and the share (0 to 1) of
+                        coordinates that moved its way since its last test
     rounds_skipped      rounds without a surviving client since the last row
     clients_non_finite  NaN or Inf updates excluded since the last row
     true_positives, false_positives, false_negatives, true_negatives,
@@ -48,23 +55,26 @@ metrics.jsonl
 rounds.jsonl
     round, clients, malicious (ids of attacking clients), excluded (ids with weight 0),
     absent (places of the cohort that stayed empty), weights, losses, update_norms,
-    scores (of the defence, by name), skipped; lists follow `clients`
+    scores (of the defence, by name), attack (what the attack reports, by name),
+    skipped; lists follow `clients`
 
 summary.json
     name, rounds, status ("finished"), final (the last metrics row without times),
     late (mean and std of mta and asr over the evaluated rounds in the last tenth),
+    late_after_distillation, late_between_distillations (the same over those right after
+    a distillation of DROP, where the MTA is lowest, and over the others),
     best_mta, detection (over all rounds; also dacc, fpr, fnr, adacc, afpr, afnr, aar,
-    aoi and reconstruction errors, see `metrics.detection_history`), backdoor (mean_asr,
-    episodes above 50 % and the mean by phase of a cycle of ten, see
-    `metrics.Mitigation`; null unless every round was evaluated), rounds_skipped,
-    partition, realised_dpr (mean poisoned fraction of a malicious client's data),
-    attack_knowledge, oracle_knowledge, seconds (totals by phase)
+    aoi and reconstruction errors, see `metrics.detection_history`), backdoor (measure:
+    asr_all where it was measured, else asr; mean_asr, episodes above 50 % and the mean
+    by phase of a cycle of ten, see `metrics.Mitigation`; null unless every round was
+    evaluated), rounds_skipped, partition, realised_dpr (mean poisoned fraction of a
+    malicious client's data), attack_knowledge, oracle_knowledge, seconds (by phase)
 
 provenance.json
     versions, python, platform, backend, processes, devices (of all processes), git,
     started, data (sizes), partition (fingerprint, sizes), execution (what `auto`
-    chose), parameters, malicious_clients, malicious_majority (probability in a round,
-    [DROP] Appendix A; null unless uniform)
+    chose), parameters, malicious_clients, realised_dpr (of each of them),
+    malicious_majority (probability in a round, [DROP] Appendix A; null unless uniform)
 """
 
 import fcntl
@@ -84,6 +94,7 @@ import numpy as np
 
 from fedjax_sim.errors import InputError
 
+SUMMARY = ("name", "final", "late", "detection", "seconds")  # what readers need
 PACKAGES = ("fedjax_sim", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 
 
@@ -145,19 +156,24 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
-def read_json(path: Path) -> Any:
-    """Reads a JSON file.
+_RESTORE = "restore the file or start in a new --workdir"
+
+
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """Reads a file with a JSON object.
 
     Raises:
-      InputError: it is damaged.
+      InputError: it is damaged, no object, or lacks one of the keys.
     """
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}: not valid JSON ({error}); restore the file or start in a new "
-            "--workdir"
-        ) from None
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not valid JSON ({error}); {_RESTORE}") from None
+    missing = [key for key in keys if not isinstance(value, dict) or key not in value]
+    if missing or not isinstance(value, dict):
+        lacks = f"without '{missing[0]}'" if missing else "no object"
+        raise InputError(f"{path}: {lacks}; {_RESTORE}")
+    return value
 
 
 class Rows:
@@ -174,32 +190,54 @@ class Rows:
         """
         if not self.path.exists():
             return []
+        try:
+            lines = self.path.read_text().splitlines(keepends=True)
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{self.path}: unreadable ({error}); {_RESTORE}") from None
         rows = []
-        lines = self.path.read_text().splitlines(keepends=True)
         for number, line in enumerate(lines, start=1):
             if not line.endswith("\n"):
                 break
             try:
                 rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
+                rows[-1]["round"] + 0
+            except (ValueError, TypeError, KeyError) as error:
                 raise InputError(
-                    f"{self.path}: line {number} is not valid JSON ({error.msg}); "
-                    "restore the file or start in a new --workdir"
+                    f"{self.path}: line {number} is not a row in JSON ({error}); "
+                    f"{_RESTORE}"
                 ) from None
         return rows
 
-    def keep_until(self, last_round: int) -> list[dict[str, Any]]:
-        """Drops rows after `last_round`: a resumed run writes them again."""
+    def keep_until(
+        self, last_round: int, expected: Iterable[int]
+    ) -> list[dict[str, Any]]:
+        """Drops rows after `last_round`: a resumed run writes them again.
+
+        Args:
+          last_round: of the checkpoint that the run goes on from.
+          expected: rounds that have rows by then.
+
+        Raises:
+          InputError: one of them has none, so the file is older than the checkpoint.
+        """
         rows = [row for row in self.read() if row["round"] <= last_round]
+        missing = sorted({*expected} - {row["round"] for row in rows})
+        if missing:
+            raise InputError(
+                f"{self.path}: round {missing[0]} is missing, and the newest "
+                f"checkpoint is of round {last_round}; {_RESTORE}"
+            )
         temporary = self.path.with_suffix(".partial")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
         os.replace(temporary, self.path)
         return rows
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Adds rows and flushes them to the operating system."""
+        """Adds rows; they are on the disk before a checkpoint of their rounds is."""
         with open(self.path, "a") as file:
             file.writelines(json.dumps(plain(row)) + "\n" for row in rows)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def environment() -> dict[str, Any]:

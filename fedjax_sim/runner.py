@@ -81,6 +81,7 @@ def run_together(
     if len({program.identity(job.config) for job in jobs}) > 1:
         raise ValueError("runs with different programs cannot be carried out together")
     with ExitStack() as stack:
+        interrupt = stack.enter_context(_Interrupt())
         with distributed.agreement():
             records = [stack.enter_context(_record(job)) for job in jobs]
         finished = [record.summary is not None for record in records]
@@ -92,7 +93,7 @@ def run_together(
         for record in records:
             if record not in waiting:
                 record.say_finished()
-        _carry_out(waiting, strategy)
+        _carry_out(waiting, strategy, interrupt)
         return [
             (EXIT_INTERRUPTED, {}) if record.summary is None else (0, record.summary)
             for record in records
@@ -103,7 +104,9 @@ def _record(job: Job) -> Record | NoRecord:
     return Record(*job) if distributed.is_leader() else NoRecord(job.config)
 
 
-def _carry_out(records: Sequence[Record], strategy: Strategy | None) -> None:
+def _carry_out(
+    records: Sequence[Record], strategy: Strategy | None, interrupt: "_Interrupt"
+) -> None:
     """Opens the records, and runs as many at a time as the memory holds."""
     if not records:
         return
@@ -121,7 +124,7 @@ def _carry_out(records: Sequence[Record], strategy: Strategy | None) -> None:
     fitting = distributed.smallest(min(max(1, fitting), len(records)))
     for i in range(0, len(records), fitting):
         part = slice(i, i + fitting)
-        if not _loop(records[part], built[part], strategy, origin):
+        if not _loop(records[part], built[part], strategy, origin, interrupt):
             break
     for record in records:
         if record.summary is None:
@@ -140,6 +143,7 @@ def _loop(
     built: Sequence[Experiment],
     strategy: Strategy | None,
     origin: float,
+    interrupt: "_Interrupt",
 ) -> bool:
     """Runs to the end or to a signal; returns whether to the end."""
     together = _Together(built, strategy)
@@ -159,8 +163,9 @@ def _loop(
         name += f" and {len(records) - 1} more"
     behind = min(record.done for record in records)
     progress = Progress(name, config.rounds, behind, bar=distributed.is_leader())
-    with _Interrupt() as interrupt, progress:
-        while (behind := min(record.done for record in records)) < config.rounds:
+    stop = distributed.any_process(interrupt.requested)
+    with progress:
+        while not stop and behind < config.rounds:
             until = min((behind // every + 1) * every, config.rounds)
             # Cut long calls, so that signals and checkpoints need not wait.
             limit = 1 if pace is None else max(1, int(SECONDS_PER_CALL / pace))
@@ -190,7 +195,8 @@ def _loop(
                     records[k].add_seconds(evaluate=took)
                     records[k].add_evaluation(found[k], _pick(own, k))
                 progress.show(until, [records[k].last for k in arrived])
-            progress.advance(min(record.done for record in records))
+            behind = min(record.done for record in records)
+            progress.advance(behind)
             timely = time.monotonic() - saved_at >= config.checkpoint.every_seconds
             for k, record in enumerate(records):
                 whole = by_rounds is not None and record.done % by_rounds == 0
@@ -198,8 +204,6 @@ def _loop(
                     record.save(_pick(own, k))
             if timely:
                 saved_at = time.monotonic()
-            if stop:
-                break
     for k, record in enumerate(records):
         if record.done < config.rounds:
             continue
@@ -212,7 +216,7 @@ def _loop(
 
 
 class _Interrupt:
-    """Remembers SIGTERM and SIGINT until the loop can stop."""
+    """Remembers SIGTERM and SIGINT until the loop can stop; a second acts at once."""
 
     def __enter__(self):
         self.requested = False
@@ -225,7 +229,10 @@ class _Interrupt:
         return self
 
     def _note(self, number, frame):
-        del number, frame
+        del frame
+        if self.requested:  # the user cannot wait for the compiler
+            self.__exit__()
+            signal.raise_signal(number)
         self.requested = True
 
     def __exit__(self, *exc):

@@ -11,13 +11,14 @@ sequential eager loop.
 import contextlib
 import io
 import json
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -711,7 +712,7 @@ def bench_runs(peak: float) -> dict[str, Any]:
     """Sixteen seeds of one config: alone, in one program, and one run as a measure."""
     del peak
     changes = {"rounds": 20, "checkpoint.every_seconds": 1e6}
-    own = resolve_variants(load_file("configs/quickstart.py").to_dict(), changes)
+    own = resolve_variants(load_file("configs/quickstart.py"), changes)
     seeds = [own["droplet"].model_copy(update={"seed": seed}) for seed in range(16)]
     ways = {
         "one run": lambda folder: runner.run(seeds[0], folder / "0"),
@@ -768,19 +769,29 @@ PARTS = {
 }
 
 
+def refuse(reason: str) -> NoReturn:
+    """Ends with one line and exit code 2."""
+    print(f"error: {reason}", file=sys.stderr)
+    sys.exit(2)
+
+
 def main(argv) -> None:
     """Runs the parts and prints them."""
     if len(argv) > 1:
-        sys.exit(f"error: {argv[1]} is not a flag")
+        refuse(f"{argv[1]} is not a flag")
     chosen = _ONLY.value or list(PARTS)
-    unknown = [name for name in chosen if name not in (*PARTS, "peak")]
-    if unknown:
-        print(
-            f"error: --only={unknown[0]} is not a part; allowed: peak, "
-            f"{', '.join(PARTS)}",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+    for flag, given, allowed in (
+        ("only", chosen, ["peak", *PARTS]),
+        ("models", _MODELS.value or [], sorted({name for name, *_ in MODELS.values()})),
+    ):
+        for name in given:
+            if name not in allowed:
+                refuse(f"--{flag}={name} must be one of: {', '.join(allowed)}")
+    if _JSON.value is not None:
+        try:
+            open(_JSON.value, "a").close()
+        except OSError as error:
+            refuse(f"--json={_JSON.value}: {os.strerror(error.errno)}")
     resolve({})  # the schema loads: what is measured is what runs
     peak = matmul_peak()
     device = jax.devices()[0].device_kind

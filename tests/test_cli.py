@@ -197,7 +197,7 @@ def test_printed_config_resolves_to_the_same(changes, tmp_path, capsys):
 
     printed = json.loads(capsys.readouterr().out)
     _, parsed = cli.parse(arguments)
-    (expected,) = cli.resolve_variants(load_file(str(path)).to_dict(), parsed).values()
+    (expected,) = cli.resolve_variants(load_file(str(path)), parsed).values()
     assert resolve(printed) == expected
     assert list(tmp_path.iterdir()) == [path]
 

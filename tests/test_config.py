@@ -360,6 +360,10 @@ def test_load_file_with_an_argument(tmp_path):
         ("experiment.py", "x = 1\n", "", "defines no get_config()"),
         ("experiment.txt", "def get_config(): ...\n", "", "a Python file (.py)"),
         ("experiment.py", "def get_config(): ...\n", ":a=1", "takes no ':a=1'"),
+        ("experiment.py", "get_config = 3\n", "", "defines no get_config()"),
+        ("experiment.py", "def get_config(): ...\n", "", "returned None"),
+        ("experiment.py", "def get_config():\n    x\n", "", "NameError: name 'x'"),
+        ("experiment.py", "import nowhere\n", "", "ModuleNotFoundError"),
     ],
 )
 def test_files_that_are_no_config(tmp_path, name, text, argument, part):

@@ -10,7 +10,7 @@ import pytest
 
 from fedjax_sim import results
 from fedjax_sim.errors import InputError
-from fedjax_sim.results import Lock, Rows
+from fedjax_sim.results import Lock, Rows, read_json
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_rows_leave_out_a_line_cut_by_a_kill(tmp_path, tail):
         file.write(tail)
     assert rows.read() == [{"round": 1}, {"round": 2}]
     # What a resumed run does before it writes on.
-    rows.keep_until(2)
+    rows.keep_until(2, (1, 2))
     rows.append([{"round": 3, "mta": 1.0}])
     assert rows.read() == [{"round": 1}, {"round": 2}, {"round": 3, "mta": 1.0}]
 
@@ -97,7 +97,7 @@ def test_rows_leave_out_a_line_cut_by_a_kill(tmp_path, tail):
 def test_rows_damaged_in_the_middle_are_one_clear_line(tmp_path):
     rows = Rows(tmp_path / "metrics.jsonl")
     rows.path.write_text('{"round": 1}\n{"rou\n{"round": 3}\n')
-    with pytest.raises(InputError, match="line 2 is not valid JSON") as error:
+    with pytest.raises(InputError, match="line 2 is not a row in JSON") as error:
         rows.read()
     assert str(rows.path) in str(error.value) and "\n" not in str(error.value)
 
@@ -109,14 +109,50 @@ def test_keep_until(tmp_path, last, kept):
     rows = Rows(tmp_path / "metrics.jsonl")
     rows.append([{"round": number} for number in (2, 4, 6)])
     expected = [{"round": number} for number in kept]
-    assert rows.keep_until(last) == expected
+    assert rows.keep_until(last, kept) == expected
     assert rows.read() == expected
 
 
 def test_keep_until_of_a_new_run(tmp_path):
     rows = Rows(tmp_path / "metrics.jsonl")
-    assert rows.keep_until(0) == []
+    assert rows.keep_until(0, ()) == []
     assert rows.read() == []
+
+
+def test_rows_that_the_checkpoint_has_seen_must_be_there(tmp_path):
+    """A power failure may lose a row whose round is in a checkpoint."""
+    rows = Rows(tmp_path / "metrics.jsonl")
+    rows.append([{"round": number} for number in (2, 4)])
+    with pytest.raises(InputError, match=r"round 6 is missing.* of round 7"):
+        rows.keep_until(7, (2, 4, 6))
+    assert len(rows.read()) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"[]", "no object"),
+        (b'{"a": 1}', "without 'final'"),
+        (b'"\xff"', "not valid JSON"),
+        (None, "not valid JSON"),  # a folder
+    ],
+)
+def test_json_of_another_shape_is_one_clear_line(tmp_path, content, part):
+    path = tmp_path / "summary.json"
+    path.mkdir() if content is None else path.write_bytes(content)
+    keys = ("final",) if content and b"{" in content else ()
+    with pytest.raises(InputError, match=part) as error:
+        read_json(path, *keys)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("line", [b"[1]", b"3", b'{"mta": 1}', b'"\xff"'])
+def test_lines_that_are_no_rows(tmp_path, line):
+    rows = Rows(tmp_path / "metrics.jsonl")
+    rows.path.write_bytes(line + b"\n")
+    with pytest.raises(InputError, match=r"metrics\.jsonl") as error:
+        rows.read()
+    assert "\n" not in str(error.value)
 
 
 # ----------------------------------------------------------------------------- lock

@@ -21,7 +21,7 @@ from helpers import (
     write_config,
 )
 
-from fedjax_sim import cli
+from fedjax_sim import cli, experiment
 from fedjax_sim.attacks import ATTACKS, AttackEntry
 from fedjax_sim.attacks.base import Attack
 from fedjax_sim.checkpoint import Checkpoints
@@ -35,6 +35,8 @@ METRICS = {
     "test_loss",
     "asr",
     "backdoor_loss",
+    "target_confidence",
+    "weight_malicious",
     "diverged",
     "train_loss_benign",
     "train_loss_malicious",
@@ -321,6 +323,48 @@ def test_terminated_then_resumed(droplet_flags, finished, tmp_path, capfd):
     assert_same_run(tmp_path, finished)
 
 
+def test_a_lost_row_is_noticed(droplet_flags, finished, tmp_path, capfd):
+    """A power failure may take what a checkpoint relies on."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    (workdir / "summary.json").unlink()
+    for name in ("metrics.jsonl", "rounds.jsonl"):
+        path = workdir / name
+        whole = path.read_text()
+        path.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+        refused = command(capfd, *droplet_flags, f"--workdir={workdir}")
+        assert_refused(refused, workdir, name, f"round {ROUNDS} is missing")
+        path.write_text(whole)
+    code, _, err = command(capfd, *droplet_flags, f"--workdir={workdir}")
+    assert (code, err) == (0, "")
+    assert_same_run(workdir, finished)
+
+
+def test_a_signal_before_the_first_round(config_file, tmp_path, capfd, monkeypatch):
+    """It waits until the program is compiled; the same command then begins."""
+    build = experiment.build
+
+    def build_and_signal(*arguments):
+        signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
+        return build(*arguments)
+
+    flags = (f"--config={config_file}", f"--workdir={tmp_path / 'run'}")
+    monkeypatch.setattr(experiment, "build", build_and_signal)
+    code, out, _ = command(capfd, *flags, "--config.rounds=1")
+    assert code == 75 and "stopped after round 0 of 1" in out
+    monkeypatch.undo()
+    # Nothing was computed: another config may have the folder.
+    code, _, err = command(capfd, *flags, "--config.rounds=2")
+    assert (code, err) == (0, "")
+
+
+def test_what_happened_to_useless_updates_is_said(config_file, tmp_path, capfd):
+    flags = (f"--config={config_file}", f"--workdir={tmp_path}", "--config.rounds=2")
+    code, _, err = command(capfd, *flags, "--config.client.lr=1e30")
+    assert code == 0
+    assert "8 of 8 updates held NaN or Inf and were left out; 2 rounds" in err
+
+
 def test_killed_before_the_summary(droplet_flags, finished, tmp_path, capfd):
     """The last checkpoint is there, the summary is not."""
     workdir = tmp_path / "run"
@@ -465,8 +509,9 @@ def test_options_of_the_log(config_file, tmp_path, capfd):
     found = rows(tmp_path / "run" / "metrics.jsonl")
     for row in found:
         assert set(row) == METRICS | more
-    success = [row["asr"] for row in found]
+    success = [row["asr_all"] for row in found]
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["backdoor"]["measure"] == "asr_all"
     assert summary["backdoor"]["mean_asr"] == pytest.approx(np.mean(success))
     assert summary["backdoor"]["by_phase"] == success
     assert len(summary["backdoor"]["starts"]) == len(summary["backdoor"]["lengths"])

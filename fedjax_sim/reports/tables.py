@@ -255,7 +255,7 @@ def cell_config(layout: Mapping[str, Any], record: Mapping[str, Any]) -> dict[st
     path, _, rest = text.partition(":")
     if not Path(path).is_file():  # started from elsewhere
         path = str(Path(__file__).parents[2] / path)
-    (config,) = resolve_variants(load_file(f"{path}:{rest}").to_dict(), {}).values()
+    (config,) = resolve_variants(load_file(f"{path}:{rest}"), {}).values()
     values = flatten(plain(to_dict(config)))
     fakes = config.attack.num_fake
     population = config.partition.num_clients + fakes

@@ -198,7 +198,7 @@ def _resolve(base, point: Point, changes: Mapping[str, Any]) -> dict[str, Config
         path, _, given = base.partition(":")
         # The last of two arguments with one name counts.
         text = ",".join(filter(None, (given, arguments)))
-        base = load_file(f"{path}:{text}").to_dict()
+        base = load_file(f"{path}:{text}")
     elif arguments:
         raise InputError(
             f"the sweep sets the argument ':{arguments}', but its base is no file"

@@ -22,7 +22,7 @@ def runs_of(make_run):
 
 def protocol(name, changes=None):
     """A cell of a paper's protocol as a nested config."""
-    values = load_file(str(ROOT / "configs" / name)).to_dict()
+    values = load_file(str(ROOT / "configs" / name))
     return to_dict(resolve({**values, **(changes or {})}))
 
 
