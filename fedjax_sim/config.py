@@ -344,6 +344,12 @@ def _check(config: Config) -> None:
             "of the server: it needs config.defense.name = 'fedredefense', not "
             f"{config.defense.name!r}"
         )
+    if config.attack.name in ("scaling", "dba") and config.client.steps is not None:
+        raise InputError(
+            f"config.client.steps = {config.client.steps} must be none with "
+            f"config.attack.name = {config.attack.name!r}: it alternates between "
+            "passes over poisoned and clean data, config.client.epochs of each"
+        )
     plain_step = config.server.lr == 1 and config.server.optimizer == "none"
     if config.defense.name == "flcert" and not plain_step:
         raise InputError(

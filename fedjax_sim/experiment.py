@@ -159,12 +159,17 @@ def build(
     genuine, num_fake = config.partition.num_clients, config.attack.num_fake
     population = genuine + num_fake
     seed = config.seed if config.partition.seed is None else config.partition.seed
-    partition = partitions.PARTITIONS[config.partition.name](
-        dataset.train_labels,
-        num_clients=genuine,
-        seed=seed,
-        **config.partition.options,
-    )
+    try:
+        partition = partitions.PARTITIONS[config.partition.name](
+            dataset.train_labels,
+            num_clients=genuine,
+            seed=seed,
+            **config.partition.options,
+        )
+    except InputError as error:
+        raise InputError(
+            f"config.partition.name = {config.partition.name!r}: {error}"
+        ) from None
     partition = partitions.with_fake_clients(partition, num_fake)
     malicious_ids = choose_malicious(config, root)
     backend = jax.default_backend()

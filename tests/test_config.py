@@ -243,7 +243,7 @@ def test_every_choice_resolves_and_survives_a_round_trip(section, name):
         group["schedule"] = "schedule.npy"
     if section == "attack":
         group["num_malicious"] = 3
-    values = {section: group, "seed": 4, "client": {"steps": 3}}
+    values = {section: group, "seed": 4, "client": {"epochs": 3}}
     if name.startswith("adaptive_"):
         values["defense"] = {"name": "fedredefense"}
     if name == "leadfl" and section == "participation":
@@ -254,6 +254,20 @@ def test_every_choice_resolves_and_survives_a_round_trip(section, name):
     assert resolve(flat) == config
     # A run directory holds it as JSON.
     assert resolve(json.loads(json.dumps(flat))) == config
+
+
+@pytest.mark.parametrize("name", ["scaling", "dba"])
+def test_alternating_passes_cannot_be_counted_in_steps(name):
+    values = {"attack": {"name": name, "num_malicious": 1}, "client": {"steps": 3}}
+    message = message_of(resolve, values)
+    assert message.startswith("config.client.steps = 3 must be none with config.attack")
+
+
+def test_an_attack_begins_before_the_run_ends():
+    attack = {"name": "backdoor", "num_malicious": 1, "start_round": 7}
+    message = message_of(resolve, {"attack": attack, "rounds": 6})
+    assert message.startswith("config.attack.start_round = 7 must be at most")
+    resolve({"attack": attack, "rounds": 7})
 
 
 # -------------------------------------------------------------------- override

@@ -35,7 +35,8 @@ def normalization(name: str, channels: int) -> Normalization:
     """Returns the preset `name` for images of `channels` channels."""
     if name not in NORMALIZATIONS:
         raise InputError(
-            f"normalization '{name}' is unknown: {did_you_mean(name, NORMALIZATIONS)}"
+            f"config.data.normalization = '{name}' is unknown: "
+            f"{did_you_mean(name, NORMALIZATIONS)}"
         )
     mean, std = (
         np.full(channels, value, np.float32)
@@ -45,8 +46,8 @@ def normalization(name: str, channels: int) -> Normalization:
     )
     if len(mean) != channels:
         raise InputError(
-            f"normalization '{name}' is for images of {len(mean)} channels, the images "
-            f"have {channels}; 'half' and 'unit' serve any number"
+            f"config.data.normalization = '{name}' is for images of {len(mean)} "
+            f"channels, the images have {channels}; 'half' and 'unit' serve any number"
         )
     return Normalization(mean, std)
 

@@ -56,9 +56,9 @@ def _pixels(
         fits = columns.max() < width
     if not fits:
         raise InputError(
-            f"trigger '{name}' sets rows {rows.min()}..{rows.max()} and columns "
-            f"{columns.min()}..{columns.max()}, the images have {height}x{width} "
-            "pixels; use larger images or another trigger"
+            f"config.attack.trigger = '{name}' sets rows {rows.min()}..{rows.max()} "
+            f"and columns {columns.min()}..{columns.max()}, the images have "
+            f"{height}x{width} pixels; use larger images or another trigger"
         )
     mask = np.zeros(shape, bool)
     value = np.zeros(shape, np.float32)
@@ -72,7 +72,8 @@ def _red(name: str, shape: Shape) -> np.ndarray:
     channels = shape[2]
     if channels not in (1, 3):
         raise InputError(
-            f"trigger '{name}' is for images of 1 or 3 channels, not {channels}"
+            f"config.attack.trigger = '{name}' is for images of 1 or 3 channels, not "
+            f"{channels}"
         )
     return np.array([255, 0, 0][:channels], np.uint8)
 
@@ -96,7 +97,7 @@ def _drop(
     }
     if position not in offsets:
         raise InputError(
-            f"trigger '{name}': position='{position}' is unknown, "
+            f"config.attack.trigger = '{name}': position='{position}' is unknown, "
             f"allowed: {', '.join(offsets)}"
         )
     down, right = offsets[position]
@@ -159,7 +160,8 @@ def _leadfl(
         used = normalization("mnist" if channels == 1 else "cifar10", channels)
     else:
         raise InputError(
-            f"trigger '{name}': values='{values}' is unknown, allowed: raw, code"
+            f"config.attack.trigger_values = '{values}' is unknown with trigger "
+            f"'{name}'; allowed: raw, code"
         )
     bits = np.array(list(pattern.values()), np.uint8)
     bits = np.repeat(255 * bits[:, None], channels, axis=1)
@@ -211,7 +213,8 @@ def block(
     del normalization  # The values are those of the tensor.
     if height < 1 or width < 1:
         raise InputError(
-            f"trigger 'block': height={height}, width={width}, at least 1 expected"
+            f"config.attack.height = {height}, config.attack.width = {width}: at least "
+            "1 expected"
         )
     value = (_red("block", shape) / 255).astype(np.float32)
     pixels = [

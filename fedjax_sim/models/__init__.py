@@ -158,6 +158,8 @@ def _leadfl_cifar(
 
 def _mlp(num_classes: int, image_shape, lowering: Lowering, *, width: int = 64):
     del image_shape, lowering
+    if width < 1:
+        raise InputError(f"config.model.width = {width} must be at least 1")
     return MLP(num_classes, (width,))
 
 

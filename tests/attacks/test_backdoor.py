@@ -117,8 +117,8 @@ def test_what_the_attacker_knows():
 
 def test_no_attack_changes_nothing():
     attack = ATTACKS["none"].factory()
-    assert attack.knowledge == ()
-    for seam in ("active", "observe", "poison", "local_transform", "local_stages"):
+    assert attack.knowledge == () and not attack.active(1)
+    for seam in ("observe", "poison", "local_transform", "local_stages"):
         assert getattr(attack, seam) is None
     assert attack.craft is None and attack.test is None
 
