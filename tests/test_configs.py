@@ -200,7 +200,6 @@ CELLS = {
     "drop": {
         "defense": [*drop_protocol._DEFENSES],
         "attack": ["backdoor", "neurotoxin", "chameleon"],
-        "variant": ["authors", "paper"],
         "learning": ["C1", "C10"],
         "alpha": ["0", "0.5"],
     },
@@ -289,11 +288,20 @@ def test_every_cell_resolves(path):
     ]
     if path.parent.name == "fedredefense":
         texts += MODES
+    if path.parent.name == "drop":
+        texts += [
+            f"defense={name},variant={variant}"
+            for name, options in drop_protocol._DEFENSES.items()
+            for variant in ("authors", "paper")
+            if "variant" in options
+        ]
     for text in texts:
         config = resolve(cell(path, text))
         wanted = dict(pair.split("=") for pair in text.split(","))
         if wanted.get("defense", "bulyan") != "bulyan":
             assert config.defense.name == wanted["defense"], text
+        if path.parent.name == "drop" and "variant" in wanted:
+            assert config.defense.options["variant"] == wanted["variant"], text
 
 
 def built(path, text, **changes):
@@ -328,7 +336,14 @@ def test_fedredefense_and_its_adaptive_attackers_can_be_built(text):
 
 
 WRONG = {
-    "drop": ["attack=lie", "variant=code", "defense=", "learning=C0", "dpr=-1"],
+    "drop": [
+        "attack=lie",
+        "variant=code",
+        "defense=krum,variant=authors",  # not a rule of the paper's tables
+        "defense=",
+        "learning=C0",
+        "dpr=-1",
+    ],
     "fedredefense": [
         "attack=backdoor",
         "defense=droplet",
@@ -336,7 +351,6 @@ WRONG = {
         "epochs=1.0",
         "mcr=101",
         "mcr=nan",
-        "mcr=0",  # attackers are asked for
         "participation=0",
         "participation=1.5",
         "model=resnet",
@@ -387,6 +401,12 @@ def test_wrong_arguments_of_papers(path, text):
 
 def paper(name, text=""):
     return resolve(cell(FOLDER / f"{name}.py", text))
+
+
+@pytest.mark.parametrize("path", ["drop/cifar10", "fedredefense/cifar10"])
+def test_without_malicious_clients_there_is_no_attack(path):
+    config = paper(path, "mcr=0")
+    assert (config.attack.name, config.attack.num_malicious) == ("none", 0)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,7 @@
     python launch/sweep.py --sweep=configs/sweeps/leadfl_authors_cifar10_small.py \
         --results=runs/leadfl_authors_cifar10 --processes=2 --config.data.data_dir=DIR
     python launch/report.py --results=runs/leadfl_authors_cifar10 \
-        --rows=client_defense.name --columns=participation.mode \
-        --values=mta,mean_asr_all,asr_all --out=runs/leadfl_authors_cifar10/report
+        --layout=leadfl_table2 --out=runs/leadfl_authors_cifar10/report
 
 12 runs of configs/leadfl/cifar10.py:preset=authors: what
 `leadfl_authors_small.py` lists, and softmax twice, with batches of 32 and the

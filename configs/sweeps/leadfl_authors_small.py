@@ -2,8 +2,7 @@
 
     python launch/sweep.py --sweep=configs/sweeps/leadfl_authors_small.py \
         --results=runs/leadfl_authors --processes=2 --config.data.data_dir=DIR
-    python launch/report.py --results=runs/leadfl_authors --rows=client_defense.name \
-        --columns=participation.mode --values=mta,mean_asr_all,asr_all \
+    python launch/report.py --results=runs/leadfl_authors --layout=leadfl_table1 \
         --out=runs/leadfl_authors/report
 
 12 runs of configs/leadfl/fashion_mnist.py:preset=authors (ten local epochs with a

@@ -11,7 +11,8 @@
         --columns=participation.mode --values=mta,mean_asr_all,asr_all \
         --out=runs/leadfl_small/alpha
     python launch/report.py --results=runs/leadfl_small --layout=leadfl_table1 \
-        --where="data_name = 'fashion_mnist'" --out=runs/leadfl_small/report
+        --ignore=client.epochs --where="data_name = 'fashion_mnist'" \
+        --out=runs/leadfl_small/report
 
 48 runs on the first 20 000 training and 1000 test images of Fashion-MNIST and CIFAR-10
 with small CNNs, evaluated in every round; DIR holds the official files of both. First

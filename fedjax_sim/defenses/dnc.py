@@ -43,10 +43,10 @@ def dnc(
         oracle: a real server has to guess it).
       num_iterations: at least 1.
       num_coordinates: b, at most all.
-      filter_fraction: c, not negative.
+      filter_fraction: c, not negative; one client always stays.
 
     Raises:
-      InputError: for a number outside its range; by `init`, where nobody would be left.
+      InputError: for a number outside its range; by `init`, for a num_byzantine of all.
     """
     check_range("num_iterations", num_iterations, 1)
     check_range("num_coordinates", num_coordinates, 1)
@@ -54,11 +54,7 @@ def dnc(
 
     def resolve(spec: FederationSpec) -> int:
         check_range("num_byzantine", num_byzantine, 0, spec.cohort_size - 1)
-        f = byzantine_count(spec, num_byzantine)
-        if f > 0:
-            most = (spec.cohort_size - 1) / f
-            check_range("filter_fraction", filter_fraction, 0, most)
-        return f
+        return byzantine_count(spec, num_byzantine)
 
     def rule(f: Array) -> Defense:
         removed = jnp.floor(filter_fraction * f).astype(jnp.int32)
