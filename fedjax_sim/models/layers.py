@@ -262,9 +262,12 @@ def _pooled_conv_backward(joint, saved, grad):
     flat_patches = patches.reshape(-1, matrix.shape[0])
     shares = jnp.concatenate(_shares(winner, grad, 4), axis)
     shares = shares.reshape(-1, matrix.shape[1])
-    # Few rows, many columns, then turned: the other way round XLA:CPU is slower, and it
-    # would go back to that without the barrier.
-    matrix_grad = lax.optimization_barrier(shares.T @ flat_patches).T
+    if matrix.shape[0] <= matrix.shape[1]:
+        matrix_grad = flat_patches.T @ shares
+    else:
+        # Few rows, many columns, then turned: the other way round XLA:CPU is slower,
+        # and it would go back to that without the barrier.
+        matrix_grad = lax.optimization_barrier(shares.T @ flat_patches).T
     patch_grad = (shares @ matrix.T).reshape(patches.shape)
     (x_grad,) = jax.linear_transpose(gather, x)(patch_grad)
     return x_grad, *to_kernel(matrix_grad)
@@ -337,6 +340,25 @@ class Conv(nn.Module):
         return (self.size, self.stride) == (3, 1) and fewer >= 32 and tiles >= more
 
 
+@jax.custom_vjp
+def linear(x: Array, kernel: Array) -> Array:
+    """x [..., F] times kernel [F, O]."""
+    return x @ kernel
+
+
+def _linear_backward(saved, grad):
+    x, kernel = saved
+    fields, out = kernel.shape
+    grad = grad.reshape(-1, out)
+    # With the large matrix on the left XLA:CPU need not pack it: 0.52 ms instead of
+    # 0.73 for 32 rows and a kernel of 2304 x 512. The barrier keeps it there.
+    x_grad = lax.optimization_barrier(kernel @ grad.T).T
+    return x_grad.reshape(x.shape), x.reshape(-1, fields).T @ grad
+
+
+linear.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _linear_backward)
+
+
 class Dense(nn.Module):
     """Linear layer, [..., F] -> [..., features]."""
 
@@ -350,7 +372,7 @@ class Dense(nn.Module):
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init or default, shape)
         bias = self.param("bias", self.bias_init or default, (self.features,))
-        return x @ kernel + bias
+        return linear(x, kernel) + bias
 
 
 def max_pool(x: Array, size: int, stride: int, padding: int = 0) -> Array:

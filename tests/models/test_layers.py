@@ -174,6 +174,23 @@ def test_conv_module_pools_in_all_lowerings(monkeypatch, channels):
         trees_close(quick_jit(partial(both, pooled))(params), both(apart, params))
 
 
+@pytest.mark.parametrize("rows", [(), (3,), (2, 3)])
+def test_derivatives_of_a_linear_layer(rows):
+    """Those of a matmul, the second ones too."""
+    x, kernel = normal(0, *rows, 4), normal(1, 4, 5)
+
+    def gradients(multiply):
+        loss = lambda x, k: jnp.sin(multiply(x, k)).sum()
+        slope = lambda x, k: sum((g**2).sum() for g in jax.grad(loss, (0, 1))(x, k))
+        both = lambda x, k: (
+            jax.grad(loss, (0, 1))(x, k),
+            jax.grad(slope, (0, 1))(x, k),
+        )
+        return quick_jit(both)(x, kernel)
+
+    trees_close(gradients(layers.linear), gradients(jnp.matmul))
+
+
 def test_dense_is_affine():
     module = Dense(2)
     kernel, bias = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([5.0, -5.0])
