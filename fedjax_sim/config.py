@@ -152,7 +152,7 @@ class Execution(Section):
     clients: str = "auto"  # auto, vmap, map or chunk:K
     lowering: Literal["auto", "patches", "blocked", "winograd", "native"] = "auto"
     microbatch: Literal["off"] | Positive = "off"
-    devices: Annotated[int, Field(ge=1, le=256)] = 1
+    devices: Annotated[int, Field(ge=1, le=1024)] = 1
     memory_gib: Annotated[float, Field(gt=0)] | Literal["auto", "unlimited"] = "auto"
 
 
