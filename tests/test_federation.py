@@ -519,7 +519,12 @@ def test_twin_of_an_attacked_run_has_no_attackers(client):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"server.optimizer": "sgd"}, {"defense.name": "flip", "defense.steps": 1}],
+    [
+        {"server.optimizer": "sgd"},
+        pytest.param(
+            {"defense.name": "flip", "defense.steps": 1}, marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_attack_effect_without_its_recursion_is_nan(changes):
     built = build({"evaluation.attack_effect": True, "rounds": 1} | changes)

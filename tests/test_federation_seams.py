@@ -194,7 +194,9 @@ def root_state(state):
 
 
 @pytest.mark.parametrize(
-    ("momentum", "weight_decay"), [(None, None), (0.0, 0.01)], ids=["clients'", "own"]
+    ("momentum", "weight_decay"),
+    [pytest.param(None, None, marks=pytest.mark.slow), (0.0, 0.01)],
+    ids=["clients'", "own"],
 )
 def test_training_on_root_data_is_that_of_a_client(register, momentum, weight_decay):
     """A federation of that one client, who owns the server's samples."""

@@ -70,7 +70,10 @@ def assert_same_run(folder, expected):
                     assert got[key] == value
 
 
-@pytest.mark.parametrize("strategy", [Strategy(1), Strategy(None), Strategy(3)])
+@pytest.mark.parametrize(
+    "strategy",
+    [Strategy(1), Strategy(None), pytest.param(Strategy(3), marks=pytest.mark.slow)],
+)
 def test_together_as_alone(strategy, alone, tmp_path):
     outcomes = runner.run_together(jobs(tmp_path), strategy)
 

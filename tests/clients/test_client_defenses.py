@@ -150,7 +150,11 @@ def test_bad_numbers_are_refused(factory, options, key):
         factory(**options)
 
 
-@pytest.mark.parametrize("name", sorted(set(CLIENT_DEFENSES) - {"none"}))
+# LDP is FL-WBC without its mask.
+@pytest.mark.parametrize(
+    "name",
+    ["leadfl", "ldp", "ldp_update", pytest.param("fl_wbc", marks=pytest.mark.slow)],
+)
 def test_benign_clients_use_it_and_malicious_ones_do_not(name, monkeypatch):
     monkeypatch.setitem(DEFENSES, "spy", DefenseEntry(spy, "-", "none"))
     changes = {

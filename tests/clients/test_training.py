@@ -485,7 +485,9 @@ def test_benign_clients_read_the_same_data_clean(augmentation):
 # ------------------------------------------------------- momentum beyond the round
 
 
-@pytest.mark.parametrize("name", ["none", "leadfl", "fl_wbc", "ldp"])
+@pytest.mark.parametrize(
+    "name", ["none", "leadfl", "fl_wbc", pytest.param("ldp", marks=pytest.mark.slow)]
+)
 def test_momentum_given_on_is_that_of_one_long_run(name):
     """Two epochs at once, and one after the other with the buffer of the first."""
     make = CLIENT_DEFENSES[name].factory

@@ -422,6 +422,7 @@ FLIP = {
 }
 
 
+@pytest.mark.slow  # compiles two federations; its training is checked above
 def test_before_its_first_round_it_is_fedavg():
     waiting = {**FLIP, "defense.start_round": 4}
     plain = {"client.epochs": FLIP["client.epochs"]}

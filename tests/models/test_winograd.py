@@ -18,8 +18,10 @@ def plain(x, kernel, padding=0):
     return lax_conv(x, kernel, 1, padding)
 
 
-@pytest.mark.parametrize(("height", "width"), SIZES)
-@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize(
+    ("height", "width", "padding"),
+    [*((*size, 0) for size in SIZES), (6, 9, 1), (7, 4, 1)],
+)
 def test_equals_lax(height, width, padding):
     x, kernel = normal(0, 2, height, width, 3), normal(1, 3, 3, 3, 5)
 
