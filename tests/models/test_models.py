@@ -133,7 +133,8 @@ def test_lowerings_agree(name):
 
         outputs.append(quick_jit(run)(jax.random.key(0)))
     for output in outputs[1:]:
-        np.testing.assert_allclose(outputs[0], output, atol=1e-5)
+        # Roundings of float32 add up over eighteen layers and their normalisations.
+        np.testing.assert_allclose(outputs[0], output, rtol=1e-5, atol=5e-5)
 
 
 def test_xavier_initialisation():
