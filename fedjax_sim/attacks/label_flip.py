@@ -31,13 +31,14 @@ def label_flip(
     def poison(spec: AttackSpec) -> Poison:
         classes = spec.num_classes
         if offset is None:
-            return relabelled(lambda labels, draw: (labels + draw(classes)) % classes)
+            draw = lambda key: jax.random.randint(key, (), 1, classes)
+            return relabelled(lambda labels, key: (labels + draw(key)) % classes)
         if offset % classes == 0:
             raise InputError(
                 f"config.attack.offset = {offset} must not be a multiple of the number "
                 f"of classes, {classes}: labels would stay as they are"
             )
-        return relabelled(lambda labels, draw: (labels + offset) % classes)
+        return relabelled(lambda labels, key: (labels + offset) % classes)
 
     return Attack(
         knowledge=("own_data",),
@@ -46,30 +47,20 @@ def label_flip(
     )
 
 
-def relabelled(change: Callable[[Array, Callable[[int], Array]], Array]) -> Poison:
+def relabelled(change: Callable[[Array, Array], Array]) -> Poison:
     """Returns the poison that changes labels and no image.
 
     Args:
-      change: (labels i32 [B], draw) -> labels i32 [B]; draw(K) is one of 1 to K - 1,
-        another one for each batch.
+      change: (labels i32 [B], key) -> labels i32 [B]; each batch has another key.
     """
 
     def decide(plan, sample_ids, labels, context):
         del plan
-
-        def draw(classes):
-            # No key reaches a batch; who trains when on what tells batches apart.
-            key = jax.random.key(0)
-            for fact in (
-                context.client_id,
-                context.round,
-                context.epoch,
-                sample_ids[0],
-            ):
-                key = jax.random.fold_in(key, fact)
-            return jax.random.randint(key, (), 1, classes)
-
-        flipped = jnp.where(context.malicious, change(labels, draw), labels)
+        # No key of the run reaches a batch; who trains when on what tells them apart.
+        key = jax.random.key(0)
+        for fact in (context.client_id, context.round, context.epoch, sample_ids[0]):
+            key = jax.random.fold_in(key, fact)
+        flipped = jnp.where(context.malicious, change(labels, key), labels)
         # Nothing is stamped: the images are augmented as usual.
         return PoisonDecision(jnp.zeros(labels.shape, bool), flipped, jnp.int32(0))
 

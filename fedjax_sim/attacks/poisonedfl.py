@@ -26,7 +26,6 @@ class PoisonedFLState(NamedTuple):
     anchor: Array  # f32 [d], the model that the running window began with
     sent: Array  # f32 [d], mean of what the fakes sent last
     scale: Array  # f32 [], c
-    aligned: Array  # f32 [], share of coordinates that moved as s since the anchor
 
 
 def poisonedfl(
@@ -88,8 +87,7 @@ def poisonedfl(
         zeros = jnp.zeros(size)
         places = jnp.zeros(size if adaptation == "partition" else 0, jnp.int32)
         scale = jnp.asarray(initial_scale, jnp.float32)
-        half = jnp.float32(0.5)
-        return PoisonedFLState(zeros, places, zeros, zeros, zeros, scale, half)
+        return PoisonedFLState(zeros, places, zeros, zeros, zeros, scale)
 
     def varied(vector: Array, strength: Array, state, view: CraftView) -> Array:
         shape = vector.shape
@@ -112,8 +110,7 @@ def poisonedfl(
         threshold = aligned_enough(params.size, test, p_value)
         # A test at t = j window looks back to the model of round (j-1) window + 1.
         anchor = jnp.where((t - 1) % window == 0, params, state.anchor)
-        count = count_aligned(params, anchor, state.direction)
-        failed = count < threshold
+        failed = count_aligned(params, anchor, state.direction) < threshold
         shrunk = decay * state.scale
         tested = (t > 0) & (t % window == 0)
         shrinks = tested & failed & (shrunk >= min_scale)
@@ -126,14 +123,13 @@ def poisonedfl(
 
         attacks = view.malicious.any() & (t >= 0)
         sent = jnp.where(attacks, mean(crafted, view.malicious), state.sent)
-        state = state._replace(
-            model=params,
-            anchor=anchor,
-            sent=sent,
-            scale=scale,
-            aligned=count / params.size,
-        )
-        return state, crafted
+        return state._replace(
+            model=params, anchor=anchor, sent=sent, scale=scale
+        ), crafted
+
+    def report(state: PoisonedFLState) -> dict[str, Array]:
+        count = count_aligned(state.model, state.anchor, state.direction)
+        return {"scale": state.scale, "aligned": count / state.model.size}
 
     return Attack(
         knowledge=(),
@@ -141,7 +137,7 @@ def poisonedfl(
         active=active_rounds(start_round, end_round),
         craft=craft,
         trains=False,
-        report=lambda state: {"scale": state.scale, "aligned": state.aligned},
+        report=report,
     )
 
 

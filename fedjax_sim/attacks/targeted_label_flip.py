@@ -42,7 +42,7 @@ def targeted_label_flip(
     def poison(spec: AttackSpec) -> Poison:
         check(spec)
         return relabelled(
-            lambda labels, draw: jnp.where(labels == victim_class, target_class, labels)
+            lambda labels, key: jnp.where(labels == victim_class, target_class, labels)
         )
 
     def test(spec: AttackSpec) -> BackdoorTest:
