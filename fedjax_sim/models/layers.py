@@ -8,8 +8,8 @@ slower than a matmul. So `Conv` offers four lowerings of the same function:
   as a matrix. Under `vmap` it becomes a batched matmul.
 * `blocked`: the same for a few images at a time, so that the patches stay in a CPU's
   cache.
-* `winograd`: 3x3 kernels with fewer multiplications (module `winograd`) where that is
-  faster, everything else as `blocked`.
+* `winograd`: 3x3 kernels with fewer multiplications where that is faster (module
+  `winograd`; on small or strided maps module `taps`), everything else as `blocked`.
 * `native`: `lax.conv_general_dilated`.
 
 Where a 2x2 max pooling follows at once, all but `native` compute one stride-2
@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from fedjax_sim.models import winograd
+from fedjax_sim.models import taps, winograd
 
 Lowering = Literal["patches", "blocked", "winograd", "native"]
 
@@ -318,26 +318,27 @@ class Conv(nn.Module):
             blocks = _num_blocks(x, kernel, 1, _POOLED_BLOCK_BYTES if on_cpu else None)
             conv = lambda x: pooled_conv_by_patches(x, kernel, on_cpu and channels == 1)
             x = _by_blocks(conv, x, blocks)
-        elif self.lowering == "winograd" and self._few_multiplications(x):
-            x = winograd.conv(x, kernel, self.padding)
         else:
-            block = _BLOCK_BYTES if self.lowering != "patches" else None
-            x = conv_by_patches(x, kernel, self.stride, self.padding, block)
+            x = self._convolve(x, kernel)
         if self.use_bias:
             x = x + self.param("bias", self.bias_init or default, (self.features,))
         return x
 
-    def _few_multiplications(self, x: Array) -> bool:
-        """Whether Winograd's form applies, and pays for its transforms.
-
-        Measured for 32 to 512 channels: with fewer tiles than channels the transforms
-        of the kernel cost more than the matmuls save.
-        """
-        batch, height, width, channels = x.shape
-        tiles = batch * -(-(height + 2 * self.padding - 2) // 2)
-        tiles *= -(-(width + 2 * self.padding - 2) // 2)
-        fewer, more = sorted((channels, self.features))
-        return (self.size, self.stride) == (3, 1) and fewer >= 32 and tiles >= more
+    def _convolve(self, x: Array, kernel: Array) -> Array:
+        stride, padding = self.stride, self.padding
+        fewer, more = sorted(kernel.shape[2:])
+        # Measured for 32 to 512 channels.
+        if self.lowering == "winograd" and self.size == 3 and fewer >= 32:
+            inside = taps.share_inside(x.shape, 3, stride, padding)
+            rows, cols = (-(-(n + 2 * padding - 2) // 2) for n in x.shape[1:3])
+            # With fewer tiles than channels Winograd's transforms of the kernel cost
+            # more than the matmuls save.
+            if stride == 1 and inside > 0.5 and len(x) * rows * cols >= more:
+                return winograd.conv(x, kernel, padding)
+            if stride > 1 or inside < 0.75:
+                return taps.conv(x, kernel, stride, padding)
+        block = _BLOCK_BYTES if self.lowering != "patches" else None
+        return conv_by_patches(x, kernel, stride, padding, block)
 
 
 @jax.custom_vjp

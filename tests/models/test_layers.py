@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_sim.models import layers
+from fedjax_sim.models import layers, taps, winograd
 from fedjax_sim.models.layers import BatchNorm, Conv, Dense, InstanceNorm
 
 # size, stride, padding, height, width, channels; 3x3x8 has 72 fields, the others less.
@@ -151,6 +151,42 @@ def test_conv_module_adds_its_bias_in_all_lowerings():
         outputs.append(module.apply(variables, x))
         close(outputs[-1], lax_conv(x, kernel, 2, 1) + bias)
     close(outputs[0], outputs[1])
+
+
+@pytest.mark.parametrize(
+    ("shape", "features", "size", "stride", "form"),
+    [
+        ((2, 16, 16, 32), 32, 3, 1, winograd),
+        ((2, 16, 16, 31), 32, 3, 1, None),  # fewer channels than were measured
+        ((2, 16, 16, 32), 200, 3, 1, None),  # fewer tiles (2 * 64) than channels
+        ((2, 16, 16, 32), 32, 5, 1, None),
+        ((2, 16, 16, 32), 32, 3, 2, taps),
+        ((32, 4, 4, 32), 32, 3, 1, winograd),
+        ((4, 4, 4, 32), 32, 3, 1, taps),  # 16 tiles, and 0.69 of the products inside
+        ((32, 2, 2, 32), 32, 3, 1, taps),
+        ((32, 2, 2, 31), 32, 3, 1, None),
+    ],
+)
+def test_where_fewer_multiplications_pay(
+    monkeypatch, shape, features, size, stride, form
+):
+    used = []
+    for candidate in (taps, winograd):
+
+        def conv(*arguments, candidate=candidate, original=candidate.conv):
+            used.append(candidate)
+            return original(*arguments)
+
+        monkeypatch.setattr(candidate, "conv", conv)
+    x = normal(0, *shape)
+    fast, direct = (
+        Conv(features, size, stride, size // 2, lowering=lowering)
+        for lowering in ("winograd", "patches")
+    )
+    variables = direct.init(jax.random.key(0), x)
+    outputs = [quick_jit(conv.apply)(variables, x) for conv in (direct, fast)]
+    assert used == ([form] if form else [])
+    trees_close(*outputs)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from fedjax_sim.models import build, layers, winograd
-from fedjax_sim.models.layers import Conv
 from tests.models.test_layers import lax_conv, normal, quick_jit, trees_close
 
 SIZES = [(4, 4), (6, 9), (7, 5), (3, 8)]  # even, odd, and a single row of outputs
@@ -62,36 +61,6 @@ def test_float32_stays_within_a_millionth_of_the_largest_output():
         exact = plain(*(jnp.asarray(np.asarray(a), jnp.float64) for a in (x, kernel)))
     error = np.abs(np.asarray(winograd.conv(x, kernel)) - np.asarray(exact)).max()
     assert error < 2e-6 * np.abs(exact).max()
-
-
-@pytest.mark.parametrize(
-    ("features", "size", "stride", "channels", "used"),
-    [
-        (32, 3, 1, 32, True),
-        (32, 3, 1, 31, False),  # fewer channels than were measured
-        (200, 3, 1, 32, False),  # fewer tiles (2 * 64) than channels
-        (32, 3, 2, 32, False),
-        (32, 5, 1, 32, False),
-    ],
-)
-def test_where_it_is_used(monkeypatch, features, size, stride, channels, used):
-    calls = []
-
-    def conv(*arguments):
-        calls.append(arguments)
-        return original(*arguments)
-
-    original = winograd.conv
-    monkeypatch.setattr(winograd, "conv", conv)
-    x = normal(0, 2, 16, 16, channels)
-    fast, direct = (
-        Conv(features, size, stride, size // 2, lowering=lowering)
-        for lowering in ("winograd", "patches")
-    )
-    variables = direct.init(jax.random.key(0), x)
-    outputs = [quick_jit(module.apply)(variables, x) for module in (direct, fast)]
-    assert len(calls) == used
-    trees_close(*outputs)
 
 
 @pytest.mark.parametrize("batch", [1, 6, 7])
