@@ -58,7 +58,8 @@ def backdoor(
 
     Raises:
       InputError: a class outside the data set, victim equal to target, a dpr outside
-        [0, 1], an empty window, or a trigger that does not fit the images.
+        [0, 1] or too small for one sample, an empty window, or a trigger that does not
+        fit the images.
     """
     if isinstance(dpr, float | int) and not 0 <= dpr <= 1:
         raise InputError(
@@ -90,6 +91,12 @@ def backdoor(
             victim_class=victim_class,
             target_class=target_class,
         )
+        if dpr > 0 and len(spec.malicious_ids) and not plan.any():
+            raise InputError(
+                f"config.attack.dpr = {dpr} poisons no sample: floor(dpr * v) is 0 for "
+                "the v samples that each malicious client has of "
+                f"config.attack.victim_class = {victim_class}; allowed: 1 / v and more"
+            )
         trigger_values = make_trigger(spec)
         stacked = Trigger(trigger_values.mask[None], trigger_values.value[None])
 

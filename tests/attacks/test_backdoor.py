@@ -41,7 +41,7 @@ def decide(poison, malicious=True):
 
 @pytest.mark.parametrize(
     ("dpr", "per_client"),
-    [(0.0, 0), (0.009, 0), (0.125, 12), (0.25, 25), (0.29, 28), (1.0, 100)],
+    [(0.0, 0), (0.019, 1), (0.125, 12), (0.25, 25), (0.29, 28), (1.0, 100)],
 )
 def test_rate_is_a_floor_per_client_of_the_victim_class(dpr, per_client):
     plan = backdoor(dpr=dpr).poison(spec()).plan
@@ -144,6 +144,7 @@ def test_impossible_attacks(options, message):
         ({"dpr": 1.5}, (8, 8, 1), "dpr.*1.5"),
         ({"dpr": -0.1}, (8, 8, 1), "dpr.*-0.1"),
         ({"dpr": float("nan")}, (8, 8, 1), "dpr.*nan"),
+        ({"dpr": 0.009}, (8, 8, 1), r"dpr = 0.009 poisons no sample.*class = 0;"),
         ({"victim_class": 10}, (8, 8, 1), "attack.victim_class = 10"),
         ({"victim_class": -1}, (8, 8, 1), "attack.victim_class = -1"),
         ({"target_class": 10}, (8, 8, 1), "attack.target_class = 10"),
