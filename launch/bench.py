@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -68,7 +68,7 @@ MODELS = {
     "wide_cnn 28x28x1 same": ("wide_cnn", {"padding": 1}, (28, 28, 1), 32, 8, 10),
     "cnn 32x32x3": ("cnn", {}, (32, 32, 3), 32, 8, 10),
     "convnet 32x32x3": ("convnet", {}, (32, 32, 3), 32, 4, 4),
-    "resnet18 32x32x3": ("resnet18", {}, (32, 32, 3), 64, 2, 6),
+    "resnet18 32x32x3": ("resnet18", {}, (32, 32, 3), 64, 2, 3),
 }
 
 
@@ -91,12 +91,27 @@ def best_of(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, 
     return best
 
 
-def matmul_peak() -> float:
-    """FLOP/s of a large float32 matmul."""
+@cache
+def large_matmul() -> tuple[Callable[[], jax.Array], int]:
+    """A float32 matmul that runs at the machine's peak, and its arithmetic."""
     size = 2048 if jax.default_backend() == "cpu" else 8192
     a = jax.random.normal(jax.random.key(0), (size, size))
     multiply = jax.jit(lambda a: jnp.dot(a, a, precision="highest"))
-    return 2 * size**3 / best_of({"": lambda: multiply(a)}, 20)[""]
+    return lambda: multiply(a), 2 * size**3
+
+
+def matmul_peak() -> float:
+    """FLOP/s of a large float32 matmul."""
+    return beside_peak({}, 20)[1]
+
+
+def beside_peak(
+    functions: dict[str, Callable[[], Any]], repeats: int
+) -> tuple[dict[str, float], float]:
+    """`best_of`, and the peak in the same minutes: what it was before tells little."""
+    multiply, flops = large_matmul()
+    seconds = best_of({**functions, "": multiply}, repeats)
+    return seconds, flops / seconds.pop("")
 
 
 def memory_bandwidth() -> float:
@@ -202,7 +217,7 @@ def train_data(shape, clients, samples_each, labels=10) -> TrainData:
     )
 
 
-def bench_clients(peak: float) -> dict[str, Any]:
+def bench_clients() -> dict[str, Any]:
     """Client steps per second of each model under each strategy."""
     results = {}
     cpu = jax.default_backend() == "cpu"
@@ -238,7 +253,7 @@ def bench_clients(peak: float) -> dict[str, Any]:
         eager = torch_loop(name, options, shape, batch, steps)
         if eager is not None:
             programs["torch eager"] = eager
-        seconds = best_of(programs, 3 if name in ("resnet18", "convnet") else 6)
+        seconds, peak = beside_peak(programs, 6)
         flops = step_flops(
             models.build(name, num_classes=10, image_shape=shape, **options),
             shape,
@@ -252,7 +267,10 @@ def bench_clients(peak: float) -> dict[str, Any]:
                 "steps_per_second": 1 / each,
                 "fraction_of_peak": flops / each / peak,
             }
-        print(f"\n{label}, batch {batch}, {flops / 1e9:.3f} GFLOP per step")
+        print(
+            f"\n{label}, batch {batch}, {flops / 1e9:.3f} GFLOP per step, "
+            f"peak {peak / 1e9:.0f} GFLOP/s meanwhile"
+        )
         for key, row in rows.items():
             ratio = ""
             if "torch eager" in rows and key != "torch eager":
@@ -350,9 +368,8 @@ def torch_loop(name, options, shape, batch, steps):
     return loop
 
 
-def bench_waste(peak: float) -> dict[str, Any]:
+def bench_waste() -> dict[str, Any]:
     """What unequal clients cost: Dirichlet(0.1), 50 clients, batch 32."""
-    del peak
     labels = np.repeat(np.arange(10), 1_000)
     split = partitions.drop_dirichlet(labels, num_clients=50, seed=1, alpha=0.1)
     shape, batch = (28, 28, 1), 32
@@ -396,9 +413,8 @@ def bench_waste(peak: float) -> dict[str, Any]:
     return rows
 
 
-def bench_order(peak: float) -> dict[str, Any]:
+def bench_order() -> dict[str, Any]:
     """Coordinate-wise median against jnp, NumPy and the memory bandwidth."""
-    del peak
     bandwidth = memory_bandwidth()
     rows = {}
     print(f"\nmedian over clients; memory reads {bandwidth / 1e9:.1f} GB/s")
@@ -430,14 +446,15 @@ def bench_order(peak: float) -> dict[str, Any]:
     return rows
 
 
-def bench_gram(peak: float) -> dict[str, Any]:
+def bench_gram() -> dict[str, Any]:
     """Pairwise distances of n updates from one Gram matrix."""
     rows = {}
     print("\nsquared distances by a Gram matrix")
     for n, d in ((25, 1_200_000), (50, 1_200_000), (25, 11_000_000)):
         x = jax.random.normal(jax.random.key(0), (n, d))
         program = jax.jit(squared_distances)
-        seconds = best_of({"": lambda x=x, f=program: f(x)}, 4)[""]
+        times, peak = beside_peak({"gram": lambda x=x, f=program: f(x)}, 4)
+        seconds = times["gram"]
         rows[f"[{n}, {d}]"] = {
             "ms": 1e3 * seconds,
             "fraction_of_peak": 2 * n * n * d / seconds / peak,
@@ -479,9 +496,8 @@ def small_federation(population: int, cohort: int, samples_each: int, defense):
     return lambda: program(state, inputs, 20)
 
 
-def bench_round(peak: float) -> dict[str, Any]:
+def bench_round() -> dict[str, Any]:
     """Milliseconds of a round with one tiny step per client."""
-    del peak
     from fedjax_sim.defenses.droplet import droplet
 
     seconds = best_of(
@@ -498,9 +514,8 @@ def bench_round(peak: float) -> dict[str, Any]:
     return rows
 
 
-def bench_population(peak: float) -> dict[str, Any]:
+def bench_population() -> dict[str, Any]:
     """The same cohort drawn from a small and a large population."""
-    del peak
     seconds = best_of(
         {str(n): small_federation(n, 50, 8, fedavg()) for n in (1_000, 100_000)},
         5,
@@ -522,7 +537,7 @@ def network_of(name: str, shape: tuple[int, int, int], lowering: str) -> models.
 _BY_STEPS = ("drop", "fedredefense", "flip")
 
 
-def bench_defenses(peak: float) -> dict[str, Any]:
+def bench_defenses() -> dict[str, Any]:
     """The server's part of a round under each rule: 50 updates of 1.2 M parameters.
 
     As in a run, rounds follow each other on the device: what is compared is the time
@@ -530,7 +545,6 @@ def bench_defenses(peak: float) -> dict[str, Any]:
     (the published budget is 651), and of FLIP the client's batch; FedREDefense's
     iterations are the part `reconstruction`.
     """
-    del peak
     n, rounds_at_once = 50, 4
     network = network_of("cnn", (32, 32, 3), auto_lowering(jax.default_backend()))
     params = ravel(network.model.init(jax.random.key(0))[0])
@@ -651,7 +665,7 @@ def flip_cost(network: models.Network, batch: int = 32) -> dict[str, float]:
     }
 
 
-def bench_reconstruction(peak: float) -> dict[str, Any]:
+def bench_reconstruction() -> dict[str, Any]:
     """FedREDefense's outer iterations: evaluation and gradient through five steps."""
     rows = {}
     print("\nreconstruction, 10 synthetic images, 5 inner steps")
@@ -660,7 +674,7 @@ def bench_reconstruction(peak: float) -> dict[str, Any]:
         ("cnn", (32, 32, 3)),
         ("convnet", (32, 32, 3)),
     ):
-        seconds, flops = reconstruction_cost(name, shape)
+        seconds, flops, peak = reconstruction_cost(name, shape)
         label = f"{name} {'x'.join(map(str, shape))}"
         rows[label] = {
             "iterations_per_second": 1 / seconds,
@@ -676,8 +690,8 @@ def bench_reconstruction(peak: float) -> dict[str, Any]:
 
 def reconstruction_cost(
     name: str, shape: tuple[int, int, int], iterations: int = 20
-) -> tuple[float, int]:
-    """Seconds and floating-point operations of one outer iteration of one client."""
+) -> tuple[float, int, float]:
+    """Of one client's outer iteration: seconds, arithmetic; and the peak meanwhile."""
     network = network_of(name, shape, auto_lowering(jax.default_backend()))
     params = ravel(network.model.init(jax.random.key(0))[0])
     update = 1e-2 * jax.random.normal(jax.random.key(1), params.shape)
@@ -704,13 +718,13 @@ def reconstruction_cost(
     counted = network_of(name, shape, "patches")  # blocks would hide in a loop
     error = lambda k: reconstruction_error(counted, params, update, k, 5)
     flops = sum(matmul_flops(jax.value_and_grad(error), start))
-    seconds = best_of({"": lambda: run(params, update, start)}, 5)[""]
-    return seconds / (iterations + 1 / 3), flops  # the first look has no gradient
+    times, peak = beside_peak({"own": lambda: run(params, update, start)}, 5)
+    # The first look has no gradient.
+    return times["own"] / (iterations + 1 / 3), flops, peak
 
 
-def bench_runs(peak: float) -> dict[str, Any]:
+def bench_runs() -> dict[str, Any]:
     """Sixteen seeds of one config: alone, in one program, and one run as a measure."""
-    del peak
     changes = {"rounds": 20, "checkpoint.every_seconds": 1e6}
     own = resolve_variants(load_file("configs/quickstart.py"), changes)
     seeds = [own["droplet"].model_copy(update={"seed": seed}) for seed in range(16)]
@@ -805,7 +819,7 @@ def main(argv) -> None:
     }
     for name in chosen:
         if name in PARTS:
-            results[name] = PARTS[name](peak)
+            results[name] = PARTS[name]()
     if _JSON.value:
         with open(_JSON.value, "w") as file:
             json.dump(results, file, indent=2)

@@ -8,14 +8,14 @@
 12 runs of configs/leadfl/fashion_mnist.py:preset=authors (ten local epochs with a
 reset in each, batches of 16, a learning rate of 0.01, the forced rounds 0, 10 and 12,
 triggers in another library's constants, batch statistics at test time; Multi-Krum; the
-published clients of a round, three repetitions). In small: the first 6000 training
-images instead of 60 000, so that an epoch has 4 steps instead of 38, 1000 test images,
-40 rounds instead of 80. DIR holds the four official IDX files.
+published clients of a round, three repetitions, 80 rounds). In small: the first 6000
+training images instead of 60 000, so that an epoch has 4 steps instead of 38, and 1000
+test images. DIR holds the four official IDX files.
 """
 
 from fedjax_sim.sweeps import Sweep, product
 
-SMALL = {"rounds": 40, "data.num_train": 6000, "data.num_test": 1000}
+SMALL = {"data.num_train": 6000, "data.num_test": 1000}
 
 
 def get_sweep() -> Sweep:
@@ -25,7 +25,7 @@ def get_sweep() -> Sweep:
         product(
             [SMALL],
             {
-                ":client": ("none", "ldp", "fl_wbc", "leadfl"),
+                ":client": ("leadfl", "none", "ldp", "fl_wbc"),
                 ":offset": (100, 200, 300),
             },
         ),
