@@ -1,5 +1,7 @@
 """The targeted backdoor of DROP: stamp a trigger, change the label, train as usual."""
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -83,15 +85,16 @@ def backdoor(
 
     def poison(spec: AttackSpec) -> Poison:
         check_classes(spec)
-        plan = poison_plan(
+        plan_at = partial(
+            poison_plan,
             spec.partition,
             spec.labels,
             spec.malicious_ids,
-            dpr=dpr,
             victim_class=victim_class,
             target_class=target_class,
         )
-        if dpr > 0 and len(spec.malicious_ids) and not plan.any():
+        plan = plan_at(dpr=dpr)
+        if dpr > 0 and not plan.any() and plan_at(dpr=1.0).any():
             raise InputError(
                 f"config.attack.dpr = {dpr} poisons no sample: floor(dpr * v) is 0 for "
                 "the v samples that each malicious client has of "

@@ -50,6 +50,11 @@ def test_rate_is_a_floor_per_client_of_the_victim_class(dpr, per_client):
     assert per_owner == [0, per_client, 0, per_client, 0]
 
 
+def test_clients_without_the_victim_class_are_the_partitions_luck():
+    labels = np.where(LABELS == 0, 1, LABELS)
+    assert not backdoor(dpr=0.5).poison(spec()._replace(labels=labels)).plan.any()
+
+
 def test_without_a_victim_class_all_samples_count():
     attack = backdoor(dpr=0.3, victim_class=None, target_class=7)
     poison = attack.poison(spec(malicious=(2,)))
