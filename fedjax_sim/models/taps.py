@@ -22,7 +22,7 @@ class _Meeting(NamedTuple):
 
 
 def _meetings(length: int, size: int, stride: int, padding: int) -> list[_Meeting]:
-    """For each tap of the kernel that meets an image of this length at all."""
+    """For each tap of the kernel; without inputs where it never meets the image."""
     count = (length + 2 * padding - size) // stride + 1
     found = []
     for tap in range(size):
