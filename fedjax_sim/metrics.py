@@ -83,54 +83,78 @@ class ImageSet(NamedTuple):
     images: Array  # u8 [S, B, H, W, C]
     labels: Array  # i32 [S, B], the class that counts as right
     mask: Array  # bool [S, B], False = padding
+    measures: dict[str, Array]  # bool [S, B] by measure: the images it is taken over
 
 
 class TestSets(NamedTuple):
-    """The sets of one evaluation; None where a run has no such measure."""
+    """The sets of one evaluation; what is measured on them is named by `measures`."""
 
-    clean: ImageSet
-    backdoor: ImageSet | None  # images of the victim class, labelled as the target
-    any_source: ImageSet | None  # of all classes but the target
-    all_sources: ImageSet | None  # of all classes, the target included
+    clean: ImageSet  # "clean"
+    # Labelled as the target. "backdoor": the images of the victim class; with
+    # `any_source` also "any_source": of all classes but the target, and "all_sources".
+    triggered: ImageSet | None  # None: nothing to be triggered
 
 
-def image_set(images: np.ndarray, labels: np.ndarray, batch_size: int) -> ImageSet:
-    """Cuts images u8 [T, H, W, C] into batches, the last one padded."""
+def image_set(
+    images: np.ndarray,
+    labels: np.ndarray,
+    batch_size: int,
+    measures: Mapping[str, np.ndarray],
+) -> ImageSet:
+    """Cuts images into batches, the last one padded.
+
+    Args:
+      images: u8 [T, H, W, C].
+      labels: [T], the class that counts as right.
+      batch_size: at most so many at a time.
+      measures: bool [T] by name, the images a measure is taken over.
+    """
     batch_size = min(batch_size, max(len(images), 1))
     count = -(-len(images) // batch_size)
     missing = count * batch_size - len(images)
-    pad = lambda x: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
-    mask = np.arange(count * batch_size) < len(images)
-    parts = pad(images), pad(labels.astype(np.int32)), mask
+
+    def batches(x):
+        padded = np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
+        return jnp.asarray(padded.reshape(count, batch_size, *x.shape[1:]))
+
     return ImageSet(
-        *(jnp.asarray(x.reshape(count, batch_size, *x.shape[1:])) for x in parts)
+        batches(images),
+        batches(labels.astype(np.int32)),
+        batches(np.ones(len(images), bool)),
+        {name: batches(counted) for name, counted in measures.items()},
     )
 
 
 def make_test_sets(
     dataset: Dataset, test: BackdoorTest | None, *, batch_size: int, any_source: bool
 ) -> TestSets:
-    """Builds the sets that a run evaluates on."""
+    """Builds the sets that a run evaluates on; no image is classified twice."""
     images, labels = dataset.test_images, dataset.test_labels
-    clean = image_set(images, labels, batch_size)
+    every = np.ones(len(labels), bool)
+    clean = image_set(images, labels, batch_size, {"clean": every})
     if test is None:
-        return TestSets(clean, None, None, None)
+        return TestSets(clean, None)
     if test.images is not None:
-        return TestSets(clean, image_set(*test.images, batch_size), None, None)
-
-    def triggered(where):
-        chosen = images[where]
-        return image_set(
-            chosen, np.full(len(chosen), test.target_class, np.int32), batch_size
+        chosen, targets = test.images
+        every = np.ones(len(targets), bool)
+        return TestSets(
+            clean, image_set(chosen, targets, batch_size, {"backdoor": every})
         )
-
     others = labels != test.target_class
     victims = others if test.victim_class is None else labels == test.victim_class
+    measures = {"backdoor": victims}
+    if any_source:
+        measures |= {"any_source": others, "all_sources": every}
+    used = every if any_source else victims
+    targets = np.full(used.sum(), test.target_class)
     return TestSets(
         clean,
-        triggered(victims),
-        triggered(others) if any_source else None,
-        triggered(np.ones_like(others)) if any_source else None,
+        image_set(
+            images[used],
+            targets,
+            batch_size,
+            {name: counted[used] for name, counted in measures.items()},
+        ),
     )
 
 
@@ -149,39 +173,43 @@ def evaluate(
 
     Args:
       model, params, buffers: the global model.
-      sets: what to classify; all but `clean` get the trigger.
+      sets: what to classify.
       normalization: of the images.
-      trigger: None leaves the images as they are.
+      trigger: of `sets.triggered`; None leaves the images as they are.
       threshold: low-confidence threshold.
       predict: `images f32 [B, H, W, C] -> i32 [B]` replaces the argmax (a defence's
         vote or refusal).
       batch_statistics: let BatchNorm normalise with each test batch, as in training.
 
     Returns:
-      Counts by the name of the set.
+      Counts by the name of the measure.
     """
 
-    def classify(images, stamped):
+    def classify(images, trigger):
         def batch(part):
             x = normalize(part.images, normalization)
-            if stamped and trigger is not None:
+            if trigger is not None:
                 x = stamp(x, trigger, jnp.ones(x.shape[0], bool))
             logits, _ = model.apply(
                 params, buffers, x, train=batch_statistics, mask=part.mask
             )
-            counts = count_predictions(logits, part.labels, part.mask, threshold)
+            counts = {
+                name: count_predictions(logits, part.labels, mask, threshold)
+                for name, mask in part.measures.items()
+            }
             if predict is not None:
-                right = (predict(x) == part.labels) & part.mask
-                counts = counts._replace(correct=right.sum())
+                right = predict(x) == part.labels
+                for name, mask in part.measures.items():
+                    correct = (right & mask).sum()
+                    counts[name] = counts[name]._replace(correct=correct)
             return counts
 
         return jax.tree.map(lambda x: x.sum(0), lax.map(batch, images))
 
-    return {
-        name: classify(images, stamped=name != "clean")
-        for name, images in sets._asdict().items()
-        if images is not None
-    }
+    counts = classify(sets.clean, None)
+    if sets.triggered is not None:
+        counts |= classify(sets.triggered, trigger)
+    return counts
 
 
 def evaluation_row(

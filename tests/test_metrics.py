@@ -119,15 +119,18 @@ def test_evaluation_row_where_nothing_is_retained_or_nothing_was_tested():
 def test_image_set_pads_the_last_batch():
     images = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1) + 1
     labels = np.array([4, 3, 2, 1, 7])
-    batches = metrics.image_set(images, labels, 2)
+    batches = metrics.image_set(images, labels, 2, {"even": labels % 2 == 0})
     assert batches.images.shape == (3, 2, 1, 1, 1)
     assert batches.images.ravel().tolist() == [1, 2, 3, 4, 5, 0]
     assert batches.labels.tolist() == [[4, 3], [2, 1], [7, 0]]
     assert batches.mask.tolist() == [[True, True], [True, True], [True, False]]
+    even = batches.measures["even"].tolist()
+    assert even == [[True, False], [True, False], [False, False]]
 
 
 def test_image_set_needs_no_more_than_its_images():
-    batches = metrics.image_set(np.zeros((3, 2, 2, 1), np.uint8), np.zeros(3), 500)
+    images = np.zeros((3, 2, 2, 1), np.uint8)
+    batches = metrics.image_set(images, np.zeros(3), 500, {})
     assert batches.images.shape == (1, 3, 2, 2, 1)
     assert batches.mask.all()
 
@@ -154,24 +157,26 @@ def test_test_sets(victim, pixels):
         any_source=True,
     )
 
-    def pixels_of(part):
-        assert (part.labels[part.mask] == 2).all()
-        return part.images[part.mask].ravel().tolist()
-
     assert sets.clean.labels.ravel().tolist() == TEST_LABELS
-    assert pixels_of(sets.backdoor) == pixels
-    assert pixels_of(sets.any_source) == [0, 10, 0, 30, 40]
-    assert pixels_of(sets.all_sources) == [10 * label for label in TEST_LABELS]
+    triggered = sets.triggered
+    assert (triggered.labels[triggered.mask] == 2).all()
+    pixels_of = lambda mask: triggered.images[mask].ravel().tolist()
+    assert {name: pixels_of(mask) for name, mask in triggered.measures.items()} == {
+        "backdoor": pixels,
+        "any_source": [0, 10, 0, 30, 40],
+        "all_sources": [10 * label for label in TEST_LABELS],
+    }
 
 
 def test_test_sets_of_a_clean_run_and_without_any_source():
     data = dataset(TEST_LABELS)
     sets = metrics.make_test_sets(data, None, batch_size=8, any_source=True)
-    assert sets[1:] == (None, None, None)
+    assert sets.triggered is None
     sets = metrics.make_test_sets(
         data, BackdoorTest(PIXEL, 0, 2), batch_size=8, any_source=False
     )
-    assert sets.backdoor is not None and sets[2:] == (None, None)
+    assert sets.triggered.measures.keys() == {"backdoor"}
+    assert sets.triggered.images.ravel().tolist() == [0, 0]  # nothing else
 
 
 def pixel_model():
