@@ -491,6 +491,25 @@ def choose(key: str, name: str, table: Mapping[str, Any]) -> Any:
     return table[name]
 
 
+def belongs_to(given: Mapping[str, Any], key: str, owner: str, *allowed: str) -> None:
+    """Refuses a file argument that what another one names has no use for.
+
+    Args:
+      given: all arguments of the file.
+      key: the argument; left empty or 0 it is not given.
+      owner: the other one.
+      *allowed: its values that `key` belongs to.
+
+    Raises:
+      InputError: `key` is given, and `owner` is none of `allowed`.
+    """
+    if given[key] and given[owner] not in allowed:
+        raise InputError(
+            f"--config=...:{key}={given[key]} does not belong to "
+            f"{owner}={given[owner]}; allowed with: {', '.join(allowed)}"
+        )
+
+
 def parse_value(text: str) -> Any:
     """Reads a flag's value: a Python literal, true/false, or else the text itself."""
     if text.lower() in ("true", "false"):

@@ -219,7 +219,6 @@ CELLS = {
         "client": [*leadfl_protocol._CLIENT_DEFENSES],
         "mode": [*leadfl_protocol._MODES],
         "labels": ["0", "5"],
-        "variant": ["code", "report"],
     },
     "poisonedfl": {
         "defense": [*poisonedfl_protocol._DEFENSES],
@@ -288,6 +287,9 @@ def test_every_cell_resolves(path):
     ]
     if path.parent.name == "fedredefense":
         texts += MODES
+    if path.parent.name == "leadfl":
+        variants = ("code", "report", "paper_sign", "halfsq")
+        texts += [f"variant={name},alpha=0.2" for name in variants]
     if path.parent.name == "drop":
         texts += [
             f"defense={name},variant={variant}"
@@ -300,8 +302,10 @@ def test_every_cell_resolves(path):
         wanted = dict(pair.split("=") for pair in text.split(","))
         if wanted.get("defense", "bulyan") != "bulyan":
             assert config.defense.name == wanted["defense"], text
-        if path.parent.name == "drop" and "variant" in wanted:
-            assert config.defense.options["variant"] == wanted["variant"], text
+        side = {"drop": config.defense, "leadfl": config.client_defense}
+        if "variant" in wanted:
+            variant = side[path.parent.name].options["variant"]
+            assert variant == wanted["variant"], text
 
 
 def built(path, text, **changes):
@@ -357,6 +361,8 @@ WRONG = {
         "mode=static",
         "base=fltrust",
         "defense=flame,attack=adaptive_label_flip",
+        "defense=krum,mode=dynamic",
+        "defense=flame,base=fedavg",
     ],
     "leadfl": [
         "preset=paper",
@@ -367,6 +373,8 @@ WRONG = {
         "offset=-1",
         "labels=x",
         "variant=paper",
+        "client=none,variant=report",
+        "client=ldp,alpha=0.4",
     ],
     "poisonedfl": [
         "defense=krum",

@@ -75,8 +75,7 @@ def extract_patches(x: Array, size: int, stride: int, padding: int) -> Array:
     """
     batch, height, width, channels = x.shape
     x = _pad(x, padding)
-    rows = (height + 2 * padding - size) // stride + 1
-    cols = (width + 2 * padding - size) // stride + 1
+    rows, cols = (taps.num_outputs(n, size, stride, padding) for n in (height, width))
     shifted = [
         lax.slice(
             x,
@@ -390,8 +389,7 @@ def _max_pool(x, size, stride, padding):
 def _windows(x, size, stride, padding):
     """The size*size shifted views of x that a window covers, each [B, H', W', C]."""
     batch, height, width, channels = x.shape
-    rows = (height + 2 * padding - size) // stride + 1
-    cols = (width + 2 * padding - size) // stride + 1
+    rows, cols = (taps.num_outputs(n, size, stride, padding) for n in (height, width))
     if size == stride and not padding:
         # No overlap: a reshape is cheaper than strided slices.
         x = x[:, : rows * size, : cols * size]

@@ -13,6 +13,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 
+def num_outputs(length: int, size: int, stride: int, padding: int) -> int:
+    """How many outputs a window of `size` has along an axis of `length` inputs."""
+    return (length + 2 * padding - size) // stride + 1
+
+
 class _Meeting(NamedTuple):
     """Where a tap meets the image, along one axis."""
 
@@ -23,7 +28,7 @@ class _Meeting(NamedTuple):
 
 def _meetings(length: int, size: int, stride: int, padding: int) -> list[_Meeting]:
     """For each tap of the kernel; without inputs where it never meets the image."""
-    count = (length + 2 * padding - size) // stride + 1
+    count = num_outputs(length, size, stride, padding)
     found = []
     for tap in range(size):
         first = max(0, -((tap - padding) // stride))
@@ -59,7 +64,6 @@ def share_inside(shape: tuple[int, ...], size: int, stride: int, padding: int) -
     """The share of a convolution's products that meet the image [B, H, W, C]."""
     share = 1.0
     for length in shape[1:3]:
-        count = (length + 2 * padding - size) // stride + 1
         met = sum(len(m.inputs) for m in _meetings(length, size, stride, padding))
-        share *= met / (size * count)
+        share *= met / (size * num_outputs(length, size, stride, padding))
     return share

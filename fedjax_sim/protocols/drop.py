@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from fedjax_sim.config import choose, file_arguments
+from fedjax_sim.config import belongs_to, choose, file_arguments
 from fedjax_sim.errors import InputError
 
 # (lr, batch size, local epochs) of [DROP] Table 2 (CIFAR-10, CINIC-10, GTSRB).
@@ -112,13 +112,9 @@ def drop(
         choose(key, given[key], dict.fromkeys(allowed))
     name = given["defense"]
     own = {**_DEFENSES.get(name, {}), **(defenses or {}).get(name, {})}
+    with_variants = (k for k, v in _DEFENSES.items() if "variant" in v)
+    belongs_to(given, "variant", "defense", *with_variants)
     if given["variant"]:
-        if "variant" not in own:
-            both = ", ".join(k for k, v in _DEFENSES.items() if "variant" in v)
-            raise InputError(
-                f"--config=...:variant={given['variant']} does not belong to defense="
-                f"{name}; allowed with: {both}"
-            )
         own["variant"] = given["variant"]
     defense = {"name": name, **own}
     partition = {"name": "drop_iid", "num_clients": num_clients}

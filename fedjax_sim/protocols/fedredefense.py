@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from fedjax_sim.config import choose, file_arguments
+from fedjax_sim.config import belongs_to, choose, file_arguments
 from fedjax_sim.errors import InputError
 
 # Local epochs -> (rounds, factor of the later limit of reconstruction).
@@ -56,9 +56,10 @@ def fedredefense(
     `arguments` is the text behind the colon of `--config=FILE:TEXT`, with the keys
     `defense`, `attack` (Fang takes its Krum form against Krum), `mcr` (percent of the
     clients), `beta` (Dirichlet concentration), `epochs` (1, 2 or 5, which sets the
-    rounds), `participation` (share of the clients in a round), `mode` and `base` (of
-    FedREDefense) and `model`: `convnet`, the network of the code and the likely origin
-    of the numbers, or `cnn`, that of the paper's tables.
+    rounds), `participation` (share of the clients in a round), of FedREDefense `mode`
+    (empty: `dynamic`) and `base` (empty: `fedavg`), and `model`: `convnet`, the network
+    of the code and the likely origin of the numbers, or `cnn`, that of the paper's
+    tables.
 
     Raises:
       InputError: an argument that does not exist or has the wrong type.
@@ -72,11 +73,13 @@ def fedredefense(
         epochs=1,
         participation=1.0,
         model="convnet",
-        mode="dynamic",
-        base="fedavg",
+        mode="",
+        base="",
     )
     choose("attack", given["attack"], dict.fromkeys(ATTACKS))
     choose("defense", given["defense"], _DEFENSES)
+    for key in ("mode", "base"):
+        belongs_to(given, key, "defense", "fedredefense")
     if given["epochs"] not in _EPOCHS:
         raise InputError(
             f"--config=...:epochs={given['epochs']} does not exist; one of: "
@@ -91,17 +94,18 @@ def fedredefense(
     name = given["defense"]
     defense = {"name": name, **_DEFENSES[name]}
     if name == "fedredefense":
+        mode = given["mode"] or "dynamic"
         later = reconstruction["later_limit"] * factor / given["participation"]
         defense |= {
             **reconstruction,
             "later_limit": round(later),
-            "mode": given["mode"],
-            "base": given["base"],
+            "mode": mode,
+            "base": given["base"] or "fedavg",
         }
-        if given["mode"] != "dynamic":  # appendix B.3, on CIFAR-10
+        if mode != "dynamic":  # appendix B.3, on CIFAR-10
             defense |= {
                 "first_limit": 500,
-                "later_limit": 60 if given["mode"] == "continuous" else 500,
+                "later_limit": 60 if mode == "continuous" else 500,
             }
     attack = given["attack"]
     if attack == "fang" and name == "krum":

@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from fedjax_sim.config import choose, file_arguments
+from fedjax_sim.config import belongs_to, choose, file_arguments
 
 # The server rules under the constants of the code, made for ten clients.
 _DEFENSES: dict[str, dict[str, Any]] = {
@@ -42,8 +42,8 @@ def leadfl(
     distances over the whole state in the server; `report`: ten local steps and none of
     that), `defense` (server), `client` (defence of benign clients), `mode` (of
     participation, see `leadfl_schedule`), `offset` (100, 200, 300: the repetitions),
-    `labels` (per client, 0 = IID), `variant` and `alpha` of LeadFL (alpha 0 = the data
-    set's).
+    `labels` (per client, 0 = IID), and of LeadFL `variant` (empty: `code`) and `alpha`
+    (0: the data set's).
 
     Args:
       arguments: see above.
@@ -64,7 +64,7 @@ def leadfl(
         offset=100,
         labels=0,
         alpha=0.0,
-        variant="code",
+        variant="",
     )
     for key, allowed in (
         ("preset", ("authors", "report")),
@@ -72,6 +72,8 @@ def leadfl(
         ("mode", _MODES),
     ):
         choose(key, given[key], dict.fromkeys(allowed))
+    for key in ("alpha", "variant"):
+        belongs_to(given, key, "client", "leadfl")
     as_coded = given["preset"] == "authors"
     client_defense = {"name": given["client"]}
     if given["client"] != "none":
@@ -80,7 +82,7 @@ def leadfl(
         client_defense |= {
             "alpha": given["alpha"] or alpha,
             "clip": 0.2,
-            "variant": given["variant"],
+            "variant": given["variant"] or "code",
         }
     partition = {"name": "random_equal", "num_clients": 100}
     if given["labels"]:

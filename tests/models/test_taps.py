@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from fedjax_sim.models import taps
-from tests.models.test_layers import (
+from tests.models.helpers import (
     CONVOLUTIONS,
     lax_conv,
     normal,

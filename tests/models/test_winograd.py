@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedjax_sim.models import build, layers, winograd
-from tests.models.test_layers import lax_conv, normal, quick_jit, trees_close
+from tests.models.helpers import lax_conv, normal, quick_jit, trees_close
 
 SIZES = [(4, 4), (6, 9), (7, 5), (3, 8)]  # even, odd, and a single row of outputs
 
