@@ -10,7 +10,7 @@ code 2; library callers may catch it.
 import difflib
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 
 class InputError(ValueError):
@@ -23,6 +23,19 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     listing = f"allowed: {', '.join(valid)}"
     return f"did you mean '{near[0]}'? ({listing})" if near else listing
+
+
+def check_choice(section: str, key: str, value: Any, choices: Any) -> None:
+    """Raises InputError unless `value` is one of the names that may be chosen.
+
+    `choices` are the names, or a Literal type of them.
+    """
+    names = get_args(choices) or tuple(choices)
+    if value not in names:
+        raise InputError(
+            f"config.{section}.{key} = {value!r} is not allowed; "
+            f"{did_you_mean(str(value), names)}"
+        )
 
 
 def check_range(

@@ -1,14 +1,13 @@
 """Options that several attacks share: their checks, and what they stand for."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from jax import Array
 
 from fedjax_sim.attacks.base import AttackSpec
 from fedjax_sim.data.triggers import TRIGGERS
-from fedjax_sim.errors import InputError, check_range, did_you_mean
+from fedjax_sim.errors import InputError, check_choice, check_range
 
 
 def active_rounds(start_round: int, end_round: int | None) -> Callable[[Array], Array]:
@@ -38,20 +37,13 @@ def active_rounds(start_round: int, end_round: int | None) -> Callable[[Array], 
     return active
 
 
-def require_choice(key: str, value: Any, allowed: Iterable[str]) -> None:
-    """Raises unless `value` is one of the names that are allowed."""
-    allowed = tuple(allowed)
-    if value not in allowed:
-        hint = did_you_mean(str(value), allowed)
-        raise InputError(f"config.attack.{key} = {value!r} is not allowed; {hint}")
+require_choice = partial(check_choice, "attack")
+require_range = partial(check_range, "attack")
 
 
 def require_trigger(name: str) -> None:
     """Raises unless `name` is a trigger."""
     require_choice("trigger", name, TRIGGERS)
-
-
-require_range = partial(check_range, "attack")
 
 
 def require_classes(spec: AttackSpec, **classes: int | None) -> None:

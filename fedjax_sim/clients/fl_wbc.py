@@ -6,7 +6,7 @@ its public code.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jax import Array
 
 from fedjax_sim.clients.leaves import laplace_like, map_weights
 from fedjax_sim.defenses.base import ClientOptimizer
-from fedjax_sim.errors import InputError
+from fedjax_sim.errors import check_choice, check_range
 
 PyTree = optax.Params
 Reset = Literal["epoch", "round"]
@@ -45,7 +45,11 @@ def noisy_sgd(
       keep: `(gradient, gradient before, noise) -> bool`, entries that get noise.
       reset: what counts as a beginning, each epoch or each round.
       of_steps: `keep` is given what the weights move by instead, and eta times noise.
+
+    Raises:
+      InputError: an unknown reset.
     """
+    check_choice("client_defense", "reset", reset, Reset)
 
     def optimizer(
         learning_rate: Array, momentum: Array, weight_decay: Array
@@ -98,14 +102,10 @@ def fl_wbc(
         with the noise, which is the same without momentum and noise.
 
     Raises:
-      InputError: an unknown variant, a scale that is not positive.
+      InputError: an unknown variant or reset, a scale that is not positive.
     """
-    if variant not in get_args(Variant):
-        raise InputError(
-            f"config.client_defense.variant = {variant!r} is unknown; allowed: "
-            f"{', '.join(get_args(Variant))}"
-        )
-    check_scale(scale)
+    check_choice("client_defense", "variant", variant, Variant)
+    check_range("client_defense", "scale", scale, 0, open_low=True)
     return noisy_sgd(
         lambda key, tree: laplace_like(key, tree, scale),
         small_change,
@@ -117,9 +117,3 @@ def fl_wbc(
 def small_change(gradient: Array, last: Array, noise: Array) -> Array:
     """FL-WBC's mask: where the gradient changed by at most |noise|."""
     return jnp.abs(gradient - last) <= jnp.abs(noise)
-
-
-def check_scale(scale: float) -> None:
-    """Raises `InputError` for a scale that is not positive."""
-    if isinstance(scale, int | float) and not scale > 0:
-        raise InputError(f"config.client_defense.scale = {scale} must be positive")

@@ -8,9 +8,10 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from fedjax_sim.clients.fl_wbc import Reset, check_scale, noisy_sgd
+from fedjax_sim.clients.fl_wbc import Reset, noisy_sgd
 from fedjax_sim.clients.leaves import laplace_like, normal_like
 from fedjax_sim.defenses.base import ClientOptimizer
+from fedjax_sim.errors import check_choice, check_range
 
 
 def ldp(
@@ -27,10 +28,12 @@ def ldp(
       reset: no noise on the first step of each epoch (the code) or of each round.
 
     Raises:
-      InputError: a scale that is not positive.
+      InputError: an unknown mechanism or reset, a scale that is not positive.
     """
-    check_scale(scale)
-    noise = {"laplace": laplace_like, "gaussian": normal_like}[mechanism]
+    draws = {"laplace": laplace_like, "gaussian": normal_like}
+    check_choice("client_defense", "mechanism", mechanism, draws)
+    check_range("client_defense", "scale", scale, 0, open_low=True)
+    noise = draws[mechanism]
     return noisy_sgd(
         lambda key, tree: noise(key, tree, scale),
         lambda gradient, last, drawn: jnp.ones_like(gradient, bool),

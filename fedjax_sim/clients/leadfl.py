@@ -21,7 +21,7 @@ from jax import Array
 
 from fedjax_sim.clients.leaves import laplace_like, map_weights
 from fedjax_sim.defenses.base import ClientOptimizer
-from fedjax_sim.errors import InputError
+from fedjax_sim.errors import InputError, check_choice, check_range
 
 PyTree = optax.Params
 Variant = Literal["code", "report", "paper_sign", "halfsq"]
@@ -63,13 +63,17 @@ def leadfl(
       reset: forget the last step at each epoch (the code) or at each round.
 
     Raises:
-      InputError: a number outside its range, or `clipping` for another variant.
+      InputError: an unknown name, a number outside its range, or `clipping` for
+        another variant than `code`.
     """
-    for name, value in (("alpha", alpha), ("clip", clip)):
-        if isinstance(value, int | float) and not value >= 0:
-            raise InputError(
-                f"config.client_defense.{name} = {value} must not be negative"
-            )
+    for key, name, names in (
+        ("variant", variant, Variant),
+        ("clipping", clipping, Clipping),
+        ("reset", reset, Reset),
+    ):
+        check_choice("client_defense", key, name, names)
+    check_range("client_defense", "alpha", alpha, 0)
+    check_range("client_defense", "clip", clip, 0)
     if variant != "code" and clipping != "elementwise":
         raise InputError(
             f"config.client_defense.clipping = {clipping!r} belongs to variant = "

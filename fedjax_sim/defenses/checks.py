@@ -4,22 +4,13 @@ A sweep may trace the numbers; only concrete ones can be checked.
 """
 
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 from fedjax_sim import errors
 from fedjax_sim.defenses.base import FederationSpec
-from fedjax_sim.errors import InputError, did_you_mean
+from fedjax_sim.errors import InputError
 
-
-def check_choice(key: str, value: str, choices: Any) -> None:
-    """Raises InputError unless `value` is one of the names of a Literal type."""
-    if value not in get_args(choices):
-        hint = did_you_mean(value, get_args(choices))
-        raise InputError(
-            f"config.defense.{key} = {value!r} must be a name that exists; {hint}"
-        )
-
-
+check_choice = partial(errors.check_choice, "defense")
 check_range = partial(errors.check_range, "defense")
 
 
