@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_sim.errors import InputError, did_you_mean
+from fedjax_sim.errors import InputError, check_choice
 
 
 class Normalization(NamedTuple):
@@ -33,11 +33,7 @@ NORMALIZATIONS: dict[str, tuple[float | tuple, float | tuple]] = {
 
 def normalization(name: str, channels: int) -> Normalization:
     """Returns the preset `name` for images of `channels` channels."""
-    if name not in NORMALIZATIONS:
-        raise InputError(
-            f"config.data.normalization = '{name}' is unknown: "
-            f"{did_you_mean(name, NORMALIZATIONS)}"
-        )
+    check_choice("data", "normalization", name, NORMALIZATIONS)
     mean, std = (
         np.full(channels, value, np.float32)
         if isinstance(value, float)

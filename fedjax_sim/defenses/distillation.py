@@ -248,7 +248,7 @@ def outer_iteration(
     step = lambda learner, rate, loss: _step(learner, rate * cosine, loss)
     loss = lambda t, out: clone_loss(t, out, s.loss_type, s.temperature)
     clone, generator, critic = state.clone, state.generator, state.critic
-    seen: dict[str, list[Array]] = {name: [] for name in Losses._fields}
+    disagreements, generated = [], []
 
     # The generator looks for images on which the clone is wrong. The clone is in
     # training mode in the very first iteration only (as coded).
@@ -269,40 +269,47 @@ def outer_iteration(
 
         generator, total, made = step(generator, s.lr_gen, adversarial)
         images, teacher, student_buffers, wrong = made
-        seen["disagreement"].append(wrong)
-        seen["generator"].append(total)
+        disagreements.append(wrong)
+        generated.append(total)
     clone = clone._replace(buffers=student_buffers)
 
-    # The clone learns on made images, the critic to tell them from seeds.
-    for c in range(s.iter_clone):
-        if c > 0:  # the first images, and what the teachers say to them, are at hand
-            z = draws.z[s.iter_gen - 1 + c]
-            images, _ = networks.generator(
-                generator.params, generator.buffers, z, train=False
-            )
-            teacher = teach(images)
-        images, teacher = lax.stop_gradient((images, teacher))
+    # The clone learns on made images, the critic to tell them from seeds. The first
+    # images, and what the teachers say to them, are at hand.
+    def make(z):
+        images, _ = networks.generator(
+            generator.params, generator.buffers, z, train=False
+        )
+        return images, teach(images)
 
-        def imitate(params, buffers, images=images, teacher=teacher):
+    def alternate(carry, drawn):
+        clone, critic, made = carry
+        first, z, rows, shares = drawn
+        images, teacher = lax.cond(first, lambda: made, lambda: make(z))
+
+        def imitate(params, buffers):
             student, buffers = networks.clone(params, buffers, images, train=True)
             return loss(teacher, student), (buffers, ())
 
-        clone, total, _ = step(clone, s.lr_clone, imitate)
-        seen["clone"].append(total)
+        clone, imitated, _ = step(clone, s.lr_clone, imitate)
 
-        real = seeds[draws.real[c] % seeds.shape[0]]
-        share = draws.mix[c][:, None, None, None]
+        real = seeds[rows % seeds.shape[0]]
+        share = shares[:, None, None, None]
         points = share * images + (1.0 - share) * real
 
-        def judge(params, buffers, images=images, real=real, points=points):
+        def judge(params, buffers):
             score = lambda x: networks.critic(params, buffers, x, train=True)[0]
             penalty = gradient_penalty(score, points)
             apart = score(images).mean() - score(real).mean()
             return apart + s.lambda1 * penalty, (buffers, penalty)
 
-        critic, total, penalty = step(critic, s.lr_dis, judge)
-        seen["critic"].append(total)
-        seen["penalty"].append(penalty)
+        critic, judged, penalty = step(critic, s.lr_dis, judge)
+        return (clone, critic, (images, teacher)), (imitated, judged, penalty)
+
+    first = jnp.arange(s.iter_clone) == 0
+    drawn = first, draws.z[s.iter_gen - 1 :], draws.real, draws.mix
+    (clone, critic, (images, teacher)), (imitated, judged, penalties) = lax.scan(
+        alternate, (clone, critic, (images, teacher)), drawn
+    )
 
     # Replay keeps the clone from forgetting what it has learned on earlier images.
     start = (state.length, 0, 0, 0)
@@ -323,7 +330,12 @@ def outer_iteration(
 
     clone, replayed = lax.scan(rehearse, clone, draws.replay)
     losses = Losses(
-        **{**{k: jnp.array(v) for k, v in seen.items()}, "replay": replayed}
+        jnp.array(disagreements),
+        jnp.array(generated),
+        imitated,
+        judged,
+        penalties,
+        replayed,
     )
     length = state.length + images.shape[0]
     return Distillation(clone, generator, critic, kept, targets, length), losses

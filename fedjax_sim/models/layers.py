@@ -76,6 +76,8 @@ def extract_patches(x: Array, size: int, stride: int, padding: int) -> Array:
     batch, height, width, channels = x.shape
     x = _pad(x, padding)
     rows, cols = (taps.num_outputs(n, size, stride, padding) for n in (height, width))
+    if size == x.shape[1] == x.shape[2]:
+        return x.reshape(batch, 1, 1, -1)  # the whole image is the only field
     shifted = [
         lax.slice(
             x,
@@ -168,6 +170,43 @@ def _conv_backward(stride, padding, block_bytes, saved, grad):
 
 
 conv_by_patches.defvjp(_conv_forward, _conv_backward)
+
+
+def fold_stride(
+    x: Array, kernel: Array, stride: int, padding: int
+) -> tuple[Array, Array]:
+    """Turns a convolution whose stride divides its size into one of stride 1.
+
+    The pixels of a square of the stride's side become channels of one pixel, so that
+    (size / stride)^2 copies of the image make the patches instead of size^2.
+
+    Args:
+      x: f32 [B, H, W, C].
+      kernel: f32 [k, k, C, O].
+      stride: s, divides k.
+      padding: rows and columns of zeros on each side.
+
+    Returns:
+      Image [B, H'', W'', s*s*C] and kernel [k/s, k/s, s*s*C, O], to be used without
+      padding.
+    """
+    batch, height, width, channels = x.shape
+    size, out = kernel.shape[0], kernel.shape[-1]
+    rows, cols = (
+        taps.num_outputs(n, size, stride, padding) - 1 + size // stride
+        for n in (height, width)
+    )
+    # What lies beyond the last output is cut off.
+    low, whole = padding, (0, 0, 0)
+    below, beside = rows * stride - height - low, cols * stride - width - low
+    x = lax.pad(x, 0.0, (whole, (low, below, 0), (low, beside, 0), whole))
+    x = x.reshape(batch, rows, stride, cols, stride, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows, cols, -1)
+    parts = kernel.reshape(
+        size // stride, stride, size // stride, stride, channels, out
+    )
+    parts = parts.transpose(0, 2, 1, 3, 4, 5)
+    return x, parts.reshape(size // stride, size // stride, -1, out)
 
 
 def window_patches(x: Array, size: int) -> Array:
@@ -337,6 +376,9 @@ class Conv(nn.Module):
                 return winograd.conv(x, kernel, padding)
             if stride > 1 or inside < 0.75:
                 return taps.conv(x, kernel, stride, padding)
+        if stride > 1 and self.size % stride == 0:
+            x, kernel = fold_stride(x, kernel, stride, padding)
+            stride, padding = 1, 0
         block = _BLOCK_BYTES if self.lowering != "patches" else None
         return conv_by_patches(x, kernel, stride, padding, block)
 

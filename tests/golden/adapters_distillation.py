@@ -227,7 +227,7 @@ def check_kd_loop(case: Case) -> None:
         length=jnp.int32(len(seeds)),
     )
     step = jax.jit(
-        lambda state, draws, i: outer_iteration(
+        lambda state, draws, i, members, seeds: outer_iteration(
             networks, schedule, lambda x: mean(x, members), seeds, state, draws, i
         )
     )
@@ -246,7 +246,7 @@ def check_kd_loop(case: Case) -> None:
             mix=jnp.asarray(case["gp_mix"][i]),
             replay=jnp.asarray(case["replay_index"][i]),
         )
-        state, losses = step(state, draws, jnp.int32(i))
+        state, losses = step(state, draws, jnp.int32(i), members, seeds)
         for name, key in expected.items():
             np.testing.assert_allclose(
                 np.ravel(getattr(losses, name)),

@@ -98,6 +98,24 @@ def test_blocks_of_images_change_nothing(block_bytes):
     )
 
 
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "height", "width"),
+    [(4, 2, 1, 8, 7), (2, 2, 0, 7, 8), (6, 3, 2, 9, 11), (4, 4, 0, 4, 4)],
+)
+def test_a_stride_folded_into_channels(size, stride, padding, height, width):
+    x, kernel = normal(0, 2, height, width, 3), normal(1, size, size, 3, 5)
+
+    def folded(x, kernel):
+        x, kernel = layers.fold_stride(x, kernel, stride, padding)
+        assert kernel.shape == (size // stride, size // stride, 3 * stride**2, 5)
+        return lax_conv(x, kernel, 1, 0)
+
+    expected = lax_conv(x, kernel, stride, padding)
+    close(quick_jit(folded)(x, kernel), expected)
+    conv = Conv(5, size, stride, padding, use_bias=False)
+    close(quick_jit(conv.apply)({"params": {"kernel": kernel}}, x), expected)
+
+
 def test_conv_module_adds_its_bias_in_all_lowerings():
     x = normal(0, 2, 6, 6, 3)
     outputs = []
