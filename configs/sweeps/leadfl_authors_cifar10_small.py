@@ -8,13 +8,13 @@
 12 runs of configs/leadfl/cifar10.py:preset=authors: what
 `leadfl_authors_small.py` lists, and softmax twice, with batches of 32 and the
 augmentation of the code. In small: the first 6000 training images instead of 50 000, so
-that an epoch has 2 steps instead of 16, 1000 test images, 20 rounds instead of 80. DIR
+that an epoch has 2 steps instead of 16, 1000 test images, 14 rounds instead of 80. DIR
 holds `cifar-10-batches-py`.
 """
 
 from fedjax_sim.sweeps import Sweep, product
 
-SMALL = {"rounds": 20, "data.num_train": 6000, "data.num_test": 1000}
+SMALL = {"rounds": 14, "data.num_train": 6000, "data.num_test": 1000}
 
 
 def get_sweep() -> Sweep:
