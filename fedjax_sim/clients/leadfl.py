@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from fedjax_sim.clients.fl_wbc import Reset
 from fedjax_sim.clients.leaves import laplace_like, map_weights
 from fedjax_sim.defenses.base import ClientOptimizer
 from fedjax_sim.errors import InputError, check_choice, check_range
@@ -26,7 +27,6 @@ from fedjax_sim.errors import InputError, check_choice, check_range
 PyTree = optax.Params
 Variant = Literal["code", "report", "paper_sign", "halfsq"]
 Clipping = Literal["elementwise", "none", "noise_norm"]
-Reset = Literal["epoch", "round"]
 
 
 class LeadFLState(NamedTuple):
