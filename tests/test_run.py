@@ -774,7 +774,8 @@ def test_attack_effect_estimate_begins_with_the_attack(tmp_path, capfd):
     measured = [row["attack_effect"] for row in found]
     estimate = [row["attack_effect_estimate"] for row in found]
 
-    assert measured[0] == estimate[0] == 0
+    assert estimate[0] == 0
+    assert measured[0] < 1e-6  # the same computation, in a program of its own
     assert estimate[1] == measured[1] > 0
     assert 0 < estimate[3] < estimate[2] < estimate[1]
     assert estimate[2] != measured[2]
