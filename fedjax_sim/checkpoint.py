@@ -1,12 +1,15 @@
 """Checkpoints of a run's state, by orbax: whole or absent, never half."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 
 from fedjax_sim.errors import InputError
 
@@ -31,7 +34,8 @@ class Checkpoints:
                 primary_host=0, active_processes={0}
             ),
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        with _without_logs():
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest(self) -> int | None:
         """Round of the newest checkpoint, None if there is none."""
@@ -60,9 +64,10 @@ class Checkpoints:
         leaves = _leaves(like)
         target = {name: np.asarray(leaf) for name, leaf in leaves.items()}
         try:
-            stored = self._manager.restore(
-                round_index, args=ocp.args.StandardRestore(target)
-            )
+            with _without_logs():
+                stored = self._manager.restore(
+                    round_index, args=ocp.args.StandardRestore(target)
+                )
         except Exception as error:  # orbax raises many types for a damaged folder
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
@@ -79,6 +84,17 @@ class Checkpoints:
     def close(self) -> None:
         """Frees the manager's threads."""
         self._manager.close()
+
+
+@contextmanager
+def _without_logs() -> Iterator[None]:
+    """Keeps orbax from logging a damaged file: `restore` says it, in one line."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _leaves(state: PyTree) -> dict[str, Any]:

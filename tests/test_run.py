@@ -384,16 +384,17 @@ def test_damaged_checkpoint(droplet_flags, finished, tmp_path, capfd):
     (workdir / "summary.json").unlink()
     newest = workdir / "checkpoints" / str(ROUNDS)
     for path in files(newest):
-        os.truncate(path, path.stat().st_size // 2)
+        os.truncate(path, 10)
     before = [(workdir / f"{n}.jsonl").read_bytes() for n in ("metrics", "rounds")]
-    flags = [*droplet_flags, f"--workdir={workdir}"]
 
-    assert_refused(command(capfd, *flags), newest)
+    process = start(*droplet_flags, workdir=workdir)  # as a user sees it, with its logs
+    out, err = process.communicate(timeout=300)
+    assert_refused((process.returncode, out, err), newest)
 
     after = [(workdir / f"{n}.jsonl").read_bytes() for n in ("metrics", "rounds")]
     assert after == before
     shutil.rmtree(newest)
-    code, _, err = command(capfd, *flags)
+    code, _, err = command(capfd, *droplet_flags, f"--workdir={workdir}")
     assert (code, err) == (0, "")
     assert_same_run(workdir, finished)
 
