@@ -1,26 +1,28 @@
 """The command line of a run: flags in, run directories and a table out."""
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
+from fedjax_sim.command_line import run_command
 from fedjax_sim.config import (
     Config,
     flatten,
     load_file,
     override,
-    parse_value,
     resolve,
     to_dict,
 )
-from fedjax_sim.errors import InputError, did_you_mean
+from fedjax_sim.errors import InputError
 from fedjax_sim.text_table import text_table
 
-EXIT_INPUT = 2
+USAGE = (
+    "usage: run.py --config=FILE[:ARGUMENTS] --workdir=DIR "
+    "[--config.section.key=value ...]"
+)
 
 
 def make_flags() -> flags.FlagValues:
@@ -58,53 +60,7 @@ def make_flags() -> flags.FlagValues:
     flags.DEFINE_bool(
         "print_config", False, "Print the resolved config.", flag_values=values
     )
-    flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
     return values
-
-
-def parse(argv: Sequence[str]) -> tuple[flags.FlagValues, dict[str, Any]]:
-    """Splits the command line into flags and config changes.
-
-    Absl's own config flags cannot set a key that the file leaves at its default, nor
-    name the nearest valid key, so the changes are read here and typed by the schema.
-
-    Raises:
-      InputError: an unknown flag or one without a value.
-    """
-    values = make_flags()
-    changes, others = split_changes(argv)
-    try:
-        rest = values(others, known_only=True)
-    except flags.Error as error:
-        raise InputError(str(error).splitlines()[0]) from None
-    if len(rest) > 1:
-        name = rest[1].lstrip("-").partition("=")[0]
-        hint = did_you_mean(name, list(values))
-        raise InputError(f"{rest[1]} is not a flag; {hint}, config.section.key")
-    return values, changes
-
-
-def split_changes(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Returns what `--config.section.key` changes, and the other arguments.
-
-    Raises:
-      InputError: a change without a value.
-    """
-    prefix = "--config."
-    changes, others = {}, []
-    arguments = iter(argv)
-    for argument in arguments:
-        argument = "-" + argument if argument.startswith("-config.") else argument
-        if not argument.startswith(prefix):
-            others.append(argument)
-            continue
-        key, equals, value = argument[len(prefix) :].partition("=")
-        if not equals:
-            value = next(arguments, None)
-            if value is None or value.startswith("--"):
-                raise InputError(f"--config.{key}: a value is missing")
-        changes[key] = parse_value(value)
-    return changes, others
 
 
 def resolve_variants(
@@ -131,25 +87,18 @@ def resolve_variants(
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command line; returns the exit code."""
-    try:
-        values, changes = parse(argv)
-        if values.help or values.config is None:
-            usage = "usage: run.py --config=FILE[:ARGUMENTS] --workdir=DIR"
-            print(f"{usage}\n{values.get_help()}")
-            if values.help:
-                return 0
-            raise InputError("--config=FILE must be given")
-        runs = resolve_variants(load_file(values.config), changes)
-        if values.print_config:
-            shown = {name: to_dict(config) for name, config in runs.items()}
-            print(json.dumps(shown if len(shown) > 1 else shown.popitem()[1], indent=2))
-            return 0
-        if not values.workdir:
-            raise InputError("--workdir=DIR must be given: the folder of the results")
-        return _run_all(runs, values)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_INPUT
+    return run_command(_run, argv, make_flags(), USAGE, ["config"])
+
+
+def _run(values: flags.FlagValues, changes: Mapping[str, Any]) -> int:
+    runs = resolve_variants(load_file(values.config), changes)
+    if values.print_config:
+        shown = {name: to_dict(config) for name, config in runs.items()}
+        print(json.dumps(shown if len(shown) > 1 else shown.popitem()[1], indent=2))
+        return 0
+    if not values.workdir:
+        raise InputError("--workdir=DIR must be given: the folder of the results")
+    return _run_all(runs, values)
 
 
 def _run_all(runs: dict[str, Config], values: flags.FlagValues) -> int:

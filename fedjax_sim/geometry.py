@@ -12,8 +12,7 @@ A run does not keep updates; `launch/geometry.py` computes a round again and wri
 which `launch/report.py` draws.
 """
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import numpy as np
 from absl import flags
 from sklearn.decomposition import PCA
 
-from fedjax_sim.cli import EXIT_INPUT
+from fedjax_sim.command_line import run_command
 from fedjax_sim.defenses.ward_clusters import ward_labels
 from fedjax_sim.distances import pairwise_distances
 from fedjax_sim.errors import InputError
@@ -82,27 +81,17 @@ def make_flags() -> flags.FlagValues:
     flags.DEFINE_integer(
         "round", None, "From 1; by default the last one.", flag_values=values
     )
-    flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
     return values
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command line; returns the exit code."""
-    values = make_flags()
-    try:
-        rest = values(list(argv))
-        if len(rest) > 1:
-            raise InputError(f"{rest[1]} is not a flag; {USAGE}")
-        if values.help:
-            print(f"{USAGE}\n{values.get_help()}")
-            return 0
-        if values.run is None:
-            raise InputError(f"--run must be given; {USAGE}")
-        workdir = Path(values.run)
-        found = project(replay(workdir, values.round))
-    except (flags.Error, InputError) as error:
-        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
-        return EXIT_INPUT
+    return run_command(_project, argv, make_flags(), USAGE, ["run"], configurable=False)
+
+
+def _project(values: flags.FlagValues, _: Mapping[str, Any]) -> int:
+    workdir = Path(values.run)
+    found = project(replay(workdir, values.round))
     path = workdir / "geometry" / f"{found['round']}.json"
     path.parent.mkdir(exist_ok=True)
     write_json(path, found)

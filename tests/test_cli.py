@@ -5,15 +5,21 @@ import json
 import pytest
 from helpers import BASE, ROOT, start, write_config
 
-from fedjax_sim import cli
+from fedjax_sim import cli, command_line
 from fedjax_sim.config import load_file, resolve
 from fedjax_sim.errors import InputError
 
 # ------------------------------------------------------------------------ parse
 
 
+def changes_of(argv):
+    """What the command line of a run changes in its config."""
+    return command_line.parse(argv, cli.make_flags(), cli.USAGE)
+
+
 def test_flags_and_changes():
-    values, changes = cli.parse(
+    values = cli.make_flags()
+    changes = command_line.parse(
         [
             "run.py",
             "--config=configs/quickstart.py",
@@ -23,7 +29,9 @@ def test_flags_and_changes():
             "--workdir",
             "runs/a",
             "-config.data.name=mnist",
-        ]
+        ],
+        values,
+        cli.USAGE,
     )
 
     assert values.config == "configs/quickstart.py"
@@ -49,7 +57,7 @@ def test_flags_and_changes():
     ],
 )
 def test_values_are_literals_or_text(text, value):
-    _, changes = cli.parse(["run.py", f"--config.data.name={text}"])
+    changes = changes_of(["run.py", f"--config.data.name={text}"])
 
     assert changes == {"data.name": value}
     assert type(changes["data.name"]) is type(value)
@@ -59,8 +67,8 @@ def test_values_are_literals_or_text(text, value):
     ("arguments", "message"),
     [
         (["--config.rounds"], "--config.rounds: a value is missing"),
-        (["--wrokdir=x"], "did you mean 'workdir'"),
-        (["--print_confg"], "did you mean 'print_config'"),
+        (["--wrokdir=x"], "Did you mean: workdir"),
+        (["--print_confg"], "Did you mean: print_config"),
         (["--print_config=maybe"], "print_config"),
         (["--workdir"], "workdir"),
         (["stray"], "stray is not a flag"),
@@ -68,7 +76,7 @@ def test_values_are_literals_or_text(text, value):
 )
 def test_wrong_flags(arguments, message):
     with pytest.raises(InputError) as problem:
-        cli.parse(["run.py", *arguments])
+        changes_of(["run.py", *arguments])
 
     assert message in str(problem.value)
     assert "\n" not in str(problem.value)
@@ -196,7 +204,7 @@ def test_printed_config_resolves_to_the_same(changes, tmp_path, capsys):
     assert cli.main([*arguments, "--print_config"]) == 0
 
     printed = json.loads(capsys.readouterr().out)
-    _, parsed = cli.parse(arguments)
+    parsed = changes_of(arguments)
     (expected,) = cli.resolve_variants(load_file(str(path)), parsed).values()
     assert resolve(printed) == expected
     assert list(tmp_path.iterdir()) == [path]

@@ -9,7 +9,8 @@ import pytest
 from helpers import ROOT
 
 from fedjax_sim import experiment
-from fedjax_sim.cli import parse, resolve_variants
+from fedjax_sim.cli import USAGE, make_flags, resolve_variants
+from fedjax_sim.command_line import parse
 from fedjax_sim.config import load_file, override, resolve, to_dict
 from fedjax_sim.data.synthetic import load_synthetic
 from fedjax_sim.errors import InputError
@@ -65,7 +66,8 @@ def test_config_resolves(name):
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_docstring_holds_a_command_that_works(path):
-    values, changes = parse(["run.py", *command_of(path)])
+    values = make_flags()
+    changes = parse(["run.py", *command_of(path)], values, USAGE)
 
     assert values.config.partition(":")[0] == str(path.relative_to(ROOT))
     assert values.workdir

@@ -1,14 +1,14 @@
 """The command line of reports: run directories in; rows, tables and figures out."""
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from duckdb import DuckDBPyConnection
 
-from fedjax_sim.cli import EXIT_INPUT
+from fedjax_sim.command_line import run_command
 from fedjax_sim.errors import InputError
 from fedjax_sim.reports import figures, render, store
 from fedjax_sim.reports.danger_zones import danger_zones
@@ -59,30 +59,17 @@ def make_flags() -> flags.FlagValues:
         upper_bound=100.0,
         flag_values=values,
     )
-    flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
     return values
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command line; returns the exit code."""
-    values = make_flags()
-    try:
-        rest = values(list(argv))
-        if len(rest) > 1:
-            raise InputError(f"{rest[1]} is not a flag; {USAGE}")
-        if values.help:
-            print(f"{USAGE}\n{values.get_help()}")
-            return 0
-        if values.results is None:
-            raise InputError(f"--results must be given; {USAGE}")
-        _report(values)
-    except (flags.Error, InputError) as error:
-        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
-        return EXIT_INPUT
-    return 0
+    return run_command(
+        _report, argv, make_flags(), USAGE, ["results"], configurable=False
+    )
 
 
-def _report(values: flags.FlagValues) -> None:
+def _report(values: flags.FlagValues, _: Mapping[str, Any]) -> int:
     layout = load_layout(values.layout) if values.layout else None
     if layout and (values.rows or values.columns):
         raise InputError("--layout has its own rows and columns: give one or the other")
@@ -91,7 +78,7 @@ def _report(values: flags.FlagValues) -> None:
     database = store.gather(Path(values.results))
     if values.sql:
         _show(*store.query(database, values.sql))
-        return
+        return 0
     runs = store.select(database, values.where)
     if not runs:
         raise InputError(f"--where={values.where}: no run is like that")
@@ -122,6 +109,7 @@ def _report(values: flags.FlagValues) -> None:
         print(render.markdown(table, {}))
     if written:
         print("written:", *map(str, written))
+    return 0
 
 
 def draw(

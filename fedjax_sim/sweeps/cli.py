@@ -1,17 +1,17 @@
 """The command line of a sweep: a sweep file in, run directories and a table out."""
 
 import os
-import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from fedjax_sim import cli
+from fedjax_sim.cli import table
 from fedjax_sim.clients.execution import Strategy, parse_strategy
+from fedjax_sim.command_line import run_command
 from fedjax_sim.config import parse_value
 from fedjax_sim.errors import InputError
 from fedjax_sim.memory import GIB
@@ -79,52 +79,21 @@ def make_flags() -> flags.FlagValues:
     flags.DEFINE_bool(
         "dry_run", False, "List the runs and how far they are.", flag_values=values
     )
-    flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
     return values
-
-
-def parse(
-    argv: Sequence[str], values: flags.FlagValues, usage: str
-) -> tuple[flags.FlagValues, dict[str, Any]]:
-    """Splits the command line into flags and config changes.
-
-    Args:
-      argv: of the process.
-      values: the flags to read beside `--config.section.key=value`.
-      usage: for the message on what is no flag.
-
-    Raises:
-      InputError: an unknown flag, or a value that is missing or ill-typed.
-    """
-    changes, others = cli.split_changes(argv)
-    try:
-        rest = values(others)
-    except flags.Error as error:
-        raise InputError(str(error).splitlines()[0]) from None
-    if len(rest) > 1:
-        raise InputError(f"{rest[1]} is not a flag; {usage}")
-    return values, changes
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command line; returns the exit code."""
-    try:
-        values, changes = parse(argv, make_flags(), USAGE)
-        if values.help:
-            print(f"{USAGE}\n{values.get_help()}")
-            return 0
-        for name in ("sweep", "results"):
-            if getattr(values, name) is None:
-                raise InputError(f"--{name} must be given; {USAGE}")
-        runs = expand(load_sweep(values.sweep), changes, values.only)
-        root = Path(values.results)
-        if values.dry_run:
-            print(listing(runs, root))
-            return 0
-        return _run_all(runs, root, values)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return cli.EXIT_INPUT
+    return run_command(_sweep, argv, make_flags(), USAGE, ["sweep", "results"])
+
+
+def _sweep(values: flags.FlagValues, changes: Mapping[str, Any]) -> int:
+    runs = expand(load_sweep(values.sweep), changes, values.only)
+    root = Path(values.results)
+    if values.dry_run:
+        print(listing(runs, root))
+        return 0
+    return _run_all(runs, root, values)
 
 
 def _strategy(text: str) -> Strategy | None:
@@ -218,7 +187,7 @@ def _run_all(runs: list[Run], root: Path, values: flags.FlagValues) -> int:
         names = [
             {**s, "name": run.name} for s, run in zip(summaries, done, strict=True)
         ]
-        print(cli.table(names))
+        print(table(names))
     for run in runs:
         if found[run.folder] == executors.FAILED:
             print(f"failed: {run.name}: {_error(root / run.folder)}")

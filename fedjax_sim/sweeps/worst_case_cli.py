@@ -1,13 +1,12 @@
 """The command line of a search: a sweep file in, the worst configurations out."""
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from fedjax_sim.cli import EXIT_INPUT
+from fedjax_sim.command_line import run_command
 from fedjax_sim.errors import InputError
 from fedjax_sim.results import write_json
 from fedjax_sim.runner import EXIT_INTERRUPTED
@@ -61,20 +60,14 @@ def make_flags() -> flags.FlagValues:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command line; returns the exit code."""
-    try:
-        values, changes = cli.parse(argv, make_flags(), USAGE)
-        if values.help:
-            print(f"{USAGE}\n{values.get_help()}")
-            return 0
-        for name in ("sweep", "results", "budget"):
-            if getattr(values, name) is None:
-                raise InputError(f"--{name} must be given; {USAGE}")
-        sweep = load_sweep(values.sweep)
-        given = worst_case.problems(sweep, changes, values.only, values.per)
-        return _search(given, values)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_INPUT
+    required = ["sweep", "results", "budget"]
+    return run_command(_run, argv, make_flags(), USAGE, required)
+
+
+def _run(values: flags.FlagValues, changes: Mapping[str, Any]) -> int:
+    sweep = load_sweep(values.sweep)
+    given = worst_case.problems(sweep, changes, values.only, values.per)
+    return _search(given, values)
 
 
 def _search(given: list[Problem], values: flags.FlagValues) -> int:
