@@ -7,7 +7,7 @@ from typing import Any
 from absl import flags
 
 from fedjax_sim.config import parse_value
-from fedjax_sim.errors import InputError
+from fedjax_sim.errors import InputError, did_you_mean
 
 EXIT_INPUT = 2
 
@@ -59,6 +59,10 @@ def parse(
     changes, others = _split_changes(argv) if configurable else ({}, list(argv))
     try:
         rest = values(others)
+    except flags.UnrecognizedFlagError as error:
+        valid = [*values, "config.section.key"] if configurable else values
+        hint = did_you_mean(error.flagname, valid)
+        raise InputError(f"--{error.flagname} is not a flag; {hint}") from None
     except flags.Error as error:
         raise InputError(str(error).splitlines()[0]) from None
     if len(rest) > 1:

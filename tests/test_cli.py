@@ -67,8 +67,8 @@ def test_values_are_literals_or_text(text, value):
     ("arguments", "message"),
     [
         (["--config.rounds"], "--config.rounds: a value is missing"),
-        (["--wrokdir=x"], "Did you mean: workdir"),
-        (["--print_confg"], "Did you mean: print_config"),
+        (["--wrokdir=x"], "did you mean 'workdir'"),
+        (["--print_confg"], "did you mean 'print_config'"),
         (["--print_config=maybe"], "print_config"),
         (["--workdir"], "workdir"),
         (["stray"], "stray is not a flag"),
