@@ -377,14 +377,15 @@ def test_killed_before_the_summary(droplet_flags, finished, tmp_path, capfd):
     assert_same_run(workdir, finished)
 
 
-def test_damaged_checkpoint(droplet_flags, finished, tmp_path, capfd):
+@pytest.mark.parametrize("kept", [lambda size: size // 2, lambda size: 10])
+def test_damaged_checkpoint(droplet_flags, finished, tmp_path, capfd, kept):
     """It is named; without it the run goes on from the one before."""
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
     (workdir / "summary.json").unlink()
     newest = workdir / "checkpoints" / str(ROUNDS)
     for path in files(newest):
-        os.truncate(path, 10)
+        os.truncate(path, kept(path.stat().st_size))
     before = [(workdir / f"{n}.jsonl").read_bytes() for n in ("metrics", "rounds")]
 
     process = start(*droplet_flags, workdir=workdir)  # as a user sees it, with its logs
