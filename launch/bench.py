@@ -25,38 +25,41 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
-from fedjax_sim import federation as fed
-from fedjax_sim import models, order_statistics, runner
+from fedjax_sim import models
 from fedjax_sim.attacks import none
-from fedjax_sim.cli import resolve_variants
-from fedjax_sim.clients import sampling, training
-from fedjax_sim.clients.batches import Reader, TrainData
-from fedjax_sim.clients.execution import Strategy, auto_lowering, run_clients
-from fedjax_sim.clients.training import ClientTask, LocalWork
-from fedjax_sim.config import load_file, resolve
-from fedjax_sim.data import partition as partitions
-from fedjax_sim.data.augment import Augmentation
-from fedjax_sim.data.normalize import normalization, normalize
-from fedjax_sim.data.synthetic import load_synthetic
-from fedjax_sim.defenses import DEFENSES
-from fedjax_sim.defenses.base import (
+from fedjax_sim.commands.run import resolve_variants
+from fedjax_sim.contracts.defense import (
     Cohort,
     FederationSpec,
     GlobalModel,
     Root,
     RoundContext,
 )
-from fedjax_sim.defenses.drop import drop
+from fedjax_sim.data import partition as partitions
+from fedjax_sim.data.augment import Augmentation
+from fedjax_sim.data.normalize import normalization, normalize
+from fedjax_sim.data.synthetic import load_synthetic
+from fedjax_sim.defenses import DEFENSES
+from fedjax_sim.defenses.drop.drop import drop
 from fedjax_sim.defenses.fedavg import fedavg
-from fedjax_sim.defenses.flip import flip
-from fedjax_sim.distances import squared_distances
-from fedjax_sim.flat import flat_layout, ravel
-from fedjax_sim.reconstruction import (
+from fedjax_sim.defenses.flip.flip import flip
+from fedjax_sim.defenses.parts.reconstruction import (
     Knowledge,
     Rates,
     reconstruct,
     reconstruction_error,
 )
+from fedjax_sim.experiment.config import load_file, resolve
+from fedjax_sim.numerics import order_statistics
+from fedjax_sim.numerics.distances import squared_distances
+from fedjax_sim.numerics.flat import flat_layout, ravel
+from fedjax_sim.participation import sampling
+from fedjax_sim.round import federation as fed
+from fedjax_sim.round import training
+from fedjax_sim.round.batches import Reader, TrainData
+from fedjax_sim.round.execution import Strategy, auto_lowering, run_clients
+from fedjax_sim.round.training import ClientTask, LocalWork
+from fedjax_sim.runs import loop as runner
 
 _JSON = flags.DEFINE_string("json", None, "Also write the results to this file.")
 _ONLY = flags.DEFINE_list("only", None, "Run these parts only.")
@@ -498,7 +501,7 @@ def small_federation(population: int, cohort: int, samples_each: int, defense):
 
 def bench_round() -> dict[str, Any]:
     """Milliseconds of a round with one tiny step per client."""
-    from fedjax_sim.defenses.droplet import droplet
+    from fedjax_sim.defenses.drop.droplet import droplet
 
     seconds = best_of(
         {

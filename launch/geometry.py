@@ -2,12 +2,12 @@
 
 Computes the round again from the nearest checkpoint before it, projects the clients'
 updates on a plane and writes DIR/geometry/ROUND.json; `launch/report.py --out` then
-draws it. The fields: `fedjax_sim/geometry.py`.
+draws it. The fields: `fedjax_sim/commands/geometry.py`.
 """
 
 import sys
 
-from fedjax_sim.geometry import main
+from fedjax_sim.commands.geometry import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv))

@@ -16,7 +16,7 @@ The tables `runs` and `rounds` and their columns: `fedjax_sim/reports/store.py`.
 import signal
 import sys
 
-from fedjax_sim.reports.cli import main
+from fedjax_sim.commands.report import main
 
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `report.py ... | head` just ends

@@ -14,7 +14,7 @@ checkpoint (the same command goes on).
 import signal
 import sys
 
-from fedjax_sim.cli import main
+from fedjax_sim.commands.run import main
 
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `run.py ... | head` just ends

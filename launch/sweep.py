@@ -17,7 +17,7 @@ Exit codes: 0 all runs ended, 1 some failed (`error.txt` in their folders says w
 import signal
 import sys
 
-from fedjax_sim.sweeps.cli import main
+from fedjax_sim.commands.sweep import main
 
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `sweep.py ... | head` just ends

@@ -23,7 +23,7 @@ on a run.
 
 import sys
 
-from fedjax_sim.sweeps.worst_case_cli import main
+from fedjax_sim.commands.worst_case import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv))

@@ -14,3 +14,6 @@ if version("jaxlib").startswith("0.10."):
     # that XLA does not know ends the process.
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
+
+# Fixtures that several folders share.
+pytest_plugins = ["run_directories"]

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_sim import experiment
-from fedjax_sim import federation as fed
-from fedjax_sim.config import override, resolve
+from fedjax_sim.contracts.defense import Defense, Stage, pipeline
 from fedjax_sim.data.dataset import Dataset
 from fedjax_sim.data.digits import load_digits
-from fedjax_sim.defenses.base import Defense, Stage, pipeline
+from fedjax_sim.experiment import build as experiment
+from fedjax_sim.experiment.config import override, resolve
+from fedjax_sim.round import federation as fed
 
 ROOT = Path(__file__).resolve().parents[1]
 

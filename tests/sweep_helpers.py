@@ -7,7 +7,8 @@ import time
 
 from helpers import BASE, ROOT, rows, without_times
 
-from fedjax_sim.sweeps import cli, executors
+from fedjax_sim.commands import sweep as cli
+from fedjax_sim.sweeps import executors
 
 ROUNDS = 16
 SWEEP = f"""

@@ -3,7 +3,7 @@
     python launch/run.py --config=configs/drop/cifar10.py:defense=droplet,learning=C4 \
         --config.data.data_dir=DIR --workdir=runs/drop_cifar10
 
-Arguments: see `fedjax_sim.protocols.drop.drop`. DIR holds `cifar-10-batches-py`. A
+Arguments: see `papers.drop.protocol`. DIR holds `cifar-10-batches-py`. A
 round is 42 TFLOP: about 5 minutes on two CPU cores; no accelerator has been timed yet.
 
 Expected from the paper's Table 3 (C4, MCR 20 %, IID; one run each, +-5), MTA / ASR
@@ -13,7 +13,7 @@ at DPR 1.25, 2.5 and 5 %: undefended 87.6 / 85.5, 87.3 / 96.6, 87.4 / 98.4; DROP
 
 from ml_collections import ConfigDict
 
-from fedjax_sim.protocols.drop import DROP_LEARNING, drop
+from fedjax_sim.papers.drop.protocol import DROP_LEARNING, drop
 
 
 def get_config(arguments: str = "") -> ConfigDict:

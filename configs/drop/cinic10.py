@@ -3,7 +3,7 @@
     python launch/run.py --config=configs/drop/cinic10.py:defense=droplet,learning=C4 \
         --config.data.data_dir=DIR --workdir=runs/drop_cinic10
 
-Arguments: see `fedjax_sim.protocols.drop.drop`. DIR holds
+Arguments: see `papers.drop.protocol`. DIR holds
 `cinic-10/{train,valid,test}`; train and valid are joined. A round is 61 TFLOP: about 7
 minutes on two CPU cores; no accelerator has been timed yet.
 
@@ -14,7 +14,7 @@ at DPR 1.25 and 2.5 %: undefended 74.6 / 94.6, 74.5 / 98.7; DROPlet 74.1 / 16.0,
 
 from ml_collections import ConfigDict
 
-from fedjax_sim.protocols.drop import DROP_LEARNING, drop
+from fedjax_sim.papers.drop.protocol import DROP_LEARNING, drop
 
 
 def get_config(arguments: str = "") -> ConfigDict:

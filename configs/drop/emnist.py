@@ -3,7 +3,7 @@
     python launch/run.py --config=configs/drop/emnist.py:defense=droplet,learning=C5 \
         --config.data.data_dir=DIR --workdir=runs/drop_emnist
 
-Arguments: see `fedjax_sim.protocols.drop.drop`. DIR holds the official `emnist-
+Arguments: see `papers.drop.protocol`. DIR holds the official `emnist-
 balanced-*-ubyte` files. A round of C5 is 154 TFLOP: about 17 minutes on two CPU cores;
 no accelerator has been timed yet. DROP and DROPlet stop after 80 rounds, as the
 authors do: right after a distillation. The nominal DPR of 2.5 % cannot be reached (all
@@ -16,7 +16,7 @@ at DPR 1.25 %: undefended 89.2 / 98.5; DROPlet 89.0 / 1.5.
 
 from ml_collections import ConfigDict
 
-from fedjax_sim.protocols.drop import DROP_LEARNING_EMNIST, drop
+from fedjax_sim.papers.drop.protocol import DROP_LEARNING_EMNIST, drop
 
 
 def get_config(arguments: str = "") -> ConfigDict:

@@ -3,7 +3,7 @@
     python launch/run.py --config=configs/drop/gtsrb.py:defense=fedavg,learning=C4 \
         --config.data.data_dir=DIR --workdir=runs/drop_gtsrb
 
-Arguments: see `fedjax_sim.protocols.drop.drop`. DIR holds `GTSRB/Training` (26 640
+Arguments: see `papers.drop.protocol`. DIR holds `GTSRB/Training` (26 640
 images) and `GTSRB/Final_Test`. A round is 13 TFLOP: about 1.5 minutes on two CPU cores;
 no accelerator has been timed yet. The authors release an undefended configuration only
 and publish no numbers. Their balanced split is not IID here: rare classes are used up
@@ -11,7 +11,7 @@ by the first clients; `--config.partition.name=random_equal` is. """
 
 from ml_collections import ConfigDict
 
-from fedjax_sim.protocols.drop import DROP_LEARNING, drop
+from fedjax_sim.papers.drop.protocol import DROP_LEARNING, drop
 
 
 def get_config(arguments: str = "") -> ConfigDict:

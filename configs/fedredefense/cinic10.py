@@ -4,13 +4,13 @@
         --config=configs/fedredefense/cinic10.py:attack=min_max,defense=flame \
         --config.data.data_dir=DIR --workdir=runs/fedredefense_cinic10
 
-Arguments: see `fedjax_sim.protocols.fedredefense.fedredefense`. DIR holds
+Arguments: see `papers.fedredefense.protocol`. DIR holds
 `cinic-10/{train,test}`.
 """
 
 from ml_collections import ConfigDict
 
-from fedjax_sim.protocols.fedredefense import fedredefense
+from fedjax_sim.papers.fedredefense.protocol import fedredefense
 
 
 def get_config(arguments: str = "") -> ConfigDict:

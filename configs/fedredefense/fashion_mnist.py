@@ -4,13 +4,13 @@
         --config=configs/fedredefense/fashion_mnist.py:attack=min_max,defense=flame \
         --config.data.data_dir=DIR --workdir=runs/fedredefense_fashion_mnist
 
-Arguments: see `fedjax_sim.protocols.fedredefense.fedredefense`. DIR holds the four
+Arguments: see `papers.fedredefense.protocol`. DIR holds the four
 official IDX files.
 """
 
 from ml_collections import ConfigDict
 
-from fedjax_sim.protocols.fedredefense import fedredefense
+from fedjax_sim.papers.fedredefense.protocol import fedredefense
 
 
 def get_config(arguments: str = "") -> ConfigDict:

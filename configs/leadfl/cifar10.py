@@ -4,7 +4,7 @@
         --config=configs/leadfl/cifar10.py:client=leadfl,mode=bursty \
         --config.data.data_dir=DIR --workdir=runs/leadfl_cifar10
 
-Arguments: see `fedjax_sim.protocols.leadfl.leadfl`. DIR holds `cifar-10-batches-py`.
+Arguments: see `papers.leadfl.protocol`. DIR holds `cifar-10-batches-py`.
 Published (Multi-Krum, nine pixels, IID; none / LDP / FL-WBC / LeadFL): MTA 76.3 / 48.0
 / 43.3 / 56.9, mean ASR 77.5 / 53.1 / 56.9 / 35.6, final ASR 80.5 / 43.8 / 40.5 / 25.6
 (target class included: `asr_all`).
@@ -12,7 +12,7 @@ Published (Multi-Krum, nine pixels, IID; none / LDP / FL-WBC / LeadFL): MTA 76.3
 
 from ml_collections import ConfigDict
 
-from fedjax_sim.protocols.leadfl import leadfl
+from fedjax_sim.papers.leadfl.protocol import leadfl
 
 
 def get_config(arguments: str = "") -> ConfigDict:

@@ -4,7 +4,7 @@
         --config=configs/leadfl/fashion_mnist.py:client=leadfl,mode=bursty \
         --config.data.data_dir=DIR --workdir=runs/leadfl_fashion_mnist
 
-Arguments: see `fedjax_sim.protocols.leadfl.leadfl`. DIR holds the four official IDX
+Arguments: see `papers.leadfl.protocol`. DIR holds the four official IDX
 files. Published (Multi-Krum, nine pixels, IID; none / LDP / FL-WBC / LeadFL): MTA 89.3
 / 87 / 87.2 / 87.9, mean ASR 82.6 / 76.0 / 77.5 / 32.9, final ASR 93.2 / 79.6 / 80.6 /
 0.0 (target class included: `asr_all`).
@@ -12,7 +12,7 @@ files. Published (Multi-Krum, nine pixels, IID; none / LDP / FL-WBC / LeadFL): M
 
 from ml_collections import ConfigDict
 
-from fedjax_sim.protocols.leadfl import leadfl
+from fedjax_sim.papers.leadfl.protocol import leadfl
 
 
 def get_config(arguments: str = "") -> ConfigDict:

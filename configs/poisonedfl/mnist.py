@@ -4,12 +4,12 @@
         --config=configs/poisonedfl/mnist.py:defense=prodigy,adaptation=noise \
         --config.data.data_dir=DIR --workdir=runs/poisonedfl_mnist
 
-Arguments: see `fedjax_sim.protocols.poisonedfl.poisonedfl`. 6000 rounds.
+Arguments: see `papers.poisonedfl.protocol`. 6000 rounds.
 """
 
 from ml_collections import ConfigDict
 
-from fedjax_sim.protocols.poisonedfl import poisonedfl
+from fedjax_sim.papers.poisonedfl.protocol import poisonedfl
 
 
 def get_config(arguments: str = "") -> ConfigDict:

@@ -31,7 +31,7 @@ most 60 instead of 800. Later rounds have at most 400 instead of 2000. The adapt
 attacks imitate this server; after the first round they spend 5 iterations on a trial.
 """
 
-from fedjax_sim.protocols.fedredefense import ATTACKS as ALL_ATTACKS
+from fedjax_sim.papers.fedredefense.protocol import ATTACKS as ALL_ATTACKS
 from fedjax_sim.sweeps import Sweep
 
 BASE = {

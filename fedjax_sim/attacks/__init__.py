@@ -10,7 +10,6 @@ from fedjax_sim.attacks.adaptive_label_flip import (
     adaptive_targeted_label_flip,
 )
 from fedjax_sim.attacks.backdoor import backdoor
-from fedjax_sim.attacks.base import Attack
 from fedjax_sim.attacks.block_backdoor import block_backdoor
 from fedjax_sim.attacks.chameleon import chameleon
 from fedjax_sim.attacks.dba import dba
@@ -30,6 +29,7 @@ from fedjax_sim.attacks.poisonedfl import poisonedfl
 from fedjax_sim.attacks.scaling import scaling
 from fedjax_sim.attacks.sign_flip import sign_flip
 from fedjax_sim.attacks.targeted_label_flip import targeted_label_flip
+from fedjax_sim.contracts.attack import Attack
 
 
 class AttackEntry(NamedTuple):

@@ -7,12 +7,12 @@ labels and scales the update as far as its own reconstruction error allows.
 import jax.numpy as jnp
 from jax import Array
 
-from fedjax_sim.attacks.base import Attack, CraftView
 from fedjax_sim.attacks.label_flip import label_flip
-from fedjax_sim.attacks.options import require_range
+from fedjax_sim.attacks.parts.options import require_range
 from fedjax_sim.attacks.targeted_label_flip import targeted_label_flip
-from fedjax_sim.errors import InputError
-from fedjax_sim.reconstruction import Reconstruction, explain, suspicious
+from fedjax_sim.contracts.attack import Attack, CraftView
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.defenses.parts.reconstruction import Reconstruction, explain, suspicious
 
 
 def adaptive_label_flip(

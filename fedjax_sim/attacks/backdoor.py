@@ -5,22 +5,22 @@ from functools import partial
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_sim.attacks.base import (
+from fedjax_sim.attacks.parts.options import (
+    active_rounds,
+    require_classes,
+    require_trigger,
+)
+from fedjax_sim.contracts.attack import (
     Attack,
     AttackSpec,
     BackdoorTest,
     Poison,
     PoisonDecision,
 )
-from fedjax_sim.attacks.options import (
-    active_rounds,
-    require_classes,
-    require_trigger,
-)
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.partition import Partition
 from fedjax_sim.data.poison import poison_plan, redistribute_poison
 from fedjax_sim.data.triggers import TRIGGERS, Position, Trigger
-from fedjax_sim.errors import InputError
 
 
 def backdoor(

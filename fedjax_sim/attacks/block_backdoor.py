@@ -3,15 +3,19 @@
 import jax
 import jax.numpy as jnp
 
-from fedjax_sim.attacks.base import (
+from fedjax_sim.attacks.parts.boosting import multiplied
+from fedjax_sim.attacks.parts.options import (
+    active_rounds,
+    require_classes,
+    require_range,
+)
+from fedjax_sim.contracts.attack import (
     Attack,
     AttackSpec,
     BackdoorTest,
     Poison,
     PoisonDecision,
 )
-from fedjax_sim.attacks.boosting import multiplied
-from fedjax_sim.attacks.options import active_rounds, require_classes, require_range
 from fedjax_sim.data.triggers import Trigger, block
 
 

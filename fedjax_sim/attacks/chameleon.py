@@ -8,9 +8,9 @@ import optax
 from jax import Array, lax
 
 from fedjax_sim.attacks.backdoor import backdoor
-from fedjax_sim.attacks.base import Attack, LocalStage, LocalTools
-from fedjax_sim.attacks.options import require_range
-from fedjax_sim.attacks.projection import only, project_l2
+from fedjax_sim.attacks.parts.options import require_range
+from fedjax_sim.attacks.parts.projection import only, project_l2
+from fedjax_sim.contracts.attack import Attack, LocalStage, LocalTools
 from fedjax_sim.data.triggers import Position
 from fedjax_sim.models import Model
 
@@ -126,7 +126,7 @@ def contrastive_gradient(
 ):
     """Returns the gradient of the contrastive loss of a batch.
 
-    It has the form of `clients.training.batch_gradient`; the last layer has none.
+    It has the form of `round.training.batch_gradient`; the last layer has none.
     """
 
     def mean_loss(params, buffers, batch):

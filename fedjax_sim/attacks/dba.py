@@ -1,8 +1,8 @@
 """DBA: every attacker stamps one part of the trigger."""
 
-from fedjax_sim.attacks.base import Attack
-from fedjax_sim.attacks.options import require_choice
+from fedjax_sim.attacks.parts.options import require_choice
 from fedjax_sim.attacks.scaling import alternating_backdoor
+from fedjax_sim.contracts.attack import Attack
 from fedjax_sim.data.triggers import FOUR_PIXELS, single_pixels
 
 

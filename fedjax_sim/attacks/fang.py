@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fedjax_sim.attacks import known_updates
-from fedjax_sim.attacks.base import Attack
-from fedjax_sim.attacks.options import active_rounds, require_choice
+from fedjax_sim.attacks.parts import known_updates
+from fedjax_sim.attacks.parts.options import active_rounds, require_choice
+from fedjax_sim.contracts.attack import Attack
 
 Variant = Literal["random", "deterministic"]
 

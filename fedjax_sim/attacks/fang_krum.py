@@ -5,10 +5,10 @@ from typing import Literal, NamedTuple, get_args
 import jax.numpy as jnp
 from jax import Array, lax
 
-from fedjax_sim.attacks import known_updates
-from fedjax_sim.attacks.base import Attack, CraftView, Knowledge
-from fedjax_sim.attacks.options import active_rounds, require_choice
-from fedjax_sim.distances import squared_distances
+from fedjax_sim.attacks.parts import known_updates
+from fedjax_sim.attacks.parts.options import active_rounds, require_choice
+from fedjax_sim.contracts.attack import Attack, CraftView, Knowledge
+from fedjax_sim.numerics.distances import squared_distances
 
 Form = Literal["partial", "analytic", "full"]
 

@@ -2,9 +2,9 @@
 
 import jax
 
-from fedjax_sim.attacks.base import Attack
-from fedjax_sim.attacks.known_updates import draw_rows
-from fedjax_sim.attacks.options import active_rounds, require_range
+from fedjax_sim.attacks.parts.known_updates import draw_rows
+from fedjax_sim.attacks.parts.options import active_rounds, require_range
+from fedjax_sim.contracts.attack import Attack
 
 
 def gaussian(

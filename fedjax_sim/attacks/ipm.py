@@ -2,10 +2,10 @@
 
 from typing import get_args
 
-from fedjax_sim.attacks import known_updates
-from fedjax_sim.attacks.base import Attack
-from fedjax_sim.attacks.known_updates import Known
-from fedjax_sim.attacks.options import active_rounds, require_choice
+from fedjax_sim.attacks.parts import known_updates
+from fedjax_sim.attacks.parts.known_updates import Known
+from fedjax_sim.attacks.parts.options import active_rounds, require_choice
+from fedjax_sim.contracts.attack import Attack
 
 
 def ipm(

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fedjax_sim.attacks.base import Attack, AttackSpec, Poison, PoisonDecision
-from fedjax_sim.attacks.options import active_rounds
-from fedjax_sim.errors import InputError
+from fedjax_sim.attacks.parts.options import active_rounds
+from fedjax_sim.contracts.attack import Attack, AttackSpec, Poison, PoisonDecision
+from fedjax_sim.core.errors import InputError
 
 
 def label_flip(

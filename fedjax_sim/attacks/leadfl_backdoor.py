@@ -8,7 +8,15 @@ import optax
 from jax import Array
 from optax.tree_utils import tree_vdot
 
-from fedjax_sim.attacks.base import (
+from fedjax_sim.attacks.parts.boosting import copy_sources
+from fedjax_sim.attacks.parts.options import (
+    active_rounds,
+    require_choice,
+    require_classes,
+    require_range,
+)
+from fedjax_sim.attacks.parts.projection import norm
+from fedjax_sim.contracts.attack import (
     Attack,
     AttackSpec,
     BackdoorTest,
@@ -16,14 +24,6 @@ from fedjax_sim.attacks.base import (
     LocalStage,
     LocalTools,
 )
-from fedjax_sim.attacks.boosting import copy_sources
-from fedjax_sim.attacks.options import (
-    active_rounds,
-    require_choice,
-    require_classes,
-    require_range,
-)
-from fedjax_sim.attacks.projection import norm
 from fedjax_sim.data.normalize import Normalization
 from fedjax_sim.data.triggers import TRIGGERS, Trigger, stamp
 

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.stats import norm
 
-from fedjax_sim.attacks import known_updates
-from fedjax_sim.attacks.base import Attack, AttackSpec
-from fedjax_sim.attacks.known_updates import Known
-from fedjax_sim.attacks.options import active_rounds, require_choice
-from fedjax_sim.errors import InputError
+from fedjax_sim.attacks.parts import known_updates
+from fedjax_sim.attacks.parts.known_updates import Known
+from fedjax_sim.attacks.parts.options import active_rounds, require_choice
+from fedjax_sim.contracts.attack import Attack, AttackSpec
+from fedjax_sim.core.errors import InputError
 
 
 def lie(

@@ -6,11 +6,15 @@ from typing import Literal, get_args
 import jax.numpy as jnp
 from jax import Array, lax
 
-from fedjax_sim.attacks import known_updates
-from fedjax_sim.attacks.base import Attack
-from fedjax_sim.attacks.known_updates import Known
-from fedjax_sim.attacks.options import active_rounds, require_choice, require_range
-from fedjax_sim.distances import squared_distances
+from fedjax_sim.attacks.parts import known_updates
+from fedjax_sim.attacks.parts.known_updates import Known
+from fedjax_sim.attacks.parts.options import (
+    active_rounds,
+    require_choice,
+    require_range,
+)
+from fedjax_sim.contracts.attack import Attack
+from fedjax_sim.numerics.distances import squared_distances
 
 Perturbation = Literal["std", "unit_vec", "sign"]
 

@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 
-from fedjax_sim.attacks.base import Attack
-from fedjax_sim.attacks.known_updates import Known
 from fedjax_sim.attacks.min_max import Perturbation, agr_agnostic
+from fedjax_sim.attacks.parts.known_updates import Known
+from fedjax_sim.contracts.attack import Attack
 
 
 def min_sum(

@@ -3,18 +3,18 @@
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_sim.attacks.base import (
+from fedjax_sim.attacks.parts.options import active_rounds, require_range
+from fedjax_sim.contracts.attack import (
     Attack,
     AttackSpec,
     BackdoorTest,
     Poison,
     PoisonDecision,
 )
-from fedjax_sim.attacks.options import active_rounds, require_range
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.normalize import normalize
 from fedjax_sim.data.partition import Partition
 from fedjax_sim.data.triggers import Trigger
-from fedjax_sim.errors import InputError
 
 
 def mislabelled_images(

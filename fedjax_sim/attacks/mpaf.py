@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 
-from fedjax_sim.attacks.base import Attack
-from fedjax_sim.attacks.known_updates import sent_by_all
-from fedjax_sim.attacks.options import active_rounds
+from fedjax_sim.attacks.parts.known_updates import sent_by_all
+from fedjax_sim.attacks.parts.options import active_rounds
+from fedjax_sim.contracts.attack import Attack
 
 
 def mpaf(

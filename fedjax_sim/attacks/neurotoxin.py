@@ -10,12 +10,12 @@ import optax
 from jax import Array
 
 from fedjax_sim.attacks.backdoor import backdoor
-from fedjax_sim.attacks.base import Attack, AttackSpec, LocalStage, LocalTools
-from fedjax_sim.attacks.options import require_range
-from fedjax_sim.attacks.projection import project_l2
+from fedjax_sim.attacks.parts.options import require_range
+from fedjax_sim.attacks.parts.projection import project_l2
+from fedjax_sim.contracts.attack import Attack, AttackSpec, LocalStage, LocalTools
 from fedjax_sim.data.triggers import Position
-from fedjax_sim.flat import FlatLayout
-from fedjax_sim.order_statistics import largest
+from fedjax_sim.numerics.flat import FlatLayout
+from fedjax_sim.numerics.order_statistics import largest
 
 
 class NeurotoxinState(NamedTuple):

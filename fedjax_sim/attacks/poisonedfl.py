@@ -8,9 +8,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 from scipy import special
 
-from fedjax_sim.attacks.base import Attack, AttackSpec, CraftView
-from fedjax_sim.attacks.known_updates import draw_rows, mean, sent_by_all
-from fedjax_sim.attacks.options import active_rounds, require_choice, require_range
+from fedjax_sim.attacks.parts.known_updates import draw_rows, mean, sent_by_all
+from fedjax_sim.attacks.parts.options import (
+    active_rounds,
+    require_choice,
+    require_range,
+)
+from fedjax_sim.contracts.attack import Attack, AttackSpec, CraftView
 
 Test = Literal["binomial", "majority"]
 Adaptation = Literal["none", "noise", "sign_flip", "partition"]

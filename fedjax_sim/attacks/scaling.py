@@ -6,7 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fedjax_sim.attacks.base import (
+from fedjax_sim.attacks.parts.boosting import multiplied
+from fedjax_sim.attacks.parts.options import (
+    active_rounds,
+    require_classes,
+    require_trigger,
+)
+from fedjax_sim.contracts.attack import (
     Attack,
     AttackSpec,
     BackdoorTest,
@@ -15,12 +21,6 @@ from fedjax_sim.attacks.base import (
     LocalTools,
     Poison,
     PoisonDecision,
-)
-from fedjax_sim.attacks.boosting import multiplied
-from fedjax_sim.attacks.options import (
-    active_rounds,
-    require_classes,
-    require_trigger,
 )
 from fedjax_sim.data.triggers import TRIGGERS, Trigger
 

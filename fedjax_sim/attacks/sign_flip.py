@@ -1,7 +1,7 @@
 """Sign flipping: the honest update, turned round."""
 
-from fedjax_sim.attacks.base import Attack
-from fedjax_sim.attacks.options import active_rounds
+from fedjax_sim.attacks.parts.options import active_rounds
+from fedjax_sim.contracts.attack import Attack
 
 
 def sign_flip(

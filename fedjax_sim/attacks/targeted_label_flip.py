@@ -2,10 +2,10 @@
 
 import jax.numpy as jnp
 
-from fedjax_sim.attacks.base import Attack, AttackSpec, BackdoorTest, Poison
 from fedjax_sim.attacks.label_flip import relabelled
-from fedjax_sim.attacks.options import active_rounds, require_classes
-from fedjax_sim.errors import InputError
+from fedjax_sim.attacks.parts.options import active_rounds, require_classes
+from fedjax_sim.contracts.attack import Attack, AttackSpec, BackdoorTest, Poison
+from fedjax_sim.core.errors import InputError
 
 
 def targeted_label_flip(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_sim.errors import InputError
+from fedjax_sim.core.errors import InputError
 
 
 class Dataset(NamedTuple):

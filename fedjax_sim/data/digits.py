@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.dataset import Dataset
-from fedjax_sim.errors import InputError
 
 
 def load_digits(*, data_dir: str | None = None) -> Dataset:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.data import image_files
 from fedjax_sim.data.dataset import (
     Dataset,
@@ -20,7 +21,6 @@ from fedjax_sim.data.dataset import (
     data_folder,
     first_existing,
 )
-from fedjax_sim.errors import InputError
 
 NUM_CLASSES = 43
 GTSRB = Origin(

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.dataset import (
     Dataset,
     Origin,
@@ -20,7 +21,6 @@ from fedjax_sim.data.dataset import (
     data_folder,
     first_existing,
 )
-from fedjax_sim.errors import InputError
 
 _UNSIGNED_BYTE = 8
 _MNIST_FILES = "train|t10k-images-idx3-ubyte[.gz], train|t10k-labels-idx1-ubyte[.gz]"

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_sim.errors import InputError, check_choice
+from fedjax_sim.core.errors import InputError, check_choice
 
 
 class Normalization(NamedTuple):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_sim.errors import InputError
+from fedjax_sim.core.errors import InputError
 
 _SINKHORN_PASSES = 1_000
 _MAX_REDRAWS = 100

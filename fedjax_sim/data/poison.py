@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.partition import Partition, pack
-from fedjax_sim.errors import InputError
 
 
 def poison_plan(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from fedjax_sim.core.errors import InputError, did_you_mean
 from fedjax_sim.data.cifar10 import load_cifar10
 from fedjax_sim.data.cinic10 import load_cinic10
 from fedjax_sim.data.dataset import Dataset
@@ -13,7 +14,6 @@ from fedjax_sim.data.gtsrb import load_gtsrb
 from fedjax_sim.data.idx import load_emnist, load_fashion_mnist, load_mnist
 from fedjax_sim.data.synthetic import load_synthetic
 from fedjax_sim.data.tfds import load_tfds
-from fedjax_sim.errors import InputError, did_you_mean
 
 # Every loader is f(*, data_dir: str | None = None, <typed options>) -> Dataset.
 SOURCES: dict[str, Callable[..., Dataset]] = {

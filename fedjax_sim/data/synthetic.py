@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.dataset import Dataset
-from fedjax_sim.errors import InputError
 
 _GRID = 4  # a class is a random picture of 4x4 cells: coarse enough to convolve
 _CHUNK_BYTES = 1 << 24

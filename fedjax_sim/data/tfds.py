@@ -6,8 +6,8 @@ through data sources, which need no TensorFlow. Preparing a set may need it.
 
 import numpy as np
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.dataset import Dataset, Origin, checked
-from fedjax_sim.errors import InputError
 
 _EXTRA = "pip install 'fedjax_sim[tfds]'"
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.normalize import Normalization, normalization, normalize
-from fedjax_sim.errors import InputError
 
 Shape = tuple[int, int, int]  # (H, W, C)
 Position = Literal["top_left", "top_right", "bottom_left"]

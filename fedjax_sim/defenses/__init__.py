@@ -6,14 +6,14 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fedjax_sim.defenses.base import Defense
+from fedjax_sim.contracts.defense import Defense
 from fedjax_sim.defenses.bulyan import bulyan
 from fedjax_sim.defenses.bulyan_leadfl import bulyan_leadfl
 from fedjax_sim.defenses.clip_avg import clip_avg
 from fedjax_sim.defenses.crfl import crfl
 from fedjax_sim.defenses.dnc import dnc
-from fedjax_sim.defenses.drop import drop
-from fedjax_sim.defenses.droplet import droplet
+from fedjax_sim.defenses.drop.drop import drop
+from fedjax_sim.defenses.drop.droplet import droplet
 from fedjax_sim.defenses.fedavg import fedavg
 from fedjax_sim.defenses.fedredefense import fedredefense
 from fedjax_sim.defenses.finetune import finetune
@@ -21,7 +21,7 @@ from fedjax_sim.defenses.flame import flame
 from fedjax_sim.defenses.flare import flare
 from fedjax_sim.defenses.flcert import flcert
 from fedjax_sim.defenses.fldetector import fldetector
-from fedjax_sim.defenses.flip import flip
+from fedjax_sim.defenses.flip.flip import flip
 from fedjax_sim.defenses.fltrust import fltrust
 from fedjax_sim.defenses.foolsgold import foolsgold
 from fedjax_sim.defenses.iqr_clip_avg import iqr_clip_avg

@@ -8,8 +8,7 @@ from typing import Literal
 
 from jax import Array
 
-from fedjax_sim import order_statistics
-from fedjax_sim.defenses.base import (
+from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
     FederationSpec,
@@ -17,9 +16,10 @@ from fedjax_sim.defenses.base import (
     coordinatewise,
     pipeline,
 )
-from fedjax_sim.defenses.building import byzantine_count, stateless, told
-from fedjax_sim.defenses.checks import check_choice, check_quorum, check_range
 from fedjax_sim.defenses.multikrum import iterated_krum
+from fedjax_sim.defenses.parts.building import byzantine_count, stateless, told
+from fedjax_sim.defenses.parts.checks import check_choice, check_quorum, check_range
+from fedjax_sim.numerics import order_statistics
 
 Variant = Literal["paper", "ndss"]
 

@@ -6,7 +6,7 @@ Learning", ICML 2023: its released code. It shares no step with Bulyan.
 
 import jax.numpy as jnp
 
-from fedjax_sim.defenses.base import (
+from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
     FederationSpec,
@@ -16,8 +16,8 @@ from fedjax_sim.defenses.base import (
     included,
     pipeline,
 )
-from fedjax_sim.defenses.checks import check_range
 from fedjax_sim.defenses.multikrum import ranks, with_krum_score
+from fedjax_sim.defenses.parts.checks import check_range
 
 
 def bulyan_leadfl(

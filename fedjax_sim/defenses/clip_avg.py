@@ -7,11 +7,11 @@ an initial bound of 1 is implied by its text, the decay of 0.5 is assumed.
 import jax.numpy as jnp
 from jax import Array
 
-from fedjax_sim.defenses.base import Cohort, Defense, RoundContext, pipeline
-from fedjax_sim.defenses.building import stateless
-from fedjax_sim.defenses.checks import check_range
+from fedjax_sim.contracts.defense import Cohort, Defense, RoundContext, pipeline
 from fedjax_sim.defenses.norm_bound import clip_factors, shorten
-from fedjax_sim.distances import row_norms
+from fedjax_sim.defenses.parts.building import stateless
+from fedjax_sim.defenses.parts.checks import check_range
+from fedjax_sim.numerics.distances import row_norms
 
 
 def clip_avg(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from fedjax_sim.defenses.base import (
+from fedjax_sim.contracts.defense import (
     After,
     Cohort,
     Defense,
@@ -19,10 +19,10 @@ from fedjax_sim.defenses.base import (
     RoundContext,
     pipeline,
 )
-from fedjax_sim.defenses.checks import check_range
 from fedjax_sim.defenses.norm_bound import clip_factors
-from fedjax_sim.distances import row_norms
+from fedjax_sim.defenses.parts.checks import check_range
 from fedjax_sim.models import Network
+from fedjax_sim.numerics.distances import row_norms
 
 
 def crfl(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from fedjax_sim.defenses.base import (
+from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
     FederationSpec,
@@ -18,10 +18,10 @@ from fedjax_sim.defenses.base import (
     pipeline,
     with_score,
 )
-from fedjax_sim.defenses.building import byzantine_count, stateless, told
-from fedjax_sim.defenses.checks import check_range
 from fedjax_sim.defenses.multikrum import ranks
-from fedjax_sim.distances import gram, row_norms
+from fedjax_sim.defenses.parts.building import byzantine_count, stateless, told
+from fedjax_sim.defenses.parts.checks import check_range
+from fedjax_sim.numerics.distances import gram, row_norms
 
 
 def dnc(

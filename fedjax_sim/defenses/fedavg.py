@@ -3,7 +3,7 @@
 McMahan, Moore, Ramage, Hampson, Agüera y Arcas, AISTATS 2017.
 """
 
-from fedjax_sim.defenses.base import Defense, pipeline
+from fedjax_sim.contracts.defense import Defense, pipeline
 
 
 def fedavg() -> Defense:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fedjax_sim.defenses.base import (
+from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
     FederationSpec,
@@ -23,8 +23,8 @@ from fedjax_sim.defenses.base import (
     included,
     with_score,
 )
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.bulyan import bulyan
-from fedjax_sim.defenses.checks import check_choice
 from fedjax_sim.defenses.clip_avg import clip_avg
 from fedjax_sim.defenses.dnc import dnc
 from fedjax_sim.defenses.fedavg import fedavg
@@ -35,10 +35,8 @@ from fedjax_sim.defenses.krum import krum
 from fedjax_sim.defenses.median import median
 from fedjax_sim.defenses.multikrum import multikrum
 from fedjax_sim.defenses.norm_bound import norm_bound
-from fedjax_sim.defenses.prodigy import prodigy
-from fedjax_sim.defenses.trimmed_mean import trimmed_mean
-from fedjax_sim.errors import InputError
-from fedjax_sim.reconstruction import (
+from fedjax_sim.defenses.parts.checks import check_choice
+from fedjax_sim.defenses.parts.reconstruction import (
     Knowledge,
     Mode,
     Reconstruction,
@@ -46,6 +44,8 @@ from fedjax_sim.reconstruction import (
     explain,
     suspicious,
 )
+from fedjax_sim.defenses.prodigy import prodigy
+from fedjax_sim.defenses.trimmed_mean import trimmed_mean
 
 Base = Literal[
     "fedavg",

@@ -4,7 +4,7 @@ The fine-tuning server of the released code of DROP (Syros et al. 2025, arXiv
 2502.07011).
 """
 
-from fedjax_sim.defenses.base import (
+from fedjax_sim.contracts.defense import (
     After,
     Cohort,
     Defense,
@@ -13,7 +13,7 @@ from fedjax_sim.defenses.base import (
     RoundContext,
     pipeline,
 )
-from fedjax_sim.defenses.checks import check_range
+from fedjax_sim.defenses.parts.checks import check_range
 
 
 def finetune(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fedjax_sim.defenses.base import (
+from fedjax_sim.contracts.defense import (
     After,
     Cohort,
     Defense,
@@ -23,11 +23,11 @@ from fedjax_sim.defenses.base import (
     pipeline,
     with_score,
 )
-from fedjax_sim.defenses.building import stateless
-from fedjax_sim.defenses.checks import check_choice, check_range
-from fedjax_sim.defenses.majority_component import Features, majority_component
 from fedjax_sim.defenses.norm_bound import clip_factors, median_norm, shorten
-from fedjax_sim.distances import row_norms
+from fedjax_sim.defenses.parts.building import stateless
+from fedjax_sim.defenses.parts.checks import check_choice, check_range
+from fedjax_sim.defenses.parts.majority_component import Features, majority_component
+from fedjax_sim.numerics.distances import row_norms
 
 Variant = Literal["paper", "authors"]
 

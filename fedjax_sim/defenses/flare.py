@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from fedjax_sim.defenses.base import (
+from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
     GlobalModel,
@@ -24,8 +24,8 @@ from fedjax_sim.defenses.base import (
     pipeline,
     with_score,
 )
-from fedjax_sim.defenses.building import stateless
-from fedjax_sim.defenses.checks import check_choice, check_range
+from fedjax_sim.defenses.parts.building import stateless
+from fedjax_sim.defenses.parts.checks import check_choice, check_range
 
 Variant = Literal["paper", "authors"]
 

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from fedjax_sim import order_statistics
-from fedjax_sim.defenses.base import (
+from fedjax_sim.contracts.defense import (
     Aggregate,
     Cohort,
     Defense,
@@ -28,9 +27,10 @@ from fedjax_sim.defenses.base import (
     included,
     weighted_mean,
 )
-from fedjax_sim.defenses.checks import check_choice
-from fedjax_sim.errors import InputError
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.defenses.parts.checks import check_choice
 from fedjax_sim.models import Network
+from fedjax_sim.numerics import order_statistics
 
 Base = Literal["median", "median_lower", "fedavg"]
 

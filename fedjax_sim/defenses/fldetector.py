@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fedjax_sim.defenses.base import (
+from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
     FederationSpec,
@@ -21,12 +21,12 @@ from fedjax_sim.defenses.base import (
     pipeline,
     with_score,
 )
-from fedjax_sim.defenses.checks import check_range
-from fedjax_sim.defenses.gap_statistic import gap_statistic
-from fedjax_sim.defenses.kmeans_1d import upper_cluster
-from fedjax_sim.defenses.lbfgs import hessian_vector_product
-from fedjax_sim.distances import row_norms
-from fedjax_sim.errors import InputError
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.defenses.parts.checks import check_range
+from fedjax_sim.numerics.distances import row_norms
+from fedjax_sim.numerics.gap_statistic import gap_statistic
+from fedjax_sim.numerics.kmeans_1d import upper_cluster
+from fedjax_sim.numerics.lbfgs import hessian_vector_product
 
 _REFERENCES = 10  # sets of uniform draws behind the gap statistic
 

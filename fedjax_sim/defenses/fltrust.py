@@ -10,7 +10,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jax import Array, lax
 
-from fedjax_sim.defenses.base import (
+from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
     GlobalModel,
@@ -20,9 +20,9 @@ from fedjax_sim.defenses.base import (
     pipeline,
     with_score,
 )
-from fedjax_sim.defenses.building import stateless
-from fedjax_sim.defenses.checks import check_choice, check_range
-from fedjax_sim.distances import row_norms, unit_rows
+from fedjax_sim.defenses.parts.building import stateless
+from fedjax_sim.defenses.parts.checks import check_choice, check_range
+from fedjax_sim.numerics.distances import row_norms, unit_rows
 
 Variant = Literal["paper", "authors"]
 

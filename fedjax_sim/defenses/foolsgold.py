@@ -10,7 +10,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jax import Array
 
-from fedjax_sim.defenses.base import (
+from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
     FederationSpec,
@@ -20,8 +20,8 @@ from fedjax_sim.defenses.base import (
     pipeline,
     with_score,
 )
-from fedjax_sim.defenses.checks import check_choice
-from fedjax_sim.distances import cosine_distances
+from fedjax_sim.defenses.parts.checks import check_choice
+from fedjax_sim.numerics.distances import cosine_distances
 
 Variant = Literal["paper", "authors"]
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from fedjax_sim.defenses.base import (
+from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
     RoundContext,
@@ -16,12 +16,12 @@ from fedjax_sim.defenses.base import (
     pipeline,
     with_score,
 )
-from fedjax_sim.defenses.building import stateless
-from fedjax_sim.defenses.checks import check_choice, check_range
 from fedjax_sim.defenses.clip_avg import check_gradient_bound, decayed_bound
 from fedjax_sim.defenses.iqr_filter import above_fence
 from fedjax_sim.defenses.norm_bound import shorten
-from fedjax_sim.distances import row_norms
+from fedjax_sim.defenses.parts.building import stateless
+from fedjax_sim.defenses.parts.checks import check_choice, check_range
+from fedjax_sim.numerics.distances import row_norms
 
 Variant = Literal["corrected", "as_printed"]
 

@@ -8,8 +8,7 @@ Analysis", 1977, for the rule.
 import jax.numpy as jnp
 from jax import Array
 
-from fedjax_sim import order_statistics
-from fedjax_sim.defenses.base import (
+from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
     RoundContext,
@@ -18,9 +17,10 @@ from fedjax_sim.defenses.base import (
     pipeline,
     with_score,
 )
-from fedjax_sim.defenses.building import stateless
-from fedjax_sim.defenses.checks import check_range
-from fedjax_sim.distances import pairwise_distances, row_norms
+from fedjax_sim.defenses.parts.building import stateless
+from fedjax_sim.defenses.parts.checks import check_range
+from fedjax_sim.numerics import order_statistics
+from fedjax_sim.numerics.distances import pairwise_distances, row_norms
 
 
 def iqr_filter(*, iqr_k: float = 1.5) -> Defense:

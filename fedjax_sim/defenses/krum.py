@@ -11,7 +11,7 @@ from typing import Literal
 
 from jax import Array
 
-from fedjax_sim.defenses.base import (
+from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
     FederationSpec,
@@ -19,9 +19,9 @@ from fedjax_sim.defenses.base import (
     included,
     pipeline,
 )
-from fedjax_sim.defenses.building import byzantine_count, stateless, told
-from fedjax_sim.defenses.checks import check_choice, check_quorum, check_range
 from fedjax_sim.defenses.multikrum import keep_lowest, with_krum_score
+from fedjax_sim.defenses.parts.building import byzantine_count, stateless, told
+from fedjax_sim.defenses.parts.checks import check_choice, check_quorum, check_range
 
 Variant = Literal["paper", "authors"]
 

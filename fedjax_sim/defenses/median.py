@@ -7,9 +7,9 @@ Optimal Statistical Rates", ICML 2018, Definition 1 and Algorithm 1 (option I).
 from functools import partial
 from typing import Literal
 
-from fedjax_sim import order_statistics
-from fedjax_sim.defenses.base import Defense, coordinatewise, pipeline
-from fedjax_sim.defenses.checks import check_choice
+from fedjax_sim.contracts.defense import Defense, coordinatewise, pipeline
+from fedjax_sim.defenses.parts.checks import check_choice
+from fedjax_sim.numerics import order_statistics
 
 Variant = Literal["paper", "authors"]
 

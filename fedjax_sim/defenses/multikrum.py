@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from fedjax_sim.defenses.base import (
+from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
     FederationSpec,
@@ -22,10 +22,10 @@ from fedjax_sim.defenses.base import (
     pipeline,
     with_score,
 )
-from fedjax_sim.defenses.building import byzantine_count
-from fedjax_sim.defenses.checks import check_choice, check_quorum, check_range
-from fedjax_sim.distances import squared_distances
-from fedjax_sim.errors import InputError
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.defenses.parts.building import byzantine_count
+from fedjax_sim.defenses.parts.checks import check_choice, check_quorum, check_range
+from fedjax_sim.numerics.distances import squared_distances
 
 Variant = Literal["paper", "authors", "iterative"]
 

@@ -10,8 +10,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jax import Array
 
-from fedjax_sim import order_statistics
-from fedjax_sim.defenses.base import (
+from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
     RoundContext,
@@ -19,9 +18,10 @@ from fedjax_sim.defenses.base import (
     pipeline,
     with_score,
 )
-from fedjax_sim.defenses.building import stateless
-from fedjax_sim.defenses.checks import check_choice
-from fedjax_sim.distances import row_norms
+from fedjax_sim.defenses.parts.building import stateless
+from fedjax_sim.defenses.parts.checks import check_choice
+from fedjax_sim.numerics import order_statistics
+from fedjax_sim.numerics.distances import row_norms
 
 Bound = Literal["median", "oracle"]
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fedjax_sim.defenses.base import (
+from fedjax_sim.contracts.defense import (
     Aggregate,
     Cohort,
     Defense,
@@ -18,10 +18,10 @@ from fedjax_sim.defenses.base import (
     included,
     pipeline,
 )
-from fedjax_sim.defenses.building import stateless
-from fedjax_sim.defenses.checks import check_choice, check_range
 from fedjax_sim.defenses.multikrum import ranks
-from fedjax_sim.flat import FlatLayout
+from fedjax_sim.defenses.parts.building import stateless
+from fedjax_sim.defenses.parts.checks import check_choice, check_range
+from fedjax_sim.numerics.flat import FlatLayout
 
 Normalization = Literal["sum", "softmax"]
 

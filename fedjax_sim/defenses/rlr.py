@@ -7,7 +7,7 @@ Robust Learning Rate", AAAI 2021, section 4, eq. 4.
 import jax.numpy as jnp
 from jax import Array
 
-from fedjax_sim.defenses.base import (
+from fedjax_sim.contracts.defense import (
     Aggregate,
     Cohort,
     Defense,
@@ -18,8 +18,8 @@ from fedjax_sim.defenses.base import (
     pipeline,
     weighted_mean,
 )
-from fedjax_sim.defenses.building import told
-from fedjax_sim.defenses.checks import check_range
+from fedjax_sim.defenses.parts.building import told
+from fedjax_sim.defenses.parts.checks import check_range
 
 
 def rlr(*, threshold: int = 4) -> Defense:

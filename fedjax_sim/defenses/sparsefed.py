@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from fedjax_sim.defenses.base import (
+from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
     FederationSpec,
@@ -18,11 +18,11 @@ from fedjax_sim.defenses.base import (
     included,
     pipeline,
 )
-from fedjax_sim.defenses.building import stateless
-from fedjax_sim.defenses.checks import check_range
 from fedjax_sim.defenses.norm_bound import clip_factors, shorten
-from fedjax_sim.distances import row_norms
-from fedjax_sim.order_statistics import largest
+from fedjax_sim.defenses.parts.building import stateless
+from fedjax_sim.defenses.parts.checks import check_range
+from fedjax_sim.numerics.distances import row_norms
+from fedjax_sim.numerics.order_statistics import largest
 
 
 class SparseFedState(NamedTuple):

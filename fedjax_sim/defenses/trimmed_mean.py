@@ -9,16 +9,16 @@ from typing import Literal
 
 from jax import Array
 
-from fedjax_sim import order_statistics
-from fedjax_sim.defenses.base import (
+from fedjax_sim.contracts.defense import (
     Defense,
     FederationSpec,
     coordinatewise,
     pipeline,
 )
-from fedjax_sim.defenses.building import byzantine_count, told
-from fedjax_sim.defenses.checks import check_choice, check_range
 from fedjax_sim.defenses.krum import count_of_authors
+from fedjax_sim.defenses.parts.building import byzantine_count, told
+from fedjax_sim.defenses.parts.checks import check_choice, check_range
+from fedjax_sim.numerics import order_statistics
 
 Variant = Literal["paper", "authors"]
 

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fedjax_sim.errors import InputError, did_you_mean
-from fedjax_sim.flat import FlatLayout, flat_layout
+from fedjax_sim.core.errors import InputError, did_you_mean
 from fedjax_sim.models.cnn import LeadFLCifarCNN, LeadFLFashionCNN, TwoLayerCNN
 from fedjax_sim.models.convnet import ConvNet
 from fedjax_sim.models.layers import Lowering
 from fedjax_sim.models.mlp import MLP
 from fedjax_sim.models.resnet import ResNet
+from fedjax_sim.numerics.flat import FlatLayout, flat_layout
 
 PyTree = Any
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from fedjax_sim.reports.figures import svg
 from fedjax_sim.reports.render import column_names
 from fedjax_sim.reports.tables import Table
-from fedjax_sim.results import read_json
+from fedjax_sim.runs.directory import read_json
 
 _PANELS = 3  # in a line
 _COLORS = {False: ("benign", "tab:blue"), True: ("malicious", "tab:red")}

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from fedjax_sim.reports.figures import svg
 from fedjax_sim.reports.render import column_names
 from fedjax_sim.reports.tables import Table
-from fedjax_sim.results import Rows
+from fedjax_sim.runs.directory import Rows
 
 _PANELS = 4  # in a line
 _BINS = 40

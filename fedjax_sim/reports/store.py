@@ -26,7 +26,7 @@ runs: one row per run directory
     detection_accuracy, false_positive_rate, false_negative_rate, dacc, fpr, fnr, adacc,
     afpr, afnr, aar, aoi, reconstruction_error_benign, reconstruction_error_malicious,
     reconstruction_error_benign_std, reconstruction_error_malicious_std
-                        detection over all rounds, see `fedjax_sim.metrics`
+                        detection over all rounds, see `fedjax_sim.metrics.evaluation`
     diverged            in any evaluated round
     rounds_skipped      rounds without a surviving client
     clients_non_finite  updates with NaN or Inf
@@ -36,7 +36,7 @@ runs: one row per run directory
 
 rounds: one row per evaluated round
     run                 as above
-    <field>             every field of metrics.jsonl, see `fedjax_sim.results`
+    <field>             every field of metrics.jsonl, see `fedjax_sim.runs.directory`
 """
 
 import json
@@ -49,9 +49,9 @@ from typing import Any
 
 import duckdb
 
-from fedjax_sim.config import flatten
-from fedjax_sim.errors import InputError
-from fedjax_sim.results import Rows, read_json
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.experiment.config import flatten
+from fedjax_sim.runs.directory import Rows, read_json
 from fedjax_sim.sweeps import executors
 
 Row = dict[str, Any]

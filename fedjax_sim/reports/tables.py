@@ -18,16 +18,15 @@ A layout is a JSON file in `layouts/`:
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from fedjax_sim.cli import resolve_variants
-from fedjax_sim.config import flatten, load_file, to_dict
-from fedjax_sim.errors import InputError, did_you_mean
+from fedjax_sim.commands.run import resolve_variants
+from fedjax_sim.core.errors import InputError, did_you_mean
+from fedjax_sim.experiment.config import flatten, load_file, to_dict
 from fedjax_sim.reports.store import Row, same, varying
-from fedjax_sim.results import plain
+from fedjax_sim.runs.directory import plain
 from fedjax_sim.sweeps.executors import FINISHED
 
 Labels = tuple[str, ...]
@@ -94,32 +93,6 @@ class Table(NamedTuple):
     cells: dict[tuple[Labels, Labels], Cell]
     deviations: list[Deviation]
     notes: list[str]
-
-
-def layouts() -> list[str]:
-    """The names of the layouts."""
-    folder = resources.files("fedjax_sim.reports") / "layouts"
-    names = (path.name for path in folder.iterdir())
-    return sorted(name[:-5] for name in names if name.endswith(".json"))
-
-
-def load_layout(name: str) -> dict[str, Any]:
-    """Reads a layout, with the records of its table.
-
-    Raises:
-      InputError: there is none of that name.
-    """
-    if name not in layouts():
-        raise InputError(
-            f"--layout={name} does not exist; {did_you_mean(name, layouts())}"
-        )
-    folder = resources.files("fedjax_sim.reports")
-    layout = json.loads((folder / "layouts" / f"{name}.json").read_text())
-    path = folder / "published" / f"{layout['published']}.json"
-    published = json.loads(path.read_text())
-    layout["source"] = published["source"]
-    layout["records"] = published["tables"][layout["table"]]
-    return layout
 
 
 def published_table(

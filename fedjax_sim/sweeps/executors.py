@@ -26,12 +26,14 @@ from typing import NamedTuple
 
 import jax
 
-from fedjax_sim import experiment, program, runner
-from fedjax_sim.clients.execution import Strategy
-from fedjax_sim.errors import InputError
-from fedjax_sim.progress import note
-from fedjax_sim.results import Busy
-from fedjax_sim.runner import Job, run_together
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.progress import note
+from fedjax_sim.experiment import build as experiment
+from fedjax_sim.experiment import program
+from fedjax_sim.round.execution import Strategy
+from fedjax_sim.runs import loop as runner
+from fedjax_sim.runs.directory import Busy
+from fedjax_sim.runs.loop import Job, run_together
 from fedjax_sim.sweeps.sweep import Run
 
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"

@@ -32,8 +32,8 @@ import submitit
 from submitit.core import utils
 from submitit.helpers import Checkpointable
 
-from fedjax_sim.clients.execution import Strategy
-from fedjax_sim.errors import InputError
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.round.execution import Strategy
 from fedjax_sim.sweeps import executors
 from fedjax_sim.sweeps.executors import (
     FAILED,

@@ -27,10 +27,16 @@ from itertools import product as cartesian
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedjax_sim.cli import resolve_variants
-from fedjax_sim.config import Config, flatten, load_file, parse_value, to_dict
-from fedjax_sim.errors import InputError, did_you_mean
-from fedjax_sim.results import plain
+from fedjax_sim.commands.run import resolve_variants
+from fedjax_sim.core.errors import InputError, did_you_mean
+from fedjax_sim.experiment.config import (
+    Config,
+    flatten,
+    load_file,
+    parse_value,
+    to_dict,
+)
+from fedjax_sim.runs.directory import plain
 
 Point = Mapping[str, Any]
 

@@ -31,10 +31,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedjax_sim.attacks import ATTACKS
-from fedjax_sim.config import Config, flatten
-from fedjax_sim.errors import InputError
-from fedjax_sim.metrics import consistency
-from fedjax_sim.results import Rows, plain, read_json
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.experiment.config import Config, flatten
+from fedjax_sim.metrics.evaluation import consistency
+from fedjax_sim.runs.directory import Rows, plain, read_json
 from fedjax_sim.sweeps.executors import FAILED, FINISHED, status
 from fedjax_sim.sweeps.sweep import Run, Sweep, expand, folder_name
 

@@ -8,9 +8,9 @@ from helpers import build, start_state
 
 from fedjax_sim.attacks import ATTACKS
 from fedjax_sim.attacks.adaptive_label_flip import largest_factor
-from fedjax_sim.attacks.base import CraftView
-from fedjax_sim.errors import InputError
-from fedjax_sim.reconstruction import Reconstruction
+from fedjax_sim.contracts.attack import CraftView
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.defenses.parts.reconstruction import Reconstruction
 
 NAMES = ("adaptive_label_flip", "adaptive_targeted_label_flip")
 FEW = {"first_limit": 2, "later_limit": 1, "inner_steps": 2, "stack": 1}

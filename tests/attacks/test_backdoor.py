@@ -6,11 +6,11 @@ import pytest
 
 from fedjax_sim.attacks import ATTACKS
 from fedjax_sim.attacks.backdoor import backdoor
-from fedjax_sim.attacks.base import AttackSpec, ClientContext
+from fedjax_sim.contracts.attack import AttackSpec, ClientContext
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.normalize import normalization
 from fedjax_sim.data.partition import drop_iid
 from fedjax_sim.data.triggers import four_pixel
-from fedjax_sim.errors import InputError
 
 LABELS = np.repeat(np.arange(10), 500).astype(np.int32)
 SPLIT = drop_iid(LABELS, num_clients=5, seed=0)  # 100 samples per client and class

@@ -5,7 +5,7 @@ import pytest
 from attacks.views import crafted, decide, make_spec, make_view
 
 from fedjax_sim.attacks.block_backdoor import block_backdoor
-from fedjax_sim.errors import InputError
+from fedjax_sim.core.errors import InputError
 
 
 @pytest.mark.parametrize(

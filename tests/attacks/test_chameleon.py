@@ -12,8 +12,8 @@ from fedjax_sim.attacks.chameleon import (
     scale_by_epoch,
     supervised_contrastive_loss,
 )
-from fedjax_sim.attacks.projection import norm
-from fedjax_sim.errors import InputError
+from fedjax_sim.attacks.parts.projection import norm
+from fedjax_sim.core.errors import InputError
 
 LABELS = jnp.array([0, 1, 0, 2, 1, 0])
 

@@ -1,4 +1,4 @@
-"""What every registered attack must do; see `fedjax_sim.attacks.base`."""
+"""What every registered attack must do; see `fedjax_sim.contracts.attack`."""
 
 import functools
 from typing import Any, NamedTuple, get_args
@@ -10,13 +10,13 @@ import pytest
 from attacks.views import make_view, quick_jit
 from helpers import BASE, digits, spied, spy, start_state
 
-from fedjax_sim import experiment
 from fedjax_sim.attacks import ATTACKS
-from fedjax_sim.attacks.base import Attack, Knowledge
-from fedjax_sim.config import override, resolve
+from fedjax_sim.contracts.attack import Attack, Knowledge
 from fedjax_sim.data.dataset import Dataset
 from fedjax_sim.defenses import DEFENSES, DefenseEntry
-from fedjax_sim.federation import FedState, RoundReport, run_rounds
+from fedjax_sim.experiment import build as experiment
+from fedjax_sim.experiment.config import override, resolve
+from fedjax_sim.round.federation import FedState, RoundReport, run_rounds
 
 # Everybody takes part, the last two are malicious.
 COHORT = {"participation.clients_per_round": 6, "attack.malicious_clients": "last"}

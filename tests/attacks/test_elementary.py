@@ -9,7 +9,7 @@ from fedjax_sim.attacks.gaussian import gaussian
 from fedjax_sim.attacks.ipm import ipm
 from fedjax_sim.attacks.mpaf import mpaf
 from fedjax_sim.attacks.sign_flip import sign_flip
-from fedjax_sim.errors import InputError
+from fedjax_sim.core.errors import InputError
 
 VIEW = make_view([True, False, False, True, False], 5000)
 UPDATES = np.asarray(VIEW.updates)

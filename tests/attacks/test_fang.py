@@ -5,7 +5,7 @@ import pytest
 from attacks.views import crafted, make_view
 
 from fedjax_sim.attacks.fang import fang
-from fedjax_sim.errors import InputError
+from fedjax_sim.core.errors import InputError
 
 VIEW = make_view([True, False, True, True, False])
 KNOWN = np.asarray(VIEW.updates)[np.asarray(VIEW.malicious)]

@@ -5,7 +5,7 @@ import pytest
 from attacks.views import crafted, make_view
 
 from fedjax_sim.attacks.fang_krum import fang_krum
-from fedjax_sim.errors import InputError
+from fedjax_sim.core.errors import InputError
 
 PARTIAL, ANALYTIC, FULL = (
     fang_krum(form=form) for form in ("partial", "analytic", "full")

@@ -8,7 +8,7 @@ from attacks.views import decide, make_spec
 
 from fedjax_sim.attacks.label_flip import label_flip
 from fedjax_sim.attacks.targeted_label_flip import targeted_label_flip
-from fedjax_sim.errors import InputError
+from fedjax_sim.core.errors import InputError
 
 
 @pytest.mark.parametrize(

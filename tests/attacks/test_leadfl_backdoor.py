@@ -13,10 +13,10 @@ from attacks.views import (
 )
 
 from fedjax_sim.attacks.leadfl_backdoor import leadfl_backdoor, mgda_weights
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.normalize import normalization
 from fedjax_sim.data.triggers import nine_pixel, stamp
-from fedjax_sim.errors import InputError
-from fedjax_sim.flat import ravel
+from fedjax_sim.numerics.flat import ravel
 
 TOOLS, BATCH = make_tools(), make_batch()
 

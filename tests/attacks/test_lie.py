@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from attacks.views import crafted, make_view
 
-from fedjax_sim.attacks.base import AttackSpec
 from fedjax_sim.attacks.lie import lie, max_shift
+from fedjax_sim.contracts.attack import AttackSpec
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.partition import Partition
-from fedjax_sim.errors import InputError
 
 VIEW = make_view([True, False, True, True, False, False, False, False])
 

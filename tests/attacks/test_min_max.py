@@ -7,7 +7,7 @@ from attacks.views import crafted, make_view
 
 from fedjax_sim.attacks.min_max import largest_scale, min_max
 from fedjax_sim.attacks.min_sum import min_sum
-from fedjax_sim.errors import InputError
+from fedjax_sim.core.errors import InputError
 
 VIEW = make_view([True] * 5 + [False] * 4, 40)
 

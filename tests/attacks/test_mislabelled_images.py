@@ -6,10 +6,10 @@ import pytest
 from attacks.views import decide, make_spec
 from helpers import after, build
 
-from fedjax_sim import metrics
 from fedjax_sim.attacks.mislabelled_images import mislabelled_images, wrong_labels
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.normalize import normalize
-from fedjax_sim.errors import InputError
+from fedjax_sim.metrics import evaluation as metrics
 
 LABELS = np.array([3, 1, 4], np.int32)
 

@@ -7,9 +7,9 @@ import pytest
 from attacks.views import make_spec, make_tools, quick_jit
 
 from fedjax_sim.attacks.neurotoxin import blocked, neurotoxin
-from fedjax_sim.attacks.projection import norm
-from fedjax_sim.errors import InputError
-from fedjax_sim.flat import flat_layout, ravel
+from fedjax_sim.attacks.parts.projection import norm
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.numerics.flat import flat_layout, ravel
 
 TREE = {"a": jnp.zeros(150), "b": jnp.zeros((5, 10))}
 LAYOUT = flat_layout(TREE)

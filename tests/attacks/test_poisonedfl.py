@@ -6,8 +6,8 @@ import pytest
 from attacks.views import make_spec, make_view, quick_jit
 
 from fedjax_sim.attacks.poisonedfl import aligned_enough, count_aligned, poisonedfl
-from fedjax_sim.errors import InputError
-from fedjax_sim.flat import flat_layout
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.numerics.flat import flat_layout
 
 SIZE = 400
 FAKES = jnp.array([False, True, False, True, True])

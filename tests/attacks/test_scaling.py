@@ -7,7 +7,7 @@ from attacks.views import crafted, decide, make_spec, make_tools, make_view
 
 from fedjax_sim.attacks.dba import dba
 from fedjax_sim.attacks.scaling import scaling
-from fedjax_sim.errors import InputError
+from fedjax_sim.core.errors import InputError
 
 BOTH = pytest.mark.parametrize("attack", [scaling, dba])
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_sim import models
-from fedjax_sim.attacks.base import (
+from fedjax_sim.contracts.attack import (
     Attack,
     AttackSpec,
     ClientContext,
@@ -16,11 +16,11 @@ from fedjax_sim.attacks.base import (
     LocalTools,
     PoisonDecision,
 )
-from fedjax_sim.clients.batches import Batch
-from fedjax_sim.clients.training import batch_gradient, sgd
 from fedjax_sim.data.normalize import normalization
 from fedjax_sim.data.partition import Partition
-from fedjax_sim.flat import FlatLayout
+from fedjax_sim.numerics.flat import FlatLayout
+from fedjax_sim.round.batches import Batch
+from fedjax_sim.round.training import batch_gradient, sgd
 
 # Tests compile more than they compute: leave out the compiler's slow passes.
 quick_jit = partial(

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.data import partition as p
-from fedjax_sim.errors import InputError
 
 
 def _labels(num_samples: int, num_classes: int, seed: int = 0) -> np.ndarray:

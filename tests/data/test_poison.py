@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.partition import Partition, check, drop_iid
 from fedjax_sim.data.poison import poison_plan, realised_fraction, redistribute_poison
-from fedjax_sim.errors import InputError
 
 LABELS = np.repeat(np.arange(10), 500)
 SPLIT = drop_iid(LABELS, num_clients=5, seed=0)  # 100 samples per class and client

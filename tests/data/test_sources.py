@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.data import cifar10, cinic10, gtsrb, idx, sources
 from fedjax_sim.data.dataset import Dataset, Origin, checked
-from fedjax_sim.errors import InputError
 
 RNG = np.random.default_rng(0)
 NEEDS_FILES = ["cifar10", "cinic10", "emnist", "fashion_mnist", "gtsrb", "mnist"]

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.data import triggers as t
 from fedjax_sim.data.normalize import NORMALIZATIONS, normalization, normalize
-from fedjax_sim.errors import InputError
 
 COLOUR, GREY = (32, 32, 3), (28, 28, 1)
 HALF = normalization("half", 3)

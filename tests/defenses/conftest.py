@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedjax_sim import models
-from fedjax_sim.defenses.base import (
+from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
     FederationSpec,
@@ -17,8 +17,8 @@ from fedjax_sim.defenses.base import (
     Root,
     RoundContext,
 )
-from fedjax_sim.flat import flat_layout
 from fedjax_sim.models import Network
+from fedjax_sim.numerics.flat import flat_layout
 
 
 @pytest.fixture(autouse=True)

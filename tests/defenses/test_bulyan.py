@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.bulyan import bulyan
 from fedjax_sim.defenses.bulyan_leadfl import bulyan_leadfl
-from fedjax_sim.errors import InputError
 
 
 def reference(updates, f):

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.clip_avg import clip_avg, decayed_bound
 from fedjax_sim.defenses.iqr_clip_avg import iqr_clip_avg
-from fedjax_sim.errors import InputError
 
 # Over lr * steps = 0.5 the lengths are 2, 4, 6, 8 and 200.
 UPDATES = [[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [0.0, 4.0], [100.0, 0.0]]

@@ -1,4 +1,4 @@
-"""What every registered defence must do (the list in `defenses/base.py`).
+"""What every registered defence must do (the list in `contracts/defense.py`).
 
 A defence that is added to `DEFENSES` is tested without another line here; `EXAMPLES`
 may add settings worth testing beside the defaults.
@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_sim.contracts.defense import Defense, GlobalModel
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses import DEFENSES
-from fedjax_sim.defenses.base import Defense, GlobalModel
-from fedjax_sim.errors import InputError
 
 EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "median": [{}, {"variant": "authors"}],

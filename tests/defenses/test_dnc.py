@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.dnc import dnc, keep_inliers, outlier_scores
-from fedjax_sim.errors import InputError
 
 
 def test_scores_against_a_singular_value_decomposition():

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.fedavg import fedavg
 from fedjax_sim.defenses.median import median
-from fedjax_sim.errors import InputError
 
 UPDATES = [[1.0, -2.0], [3.0, 0.0], [5.0, 4.0], [100.0, 2.0]]
 BUFFERS = [[1.0], [2.0], [4.0], [8.0]]

@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 from helpers import assert_same_bits, build, jitted_rounds, start_state
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.fedredefense import (
     _BASES,
     Base,
     fedredefense,
 )
-from fedjax_sim.errors import InputError
-from fedjax_sim.flat import ravel
-from fedjax_sim.reconstruction import (
+from fedjax_sim.defenses.parts.reconstruction import (
     Reconstruction,
     inner_steps,
     known,
     limits,
     suspicious,
 )
+from fedjax_sim.numerics.flat import ravel
 
 N, POPULATION = 5, 12
 OPTIONS = {

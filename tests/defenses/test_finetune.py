@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from fedjax_sim.defenses.base import GlobalModel, RootRequest
+from fedjax_sim.contracts.defense import GlobalModel, RootRequest
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.finetune import finetune
-from fedjax_sim.errors import InputError
 
 
 def test_the_server_trains_the_new_model(make_cohort, make_context, make_spec, root):

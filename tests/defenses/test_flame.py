@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_sim.defenses.base import GlobalModel
+from fedjax_sim.contracts.defense import GlobalModel
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.flame import flame
-from fedjax_sim.errors import InputError
 
 # Five clients in one direction; two in another, one of them very long.
 UPDATES = np.array(

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_sim.defenses.base import GlobalModel, RootRequest
+from fedjax_sim.contracts.defense import GlobalModel, RootRequest
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.flare import (
     client_features,
     discrepancies,
@@ -13,7 +14,6 @@ from fedjax_sim.defenses.flare import (
     times_chosen,
     with_trust,
 )
-from fedjax_sim.errors import InputError
 
 
 def reference(features, width):

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from helpers import build, digits, jitted_rounds, start_state
 
-from fedjax_sim.attacks.base import Attack, CraftView
+from fedjax_sim.contracts.attack import Attack, CraftView
+from fedjax_sim.contracts.defense import GlobalModel
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.normalize import normalization, normalize
-from fedjax_sim.defenses.base import GlobalModel
 from fedjax_sim.defenses.flcert import flcert, majority_vote
-from fedjax_sim.errors import InputError
-from fedjax_sim.federation import _craft
+from fedjax_sim.round.federation import _craft
 
 N, POPULATION, GROUPS, D, BUFFERS = 8, 9, 3, 5, 2
 

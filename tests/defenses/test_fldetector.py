@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_sim.defenses.base import GlobalModel
+from fedjax_sim.contracts.defense import GlobalModel
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.fldetector import fldetector
-from fedjax_sim.errors import InputError
 
 N, D, WINDOW, COLD = 12, 20, 4, 6
 ATTACKERS = [2, 7, 10]

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_sim.defenses.base import GlobalModel, Root, RootRequest
+from fedjax_sim.contracts.defense import GlobalModel, Root, RootRequest
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.fltrust import fltrust
-from fedjax_sim.errors import InputError
 
 START = jnp.array([1.0, 0.0])
 # Along, across, against, at 60 degrees, and no update at all.

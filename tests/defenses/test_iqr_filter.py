@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.iqr_filter import above_fence, iqr_filter, mean_distances
-from fedjax_sim.errors import InputError
 
 LINE = [[0.0], [1.0], [2.0], [3.0], [40.0]]
 

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.krum import krum
-from fedjax_sim.errors import InputError
 
 LINE = [[0.0], [1.0], [3.0], [6.0], [20.0]]
 

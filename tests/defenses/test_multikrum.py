@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses import DEFENSES
 from fedjax_sim.defenses.multikrum import krum_scores, multikrum, ranks
-from fedjax_sim.errors import InputError
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.norm_bound import clip_factors, norm_bound
-from fedjax_sim.errors import InputError
 
 UPDATES = [[3.0, 4.0], [0.0, 2.0], [-6.0, 8.0], [0.0, 0.0], [1e25, 0.0]]
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.prodigy import prodigy
-from fedjax_sim.errors import InputError
 
 
 def reference(updates, f):

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.random_aggregation import random_aggregation
-from fedjax_sim.errors import InputError
 
 
 @pytest.fixture

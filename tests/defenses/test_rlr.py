@@ -2,8 +2,8 @@
 
 import pytest
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.rlr import rlr
-from fedjax_sim.errors import InputError
 
 # Signs add up to 3, 1, -3 and 2.
 UPDATES = [[1.0, 1, -1, 1], [2.0, 1, -1, 0], [3.0, -8, -4, 2]]

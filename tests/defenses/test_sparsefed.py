@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.sparsefed import SparseFedState, sparsefed, sparsify
-from fedjax_sim.errors import InputError
 
 apply_top = jax.jit(sparsify)
 

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.trimmed_mean import trimmed_mean
-from fedjax_sim.errors import InputError
 
 UPDATES = [[1.0, -8.0], [3.0, 0.0], [5.0, 4.0], [1e9, 2.0], [7.0, 1.0]]
 

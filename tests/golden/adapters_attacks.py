@@ -15,19 +15,12 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from fedjax_sim.attacks import ATTACKS
-from fedjax_sim.attacks.base import (
-    Attack,
-    AttackSpec,
-    ClientContext,
-    CraftView,
-    LocalStage,
-    LocalTools,
-)
-from fedjax_sim.attacks.boosting import copy_sources
 from fedjax_sim.attacks.chameleon import supervised_contrastive_loss
 from fedjax_sim.attacks.fang import beyond_the_mean
 from fedjax_sim.attacks.leadfl_backdoor import mgda_weights
 from fedjax_sim.attacks.lie import max_shift
+from fedjax_sim.attacks.parts.boosting import copy_sources
+from fedjax_sim.attacks.parts.projection import project_l2
 from fedjax_sim.attacks.poisonedfl import (
     PoisonedFLState,
     aligned_enough,
@@ -37,15 +30,22 @@ from fedjax_sim.attacks.poisonedfl import (
     rescaled,
     with_noise,
 )
-from fedjax_sim.attacks.projection import project_l2
-from fedjax_sim.clients.batches import Batch
-from fedjax_sim.clients.training import batch_gradient, sgd
+from fedjax_sim.contracts.attack import (
+    Attack,
+    AttackSpec,
+    ClientContext,
+    CraftView,
+    LocalStage,
+    LocalTools,
+)
 from fedjax_sim.data.normalize import normalization
 from fedjax_sim.data.partition import Partition
 from fedjax_sim.data.triggers import stamp
-from fedjax_sim.flat import FlatLayout, flat_layout, ravel
 from fedjax_sim.models import Model
-from fedjax_sim.order_statistics import median, trimmed_mean
+from fedjax_sim.numerics.flat import FlatLayout, flat_layout, ravel
+from fedjax_sim.numerics.order_statistics import median, trimmed_mean
+from fedjax_sim.round.batches import Batch
+from fedjax_sim.round.training import batch_gradient, sgd
 
 Case = dict[str, np.ndarray]
 

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_sim.attack_effect import after_round
-from fedjax_sim.clients.fl_wbc import noisy_sgd, small_change
-from fedjax_sim.clients.leadfl import leadfl
-from fedjax_sim.metrics import mitigation
+from fedjax_sim.client_defenses.fl_wbc import noisy_sgd, small_change
+from fedjax_sim.client_defenses.leadfl import leadfl
+from fedjax_sim.metrics.evaluation import mitigation
+from fedjax_sim.round.attack_effect import after_round
 
 Case = dict[str, np.ndarray]
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-6}

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fedjax_sim.defenses import DEFENSES
-from fedjax_sim.defenses.base import (
+from fedjax_sim.contracts.defense import (
     Aggregate,
     Cohort,
     Defense,
@@ -28,19 +27,20 @@ from fedjax_sim.defenses.base import (
     pipeline,
     weighted_mean,
 )
+from fedjax_sim.defenses import DEFENSES
 from fedjax_sim.defenses.dnc import keep_inliers, outlier_scores
 from fedjax_sim.defenses.flame import median_bound, shorten_updates
 from fedjax_sim.defenses.flare import discrepancies
 from fedjax_sim.defenses.fldetector import prediction_errors
-from fedjax_sim.defenses.gap_statistic import gap_statistic
-from fedjax_sim.defenses.kmeans_1d import upper_cluster
-from fedjax_sim.defenses.lbfgs import hessian_vector_product
-from fedjax_sim.defenses.majority_component import majority_component
+from fedjax_sim.defenses.parts.majority_component import majority_component
 from fedjax_sim.defenses.prodigy import prodigy_scores
 from fedjax_sim.defenses.random_aggregation import with_random_weights
-from fedjax_sim.distances import cosine_distances, gram
-from fedjax_sim.flat import flat_layout
-from fedjax_sim.order_statistics import median
+from fedjax_sim.numerics.distances import cosine_distances, gram
+from fedjax_sim.numerics.flat import flat_layout
+from fedjax_sim.numerics.gap_statistic import gap_statistic
+from fedjax_sim.numerics.kmeans_1d import upper_cluster
+from fedjax_sim.numerics.lbfgs import hessian_vector_product
+from fedjax_sim.numerics.order_statistics import median
 
 Case = dict[str, np.ndarray]
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from torch_state import filled_state, to_flax
 
-from fedjax_sim.defenses.distillation import (
+from fedjax_sim.defenses.drop.distillation import (
     Distillation,
     Draws,
     Networks,
@@ -22,10 +22,10 @@ from fedjax_sim.defenses.distillation import (
     teacher_logits,
     trustworthy_logits,
 )
-from fedjax_sim.flat import flat_layout, ravel
 from fedjax_sim.models import Model, Network
 from fedjax_sim.models.gan import Critic, Generator
 from fedjax_sim.models.layers import BatchNorm, Dense, avg_pool
+from fedjax_sim.numerics.flat import flat_layout, ravel
 
 Case = dict[str, np.ndarray]
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_sim.clients.trigger_inversion import Triggers, invert
+from fedjax_sim.defenses.flip.trigger_inversion import Triggers, invert
 
 Case = dict[str, np.ndarray]
 

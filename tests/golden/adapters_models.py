@@ -13,16 +13,16 @@ import numpy as np
 import optax
 from torch_state import filled_state, split_flat, to_flax
 
-from fedjax_sim import metrics
-from fedjax_sim.clients import leadfl_schedule
-from fedjax_sim.clients.batches import Batch
-from fedjax_sim.clients.training import batch_gradient, sgd
+from fedjax_sim.metrics import evaluation as metrics
 from fedjax_sim.models import Model
 from fedjax_sim.models.cnn import TwoLayerCNN
 from fedjax_sim.models.convnet import ConvNet
 from fedjax_sim.models.gan import Critic, Generator
 from fedjax_sim.models.mlp import MLP
 from fedjax_sim.models.resnet import ResNet
+from fedjax_sim.participation import leadfl as leadfl_schedule
+from fedjax_sim.round.batches import Batch
+from fedjax_sim.round.training import batch_gradient, sgd
 
 Arrays = dict[str, np.ndarray]
 LOWERINGS = ("patches", "winograd")

@@ -10,10 +10,7 @@ from torch_state import split_flat, to_flax
 
 from fedjax_sim.attacks.adaptive_label_flip import largest_factor
 from fedjax_sim.defenses.flcert import majority_vote
-from fedjax_sim.flat import flat_layout
-from fedjax_sim.metrics import detection_history
-from fedjax_sim.models import Model, Network
-from fedjax_sim.reconstruction import (
+from fedjax_sim.defenses.parts.reconstruction import (
     Knowledge,
     Rates,
     inner_steps,
@@ -21,6 +18,9 @@ from fedjax_sim.reconstruction import (
     reconstruction_error,
     suspicious,
 )
+from fedjax_sim.metrics.evaluation import detection_history
+from fedjax_sim.models import Model, Network
+from fedjax_sim.numerics.flat import flat_layout
 
 Case = dict[str, np.ndarray]
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_sim.errors import InputError
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.models import MODELS, build
 from fedjax_sim.models.gan import Critic, Generator
 from fedjax_sim.models.resnet import ResNet

@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from fedjax_sim.reports import cli, store
+from fedjax_sim.commands import report as cli
+from fedjax_sim.reports import store
 from fedjax_sim.reports.danger_zones import danger_zones, zones
 from fedjax_sim.reports.geometry import update_geometry
 from fedjax_sim.reports.scores import distributions, read_scores

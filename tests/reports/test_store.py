@@ -7,7 +7,7 @@ import duckdb
 import pytest
 from helpers import rows
 
-from fedjax_sim.errors import InputError
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.reports import store
 
 

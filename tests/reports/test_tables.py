@@ -3,15 +3,14 @@
 import pytest
 from helpers import BASE, ROOT
 
-from fedjax_sim.config import load_file, resolve, to_dict
-from fedjax_sim.errors import InputError
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.experiment.config import load_file, resolve, to_dict
+from fedjax_sim.papers import layouts, load_layout
 from fedjax_sim.reports import store
 from fedjax_sim.reports.render import markdown
 from fedjax_sim.reports.tables import (
     cell_config,
     grid,
-    layouts,
-    load_layout,
     published_table,
 )
 

@@ -3,7 +3,7 @@
 import pytest
 from sweep_helpers import LONG, SWEEP
 
-from fedjax_sim.sweeps import cli
+from fedjax_sim.commands import sweep as cli
 
 
 @pytest.fixture(scope="package")

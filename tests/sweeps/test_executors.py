@@ -16,9 +16,10 @@ from sweep_helpers import (
 )
 
 from fedjax_sim.attacks import ATTACKS, AttackEntry
-from fedjax_sim.attacks.base import Attack
-from fedjax_sim.results import Lock
-from fedjax_sim.sweeps import cli, executors
+from fedjax_sim.commands import sweep as cli
+from fedjax_sim.contracts.attack import Attack
+from fedjax_sim.runs.directory import Lock
+from fedjax_sim.sweeps import executors
 
 
 @pytest.mark.slow

@@ -3,10 +3,10 @@
 import pytest
 from helpers import BASE, ROOT
 
-from fedjax_sim.config import resolve, to_dict
-from fedjax_sim.errors import InputError
-from fedjax_sim.protocols import fedredefense as fedredefense_protocol
-from fedjax_sim.protocols.drop import DROP_LEARNING
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.experiment.config import resolve, to_dict
+from fedjax_sim.papers.drop.protocol import DROP_LEARNING
+from fedjax_sim.papers.fedredefense import protocol as fedredefense_protocol
 from fedjax_sim.sweeps import Sweep, product, seeds, zipped
 from fedjax_sim.sweeps.sweep import expand, folder_name, load_sweep
 

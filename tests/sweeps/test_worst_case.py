@@ -5,9 +5,10 @@ import json
 import pytest
 from helpers import BASE, ROOT
 
-from fedjax_sim.errors import InputError
-from fedjax_sim.results import write_json
-from fedjax_sim.sweeps import Sweep, product, seeds, worst_case_cli
+from fedjax_sim.commands import worst_case as worst_case_cli
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.runs.directory import write_json
+from fedjax_sim.sweeps import Sweep, product, seeds
 from fedjax_sim.sweeps.executors import record_failure
 from fedjax_sim.sweeps.sweep import expand
 from fedjax_sim.sweeps.worst_case import Rung, cost, plan, problems, search

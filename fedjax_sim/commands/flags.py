@@ -1,0 +1,89 @@
+"""What all commands have in common: flags, help, and mistakes said in one line."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from fedjax_sim.core.errors import InputError, did_you_mean
+from fedjax_sim.experiment.config import parse_value
+
+EXIT_INPUT = 2
+
+
+def run_command(
+    work: Callable[[flags.FlagValues, Mapping[str, Any]], int],
+    argv: Sequence[str],
+    values: flags.FlagValues,
+    usage: str,
+    required: Sequence[str],
+    configurable: bool = True,
+) -> int:
+    """Reads a command line and does the work; returns the exit code.
+
+    Args:
+      work: `(flags, config changes) -> exit code`; its InputError is one line too.
+      argv: of the process.
+      values: the command's flags; `--help` joins them.
+      usage: one line on how to start the command.
+      required: flags that must be given.
+      configurable: `--config.section.key=value` is allowed.
+    """
+    flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
+    try:
+        changes = parse(argv, values, usage, configurable)
+        if values.help:
+            print(f"{usage}\n{values.get_help()}")
+            return 0
+        for name in required:
+            if getattr(values, name) is None:
+                raise InputError(f"--{name} must be given; {usage}")
+        return work(values, changes)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_INPUT
+
+
+def parse(
+    argv: Sequence[str], values: flags.FlagValues, usage: str, configurable: bool = True
+) -> dict[str, Any]:
+    """Reads the flags into `values`; returns what `--config.section.key` changes.
+
+    Absl's own config flags cannot set a key that the file leaves at its default, nor
+    name the nearest valid key, so the changes are read here and typed by the schema.
+
+    Raises:
+      InputError: an unknown flag, or a value that is missing or ill-typed.
+    """
+    changes, others = _split_changes(argv) if configurable else ({}, list(argv))
+    try:
+        rest = values(others)
+    except flags.UnrecognizedFlagError as error:
+        valid = [*values, "config.section.key"] if configurable else values
+        hint = did_you_mean(error.flagname, valid)
+        raise InputError(f"--{error.flagname} is not a flag; {hint}") from None
+    except flags.Error as error:
+        raise InputError(str(error).splitlines()[0]) from None
+    if len(rest) > 1:
+        raise InputError(f"{rest[1]} is not a flag; {usage}")
+    return changes
+
+
+def _split_changes(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Returns what `--config.section.key` changes, and the other arguments."""
+    prefix = "--config."
+    changes, others = {}, []
+    arguments = iter(argv)
+    for argument in arguments:
+        argument = "-" + argument if argument.startswith("-config.") else argument
+        if not argument.startswith(prefix):
+            others.append(argument)
+            continue
+        key, equals, value = argument[len(prefix) :].partition("=")
+        if not equals:
+            value = next(arguments, None)
+            if value is None or value.startswith("--"):
+                raise InputError(f"--config.{key}: a value is missing")
+        changes[key] = parse_value(value)
+    return changes, others

@@ -1,0 +1,155 @@
+"""The command line of a run: flags in, run directories and a table out."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from fedjax_sim.commands.flags import run_command
+from fedjax_sim.commands.text_table import text_table
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.experiment.config import (
+    Config,
+    flatten,
+    load_file,
+    override,
+    resolve,
+    to_dict,
+)
+
+USAGE = (
+    "usage: run.py --config=FILE[:ARGUMENTS] --workdir=DIR "
+    "[--config.section.key=value ...]"
+)
+
+
+def make_flags() -> flags.FlagValues:
+    """The flags of `launch/run.py` beside `--config.section.key=value`."""
+    values = flags.FlagValues()
+    flags.DEFINE_string(
+        "config",
+        None,
+        "Config file, optionally with arguments: FILE.py or FILE.py:key=value,...",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "workdir", None, "Folder of the run's results.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "HOST:PORT of process 0, for a run over several processes; auto: on a cluster.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "num_processes",
+        None,
+        "Of the run, each started with the same command.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "process_id",
+        None,
+        "Which of them this is, from 0.",
+        lower_bound=0,
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "print_config", False, "Print the resolved config.", flag_values=values
+    )
+    return values
+
+
+def resolve_variants(
+    base: Mapping[str, Any], changes: Mapping[str, Any]
+) -> dict[str, Config]:
+    """Returns the runs of a config by name.
+
+    A config may hold `variants`: name -> group of keys that differ; each is a run of
+    its own. Without, there is one run with an empty name.
+    """
+    base = dict(base)
+    variants = base.pop("variants", None) or {"": {}}
+    if not isinstance(variants, Mapping) or not all(
+        isinstance(own, Mapping) for own in variants.values()
+    ):
+        raise InputError(
+            f"config.variants = {variants!r} must be groups of keys by the run's name"
+        )
+    return {
+        name: resolve(override(override(base, flatten(own)), changes))
+        for name, own in variants.items()
+    }
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command line; returns the exit code."""
+    return run_command(_run, argv, make_flags(), USAGE, ["config"])
+
+
+def _run(values: flags.FlagValues, changes: Mapping[str, Any]) -> int:
+    runs = resolve_variants(load_file(values.config), changes)
+    if values.print_config:
+        shown = {name: to_dict(config) for name, config in runs.items()}
+        print(json.dumps(shown if len(shown) > 1 else shown.popitem()[1], indent=2))
+        return 0
+    if not values.workdir:
+        raise InputError("--workdir=DIR must be given: the folder of the results")
+    return _run_all(runs, values)
+
+
+def _run_all(runs: dict[str, Config], values: flags.FlagValues) -> int:
+    from fedjax_sim.core import distributed  # which imports JAX, not needed before
+
+    with distributed.connected(
+        values.coordinator,
+        values.num_processes,
+        values.process_id,
+        devices=max(config.execution.devices for config in runs.values()),
+    ):
+        return _run_here(runs, Path(values.workdir))
+
+
+def _run_here(runs: dict[str, Config], workdir: Path) -> int:
+    from fedjax_sim.core import distributed
+    from fedjax_sim.experiment import build as experiment
+    from fedjax_sim.runs import loop as runner
+
+    folders = {name: workdir / name if name else workdir for name in runs}
+    waiting = [n for n in runs if not (folders[n] / "summary.json").exists()]
+    with distributed.agreement():
+        for name in waiting[1:]:  # a mistake in the last one shows before the first
+            experiment.build(runs[name])
+    summaries = []
+    for name, config in runs.items():
+        folder = folders[name]
+        label = name or config.defense.name
+        code, summary = runner.run(config, folder, label)
+        if code:
+            return code
+        summaries.append(summary)
+    if distributed.is_leader():
+        print(table(summaries))
+    return 0
+
+
+def table(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """The final numbers of finished runs as a text table."""
+    rows = []
+    for summary in summaries:
+        found = summary["detection"]
+        missed = found["false_negative_rate"]
+        rows.append(
+            {
+                "run": summary["name"],
+                "MTA %": summary["final"]["mta"],
+                "ASR %": summary["final"].get("asr"),
+                "flagged mal. %": None if missed is None else 100 - missed,
+                "flagged benign %": found["false_positive_rate"],
+                "seconds": sum(summary["seconds"].values()),
+            }
+        )
+    return text_table(list(rows[0]), rows, floats=".2f")

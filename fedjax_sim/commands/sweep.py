@@ -1,0 +1,237 @@
+"""The command line of a sweep: a sweep file in, run directories and a table out."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from fedjax_sim.commands.flags import run_command
+from fedjax_sim.commands.run import table
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.experiment.config import parse_value
+from fedjax_sim.experiment.memory import GIB
+from fedjax_sim.round.execution import Strategy, parse_strategy
+from fedjax_sim.runs.directory import read_json
+from fedjax_sim.runs.loop import EXIT_INTERRUPTED
+from fedjax_sim.sweeps import executors
+from fedjax_sim.sweeps.sweep import Run, expand, load_sweep
+
+EXIT_FAILED = 1
+# Carries out (groups, root, report=..., strategy=...); False: stopped before the end.
+Executor = Callable[..., bool]
+USAGE = "usage: sweep.py --sweep=FILE.py --results=DIR [--config.section.key=value ...]"
+
+
+def make_flags() -> flags.FlagValues:
+    """The flags of `launch/sweep.py` beside `--config.section.key=value`."""
+    values = flags.FlagValues()
+    flags.DEFINE_string(
+        "sweep", None, "Python file that defines get_sweep().", flag_values=values
+    )
+    flags.DEFINE_string(
+        "results", None, "Folder of the run directories.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "processes",
+        1,
+        "Runs at the same time, each with its share of the cores; 1: in this process.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "cluster",
+        None,
+        ["slurm", "local"],
+        "Submit the runs as jobs to Slurm; local: to processes here, to try it out.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "jobs",
+        8,
+        "With --cluster: at most so many jobs, which share the runs.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_multi_string(
+        "submit",
+        [],
+        "With --cluster: KEY=VALUE, a parameter of submitit (timeout_min, mem_gb, "
+        "cpus_per_task, gpus_per_node, slurm_partition, ...); may be repeated.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "together",
+        "auto",
+        "Runs with the same program: map (compiled once, one at a time), vmap or "
+        "chunk:K (stacked), alone; auto: map on a CPU, what fits the memory elsewhere.",
+        flag_values=values,
+    )
+    flags.DEFINE_multi_string(
+        "only",
+        [],
+        "KEY=VALUE[,VALUE...]: only runs with such a config; may be repeated.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "dry_run", False, "List the runs and how far they are.", flag_values=values
+    )
+    return values
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command line; returns the exit code."""
+    return run_command(_sweep, argv, make_flags(), USAGE, ["sweep", "results"])
+
+
+def _sweep(values: flags.FlagValues, changes: Mapping[str, Any]) -> int:
+    runs = expand(load_sweep(values.sweep), changes, values.only)
+    root = Path(values.results)
+    if values.dry_run:
+        print(listing(runs, root))
+        return 0
+    return _run_all(runs, root, values)
+
+
+def _strategy(text: str) -> Strategy | None:
+    """How many runs of one program are stacked; None: as it fits."""
+    if text in ("auto", "alone"):
+        return None
+    return parse_strategy(text, key="--together", others="auto, alone")
+
+
+def _executor(values: flags.FlagValues) -> Executor:
+    """How the flags say to carry out groups of runs."""
+    if values.cluster is None:
+        for name in ("jobs", "submit"):
+            if values[name].present:
+                raise InputError(f"--{name} needs --cluster=slurm or --cluster=local")
+        if values.processes == 1:
+            return executors.run_here
+        return partial(executors.run_pool, processes=values.processes)
+    if values.processes > 1:
+        raise InputError(
+            f"--processes={values.processes}: --cluster={values.cluster} carries out "
+            "the runs elsewhere; allowed: --jobs"
+        )
+    parameters = {}
+    for text in values.submit:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--submit={text}: KEY=VALUE is expected")
+        parameters[key] = parse_value(value)
+    try:
+        from fedjax_sim.sweeps.slurm import run_jobs
+    except ModuleNotFoundError as error:
+        if error.name != "submitit":
+            raise
+        raise InputError(
+            f"--cluster={values.cluster} needs: pip install 'fedjax_sim[slurm]'"
+        ) from None
+    return partial(
+        run_jobs, cluster=values.cluster, jobs=values.jobs, parameters=parameters
+    )
+
+
+def carry_out(runs: Sequence[Run], root: Path, values: flags.FlagValues) -> bool:
+    """Carries out the runs that are not finished, and tells of each.
+
+    Args:
+      runs: of a sweep.
+      root: folder of the run directories.
+      values: of `make_flags`, which say how.
+
+    Returns:
+      False if a signal stopped it.
+
+    Raises:
+      InputError: the folder cannot be written; see also `executors.check`.
+    """
+    strategy = _strategy(values.together)
+    limit = 1 if values.together == "alone" else executors.GROUP_LIMIT
+    execute = _executor(values)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--results={root}: {os.strerror(error.errno)}") from None
+    waiting = [r for r in runs if not (root / r.folder / "summary.json").exists()]
+    width = values.jobs if values.cluster else values.processes
+    groups = executors.grouped(waiting, width, limit)
+    print(f"{counts(runs, root)}; to compile: {len(groups)} programs", flush=True)
+    ended = 0
+
+    def report(run: Run, outcome: str) -> None:
+        nonlocal ended
+        ended += 1
+        text = f"[{ended}/{len(waiting)}] {outcome}: {run.name}"
+        if outcome == executors.FAILED:
+            text += f": {_error(root / run.folder)}"
+        if outcome == executors.RUNNING:
+            text += ": left to the process that works there"
+        print(text, flush=True)
+
+    if not waiting:
+        return True
+    return execute(groups, root, report=report, strategy=strategy)
+
+
+def _run_all(runs: list[Run], root: Path, values: flags.FlagValues) -> int:
+    completed = carry_out(runs, root, values)
+    found = {run.folder: executors.status(root / run.folder) for run in runs}
+    done = [run for run in runs if found[run.folder] == executors.FINISHED]
+    if done:
+        summaries = [read_json(root / run.folder / "summary.json") for run in done]
+        names = [
+            {**s, "name": run.name} for s, run in zip(summaries, done, strict=True)
+        ]
+        print(table(names))
+    for run in runs:
+        if found[run.folder] == executors.FAILED:
+            print(f"failed: {run.name}: {_error(root / run.folder)}")
+    print(counts(runs, root))
+    if not completed:
+        print("stopped; the same command goes on from there")
+        return EXIT_INTERRUPTED
+    return EXIT_FAILED if executors.FAILED in found.values() else 0
+
+
+def _error(folder: Path) -> str:
+    path = folder / "error.txt"
+    reason = path.read_text().partition("\n")[0] if path.exists() else "?"
+    return f"{reason} (see {path})"
+
+
+def counts(runs: Sequence[Run], root: Path) -> str:
+    """How many runs are how far, in one line."""
+    number = Counter(executors.status(root / run.folder) for run in runs)
+    order = ("finished", "running", "interrupted", "failed", "waiting")
+    parts = ", ".join(f"{number[key]} {key}" for key in order if number[key])
+    return f"{len(runs)} runs in {root}: {parts}"
+
+
+def listing(runs: Sequence[Run], root: Path) -> str:
+    """Every run with its status, folder and estimated memory, and what is compiled.
+
+    Raises:
+      InputError: see `executors.check`.
+    """
+    sizes = executors.check(runs)
+    width = max(len(run.folder) for run in runs)
+    lines = []
+    for run in runs:
+        state, size = executors.status(root / run.folder), sizes.get(run.folder)
+        memory = "?" if size is None else f"{size / GIB:.2f}"
+        lines.append(f"{state:11}  {run.folder:{width}}  {memory:>7} GiB  {run.name}")
+    left = [r for r in runs if executors.status(root / r.folder) != executors.FINISHED]
+    programs = len(executors.grouped(left))
+    largest = max(sizes.values(), default=0) / GIB
+    return "\n".join(
+        [
+            *lines,
+            f"{counts(runs, root)}; to compile: {programs} programs",
+            f"the largest run needs about {largest:.2f} GiB of device memory",
+        ]
+    )

@@ -1,0 +1,210 @@
+"""The command line of a search: a sweep file in, the worst configurations out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from fedjax_sim.commands import sweep as cli
+from fedjax_sim.commands.flags import run_command
+from fedjax_sim.commands.text_table import text_table
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.runs.directory import write_json
+from fedjax_sim.runs.loop import EXIT_INTERRUPTED
+from fedjax_sim.sweeps import worst_case
+from fedjax_sim.sweeps.executors import FAILED, status
+from fedjax_sim.sweeps.sweep import load_sweep
+from fedjax_sim.sweeps.worst_case import Found, Outcome, Problem, Rung
+
+USAGE = (
+    "usage: worst_case.py --sweep=FILE.py --results=DIR --budget=RUNS "
+    "[--config.section.key=value ...]"
+)
+
+
+def make_flags() -> flags.FlagValues:
+    """The flags of a sweep, and those of the search."""
+    values = cli.make_flags()
+    flags.DEFINE_float(
+        "budget",
+        None,
+        "Runs of full length for each defence; shorter ones count their share.",
+        lower_bound=0.0,
+        flag_values=values,
+    )
+    for name, default, text in (
+        ("mta", 80.0, "Lambda: only configurations of at least this MTA, percent."),
+        ("asr", 85.0, "Tau: the attack is consistent from this ASR on, percent."),
+    ):
+        flags.DEFINE_float(
+            name, default, text, lower_bound=0.0, upper_bound=100.0, flag_values=values
+        )
+    flags.DEFINE_integer(
+        "least_rounds",
+        None,
+        "Rounds of the shortest runs; by default a ninth of a run.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "per",
+        ["defense", "client_defense"],
+        "Sections or keys by which runs are divided into searches.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "out", None, "JSON file; by default worst_case.json there.", flag_values=values
+    )
+    return values
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command line; returns the exit code."""
+    required = ["sweep", "results", "budget"]
+    return run_command(_run, argv, make_flags(), USAGE, required)
+
+
+def _run(values: flags.FlagValues, changes: Mapping[str, Any]) -> int:
+    sweep = load_sweep(values.sweep)
+    given = worst_case.problems(sweep, changes, values.only, values.per)
+    return _search(given, values)
+
+
+def _search(given: list[Problem], values: flags.FlagValues) -> int:
+    root = Path(values.results)
+    path = Path(values.out or root / "worst_case.json")
+    if values.out and not path.parent.is_dir():
+        raise InputError(f"--out={path}: there is no folder {path.parent}")
+    candidates = max(len(problem.others) for problem in given)
+    seeds = max(len(c.runs) for p in given for c in (p.default, *p.others))
+    rounds = given[0].default.runs[0].config.rounds
+    least = values.least_rounds or -(-rounds // worst_case.REDUCTION**2)
+    ladder = worst_case.plan(candidates, seeds, rounds, values.budget, least)
+    print(_plan(given, ladder, seeds, candidates, values.budget), flush=True)
+    if values.dry_run:
+        return 0
+    found = worst_case.search(
+        given,
+        ladder,
+        values.mta,
+        root,
+        lambda runs: cli.carry_out(runs, root, values),
+    )
+    if found is None:
+        print("not finished; the same command goes on from there")
+        return EXIT_INTERRUPTED
+    print(table(found, values.mta, values.asr))
+    write_json(path, record(found, ladder, values))
+    print(f"written: {path}")
+    states = [status(root / run.folder) for answer in found for run in answer.used]
+    return cli.EXIT_FAILED if FAILED in states else 0
+
+
+def _plan(
+    given: Sequence[Problem],
+    ladder: Sequence[Rung],
+    seeds: int,
+    candidates: int,
+    budget: float,
+) -> str:
+    """What will be run, in two or three lines."""
+    names = ", ".join(problem.name for problem in given)
+    steps = ", then ".join(
+        f"{rung.candidates} for {rung.rounds} rounds" for rung in ladder
+    )
+    lines = [
+        f"searched: {names}; each up to {candidates} configurations and the default, "
+        f"{seeds} seed{'s' * (seeds != 1)}",
+        f"configurations: {steps}; at most {worst_case.cost(ladder, seeds):.4g} of "
+        f"{budget:g} runs of full length each",
+    ]
+    if ladder[0].candidates < candidates:
+        lines.append(
+            f"the budget allows for {ladder[0].candidates} of {candidates}, drawn at "
+            "random"
+        )
+    return "\n".join(lines)
+
+
+def table(found: Sequence[Found], least_mta: float, least_asr: float) -> str:
+    """Default and worst configuration of each defence; and who has no answer."""
+    rows, remarks = [], []
+    for answer in found:
+        name, best = answer.problem.name, answer.best
+        kinds = [("default", answer.default)]
+        if best.acceptable(least_mta) and best is not answer.default:
+            kinds.append(("worst", best))
+        rows += [_row(name, kind, o, least_mta, least_asr) for kind, o in kinds]
+        if best.mta is None:
+            remarks.append(f"{name}: no answer, all runs failed")
+        elif not best.acceptable(least_mta):
+            settings = ", ".join(f"{k}={v}" for k, v in best.candidate.settings.items())
+            remarks.append(
+                f"{name}: no configuration that was run in full reaches MTA >= "
+                f"{least_mta:g}; the highest is {best.mta:.2f} with {settings}"
+            )
+        elif best is answer.default:
+            remarks.append(f"{name}: the default is the worst that was found")
+        remarks.append(
+            f"{name}: {len(answer.used)} runs, {answer.cost:.4g} counted in full length"
+        )
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return "\n".join([text_table(columns, rows), *remarks])
+
+
+def _row(
+    name: str, kind: str, found: Outcome, least_mta: float, least_asr: float
+) -> dict[str, Any]:
+    steady = _consistent(found, least_asr)
+    return {
+        "defence": name,
+        "configuration": kind,
+        **found.candidate.settings,
+        "MTA %": found.mta,
+        "ASR %": found.asr,
+        f"least ASR % at MTA >= {least_mta:g}": found.least_asr,
+        f"consistent at {least_asr:g}": {None: "-", True: "yes", False: "no"}[steady],
+    }
+
+
+def _consistent(found: Outcome, least_asr: float) -> bool | None:
+    """[DROP] equation 3; None: in a run no round has an acceptable MTA."""
+    if found.least_rounds == 0:
+        return None
+    return found.least_asr >= least_asr
+
+
+def record(
+    found: Sequence[Found], ladder: Sequence[Rung], values: flags.FlagValues
+) -> dict[str, Any]:
+    """What worst_case.json holds; rates in percent, null = undefined."""
+
+    def entry(result: Outcome) -> dict[str, Any]:
+        return {
+            "settings": result.candidate.settings,
+            "mta": result.mta,
+            "asr": result.asr,
+            "acceptable": result.acceptable(values.mta),
+            "least_asr": result.least_asr,
+            "rounds_acceptable": result.least_rounds,
+            "consistent": _consistent(result, values.asr),
+            "runs": [run.folder for run in result.candidate.runs],
+        }
+
+    return {
+        "sweep": values.sweep,
+        "lambda": values.mta,
+        "tau": values.asr,
+        "budget": values.budget,
+        "rungs": [rung._asdict() for rung in ladder],
+        "defenses": {
+            f.problem.name: {
+                "default": entry(f.default),
+                "worst": entry(f.best) if f.best.acceptable(values.mta) else None,
+                "runs": len(f.used),
+                "cost": f.cost,
+            }
+            for f in found
+        },
+    }

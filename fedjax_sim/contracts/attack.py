@@ -1,0 +1,169 @@
+"""What an attack is: up to five seams, each None where the attack leaves it alone.
+
+* `poison`: which samples of which malicious clients get which trigger and label. It
+  is applied on the fly inside the batch function; the data set is never copied.
+* `local_transform`: a gradient transformation in front of the malicious clients'
+  optimiser (Neurotoxin's mask).
+* `local_stages`: other local work than the benign one: a gradient of its own (MGDA
+  mixing), more epochs, several stages one after the other (Chameleon).
+* `craft`: the malicious updates, from what the attacker is said to know.
+* `active`: in which rounds the malicious clients act; in all others they train as
+  benign clients do on clean data.
+
+An attack declares what it knows. `craft` is shown nothing else: the rows of benign
+clients are zero unless the attack declares `"benign_updates"`. The state of an attack
+is a pytree; `observe` sees every broadcast global model, also in rounds in which none
+of its clients is sampled. Under a defence that divides the clients into groups, the
+attackers of each group have a state of their own and see only their group.
+
+Letters: `B` batch, `n` cohort, `N` population, `d` parameters, `M` training samples,
+`P` triggers.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import optax
+from jax import Array
+
+from fedjax_sim.data.normalize import Normalization
+from fedjax_sim.data.partition import Partition
+from fedjax_sim.data.triggers import Trigger
+from fedjax_sim.models import Model, Network
+from fedjax_sim.numerics.flat import FlatLayout
+
+PyTree = Any
+Knowledge = Literal["own_data", "own_updates", "benign_updates", "aggregation_rule"]
+
+
+class AttackSpec(NamedTuple):
+    """The facts of a run that an attack may be built from."""
+
+    labels: np.ndarray  # i32 [M], training labels
+    partition: Partition
+    malicious_ids: np.ndarray  # i32, the malicious clients of the population
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    normalization: Normalization
+    layout: FlatLayout  # of the trainable parameters
+    test_images: np.ndarray | None = None  # u8 [T, H, W, C]
+    test_labels: np.ndarray | None = None  # i32 [T]
+
+
+class ClientContext(NamedTuple):
+    """Who trains, and when."""
+
+    client_id: Array  # i32 []
+    malicious: Array  # bool [], malicious and active in this round
+    round: Array  # i32 [], from 1
+    epoch: Array  # i32 [], from 0
+
+
+class PoisonDecision(NamedTuple):
+    """What becomes of the samples of a batch."""
+
+    poisoned: Array  # bool [B]: stamped, and never augmented
+    labels: Array  # i32 [B], those to train on
+    trigger: Array  # i32 [] or [B], which of the triggers
+
+
+class Poison(NamedTuple):
+    """A data poisoning.
+
+    `decide(plan, sample_ids i32 [B], labels i32 [B], context) -> PoisonDecision` runs
+    inside the batch function. `plan` is a pytree of arrays, so that runs that differ
+    in it share one compilation.
+    """
+
+    triggers: Trigger | None  # stacked [P, H, W, C]; None: labels change only
+    plan: PyTree
+    decide: Callable[[PyTree, Array, Array, ClientContext], PoisonDecision]
+    # Every batch of an attacker holds the same share of poison; what is poisoned must
+    # not change from epoch to epoch.
+    batchwise: bool = False
+
+
+class BackdoorTest(NamedTuple):
+    """How the success of a backdoor is measured (ASR)."""
+
+    trigger: Trigger | None  # stamped on the test images
+    victim_class: int | None  # None: all classes but the target
+    target_class: int | None
+    # Instead: images u8 [P, H, W, C] and the classes i32 [P] they are to be taken for.
+    images: tuple[np.ndarray, np.ndarray] | None = None
+
+
+class CraftView(NamedTuple):
+    """What `craft` may see in a round."""
+
+    round: Array  # i32 [], from 1
+    key: Array
+    global_params: Array  # f32 [d]
+    updates: Array  # f32 [n, d]; rows the attacker does not know are zero
+    malicious: Array  # bool [n], malicious and active
+    present: Array  # bool [n], places of the cohort that are filled
+    client_ids: Array  # i32 [n]
+    # For who knows "aggregation_rule": the server's state, `Defense.settings`.
+    defense: PyTree = None
+    settings: Any = None
+    network: Network | None = None
+
+
+class LocalTools(NamedTuple):
+    """What malicious local work may be made from."""
+
+    state: PyTree  # of the attack
+    model: Model
+    normalization: Normalization
+    task: Any  # round.training.ClientTask
+    hyper: Any  # federation.Hyper: learning_rate, momentum, weight_decay
+    epochs: int  # of benign clients
+    gradient: Callable[..., Any]  # of benign clients
+    optimizer: optax.GradientTransformationExtraArgs  # of benign clients
+    global_params: PyTree  # tree of the broadcast model
+
+
+class LocalStage(NamedTuple):
+    """One stage of malicious local work.
+
+    `gradient` has the form of `round.training.batch_gradient`; the optimiser starts
+    afresh and is also given `epoch_start` and `key`.
+    """
+
+    epochs: int
+    gradient: Callable[..., Any]
+    optimizer: optax.GradientTransformationExtraArgs
+
+
+class Attack(NamedTuple):
+    """An adversary; see the module's docstring for its seams.
+
+    `init(spec)` gives the state; `active(round) -> bool []`; `observe(state, round,
+    global_params f32 [d]) -> state`, before every round; `poison(spec) -> Poison`;
+    `local_transform(state, layout)` goes in front of SGD; `local_stages(tools)`
+    replaces the local work; `craft(state, view) -> (state, updates f32 [n, d])`, of
+    which only the rows of attacking clients are used; `test(spec)` says how success
+    is measured; `report(state) -> {name: number}` goes into the round's row. With
+    `trains=False` attacking clients do no local work: their rows of
+    `CraftView.updates` are zero. `repartition(spec) -> Partition`, after `poison`,
+    moves samples between malicious clients. `takes_over(view) -> bool [n]` says which
+    rows `craft` writes, where these are not those of the attacking clients: a quirk of
+    LeadFL's code, in which copies of one attacker displace benign clients.
+    """
+
+    knowledge: tuple[Knowledge, ...]
+    init: Callable[[AttackSpec], PyTree] = lambda spec: ()
+    active: Callable[[Array], Array] | None = None
+    observe: Callable[[PyTree, Array, Array], PyTree] | None = None
+    poison: Callable[[AttackSpec], Poison] | None = None
+    local_transform: (
+        Callable[[PyTree, FlatLayout], optax.GradientTransformationExtraArgs] | None
+    ) = None
+    local_stages: Callable[[LocalTools], tuple[LocalStage, ...]] | None = None
+    craft: Callable[[PyTree, CraftView], tuple[PyTree, Array]] | None = None
+    test: Callable[[AttackSpec], BackdoorTest] | None = None
+    report: Callable[[PyTree], dict[str, Array]] | None = None
+    trains: bool = True
+    repartition: Callable[[AttackSpec], Partition] | None = None
+    takes_over: Callable[[CraftView], Array] | None = None

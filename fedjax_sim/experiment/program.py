@@ -1,0 +1,55 @@
+"""Which runs share one compiled program.
+
+A config has two kinds of values: some shape the program (the model, the rule, the
+number of clients), the others are inputs of it: the seed, the partition of the data,
+the rates of the optimisers, and of attack and defence the numbers that their entry in
+`ATTACKS`, `DEFENSES` and `CLIENT_DEFENSES` lists as `traced`. Runs that differ in
+inputs alone are compiled once, and may be carried out together.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from fedjax_sim.attacks import ATTACKS
+from fedjax_sim.client_defenses import CLIENT_DEFENSES
+from fedjax_sim.defenses import DEFENSES
+from fedjax_sim.experiment.config import Config, flatten, to_dict
+
+TABLES = {
+    "attack": ATTACKS,
+    "defense": DEFENSES,
+    "client_defense": CLIENT_DEFENSES,
+}
+RATES = ("client.lr", "client.momentum", "client.weight_decay", "server.lr")
+
+
+def traced_options(config: Config) -> dict[str, np.generic]:
+    """Returns the options of attack and defence that are inputs, by "section.key".
+
+    An option that is None in this config is no number: it shapes the program.
+    """
+    found: dict[str, np.generic] = {}
+    for section, table in TABLES.items():
+        chosen = getattr(config, section)
+        for key in table[chosen.name].traced:
+            value = chosen.options[key]
+            if isinstance(value, float):
+                found[f"{section}.{key}"] = np.float32(value)
+            elif isinstance(value, int):
+                found[f"{section}.{key}"] = np.int32(value)
+    return found
+
+
+def identity(config: Config) -> str:
+    """Returns a text that is equal for runs with the same program."""
+    traced = traced_options(config)
+    values: dict[str, Any] = {
+        # Of the partition, only the number of clients is a shape.
+        key: "traced" if key in traced else value
+        for key, value in flatten(to_dict(config)).items()
+        if key not in ("seed", "data.data_dir", *RATES)
+        and (not key.startswith("partition.") or key == "partition.num_clients")
+    }
+    return json.dumps(values, sort_keys=True, default=str)

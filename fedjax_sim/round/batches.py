@@ -1,0 +1,153 @@
+"""What a client sees of its data: shuffled, poisoned, augmented batches."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from fedjax_sim.contracts.attack import ClientContext, Poison
+from fedjax_sim.data.augment import Augmentation, augment
+from fedjax_sim.data.normalize import Normalization, normalize
+from fedjax_sim.data.triggers import Trigger, stamp
+
+PyTree = Any
+
+
+class TrainData(NamedTuple):
+    """The training data on the device: stored once, whatever the number of clients."""
+
+    images: Array  # u8 [M, H, W, C]
+    labels: Array  # i32 [M]
+    indices: Array  # i32 [N, max_m], the samples of each client
+    counts: Array  # i32 [N]
+    poison_plan: PyTree  # arrays of the attack's `Poison`
+
+
+class Batch(NamedTuple):
+    """Samples ready for the model; the real ones come first."""
+
+    images: Array  # f32 [B, H, W, C], normalised
+    labels: Array  # i32 [B]
+    mask: Array  # bool [B], False = padding
+
+
+class Reader(NamedTuple):
+    """How samples become model inputs."""
+
+    augmentation: Augmentation
+    normalization: Normalization
+    poison: Poison | None
+
+
+def shuffled(key: Array, samples: Array, count: Array) -> Array:
+    """Permutes the first `count` of `samples` (i32 [max_m]); the rest stays behind."""
+    is_padding = jnp.arange(samples.shape[0]) >= count
+    draws = jnp.where(is_padding, 2.0, jax.random.uniform(key, samples.shape))
+    return samples[jnp.argsort(draws)]
+
+
+class Epoch(NamedTuple):
+    """The samples of an epoch: in batches of B, each with its share of the poison.
+
+    Without poison set apart, `poison` and `share` are 0.
+    """
+
+    samples: Array  # i32 [max_m]: clean, poisoned, padding
+    clean: Array  # i32 [], how many
+    poison: Array  # i32 []
+    share: Array  # i32 [], places of a batch that are for poison
+
+
+def open_epoch(
+    reader: Reader,
+    data: TrainData,
+    samples: Array,
+    count: Array,
+    batch_size: int,
+    context: ClientContext,
+    key: Array,
+) -> Epoch:
+    """Shuffles the first `count` of `samples` (i32 [max_m]) for an epoch."""
+    none = jnp.int32(0)
+    if reader.poison is None or not reader.poison.batchwise:
+        return Epoch(shuffled(key, samples, count), count, none, none)
+    real = jnp.arange(samples.shape[0]) < count
+    decision = reader.poison.decide(
+        data.poison_plan, samples, data.labels[samples], context
+    )
+    poisoned = decision.poisoned & real
+    found = poisoned.sum()
+    # With nothing clean there is nothing to set the poison apart from.
+    poisoned, found = jax.tree.map(
+        lambda x: jnp.where(found < count, x, jnp.zeros_like(x)), (poisoned, found)
+    )
+    # The released code fails where the share comes out as 0.
+    share = jnp.maximum(batch_size * found // jnp.maximum(count, 1), 1)
+    draws = jax.random.uniform(key, samples.shape)
+    draws = jnp.where(real, draws + poisoned, 2.0)
+    return Epoch(
+        samples[jnp.argsort(draws)],
+        count - found,
+        found,
+        jnp.where(found > 0, share, 0),
+    )
+
+
+def num_batches(epoch: Epoch, batch_size: int) -> Array:
+    """Returns the batches of an epoch, i32 []: as many as the clean samples need."""
+    return -(-epoch.clean // (batch_size - epoch.share))
+
+
+def batch_ids(epoch: Epoch, index: Array, batch_size: int) -> tuple[Array, Array]:
+    """Returns the samples of a batch: ids i32 [B], and bool [B], which of them count.
+
+    The last batch of the clean samples may be smaller, as may be the last of the
+    poisoned ones, which start again from the first.
+    """
+    places = jnp.arange(batch_size)
+    start = index * (batch_size - epoch.share)
+    clean = jnp.clip(epoch.clean - start, 0, batch_size - epoch.share)
+    share = jnp.maximum(epoch.share, 1)
+    rounds = jnp.maximum(-(-epoch.poison // share), 1)
+    first = index % rounds * share
+    poison = jnp.clip(epoch.poison - first, 0, epoch.share)
+    position = jnp.where(
+        places < clean, start + places, epoch.clean + first + places - clean
+    )
+    last = epoch.samples.shape[0] - 1
+    return epoch.samples[jnp.minimum(position, last)], places < clean + poison
+
+
+def read(
+    reader: Reader,
+    data: TrainData,
+    sample_ids: Array,
+    mask: Array,
+    context: ClientContext,
+    key: Array,
+) -> Batch:
+    """Gathers, augments, normalises and poisons the samples of a batch.
+
+    Args:
+      reader: how to read.
+      data: the training data.
+      sample_ids: i32 [B].
+      mask: bool [B], which of them count.
+      context: who trains; decides about poison.
+      key: for the augmentation.
+    """
+    images, labels = data.images[sample_ids], data.labels[sample_ids]
+    augmented = augment(key, images, reader.augmentation)
+    if reader.poison is None:
+        return Batch(normalize(augmented, reader.normalization), labels, mask)
+    decision = reader.poison.decide(data.poison_plan, sample_ids, labels, context)
+    # A poisoned sample keeps its pixels, so that the trigger stays where it is.
+    poisoned = decision.poisoned
+    images = jnp.where(poisoned[:, None, None, None], images, augmented)
+    images = normalize(images, reader.normalization)
+    triggers = reader.poison.triggers
+    if triggers is not None:
+        chosen = Trigger(*(part[decision.trigger] for part in triggers))
+        images = stamp(images, chosen, poisoned)
+    return Batch(images, decision.labels, mask)

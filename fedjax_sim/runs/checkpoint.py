@@ -1,0 +1,105 @@
+"""Checkpoints of a run's state, by orbax: whole or absent, never half."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+
+from fedjax_sim.core.errors import InputError
+
+PyTree = Any
+
+
+class Checkpoints:
+    """The checkpoints of one run directory; the newest two are kept."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder.absolute()
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.folder}: {os.strerror(error.errno)}") from None
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2,
+            create=False,
+            enable_async_checkpointing=False,
+            # Of several processes the leader alone is here: orbax must not wait.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=0, active_processes={0}
+            ),
+        )
+        with _without_logs():
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def latest(self) -> int | None:
+        """Round of the newest checkpoint, None if there is none."""
+        return self._manager.latest_step()
+
+    def rounds(self) -> list[int]:
+        """Rounds of all checkpoints."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, round_index: int, state: PyTree) -> None:
+        """Writes the state after `round_index` and waits until it is on disk."""
+        arrays = {name: np.asarray(leaf) for name, leaf in _leaves(state).items()}
+        self._manager.save(round_index, args=ocp.args.StandardSave(arrays))
+        self._manager.wait_until_finished()
+
+    def restore(self, round_index: int, like: PyTree) -> PyTree:
+        """Reads the state after `round_index`.
+
+        Args:
+          round_index: a round that was saved.
+          like: a state of the same structure, shapes and dtypes.
+
+        Raises:
+          InputError: the checkpoint is damaged or of another structure.
+        """
+        leaves = _leaves(like)
+        target = {name: np.asarray(leaf) for name, leaf in leaves.items()}
+        try:
+            with _without_logs():
+                stored = self._manager.restore(
+                    round_index, args=ocp.args.StandardRestore(target)
+                )
+        except Exception as error:  # orbax raises many types for a damaged folder
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(
+                f"{self.folder}/{round_index}: the checkpoint cannot be read "
+                f"({reason[:200]}); delete this folder to resume from the one before"
+            ) from error
+        paths, structure = jax.tree_util.tree_flatten_with_path(like)
+        values = [
+            stored.get(jax.tree_util.keystr(path), np.asarray(leaf))
+            for path, leaf in paths
+        ]
+        return jax.tree.unflatten(structure, values)
+
+    def close(self) -> None:
+        """Frees the manager's threads."""
+        self._manager.close()
+
+
+@contextmanager
+def _without_logs() -> Iterator[None]:
+    """Keeps orbax from logging a damaged file: `restore` says it, in one line."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _leaves(state: PyTree) -> dict[str, Any]:
+    """The leaves by path; empty ones are left out, for orbax cannot store them."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {
+        jax.tree_util.keystr(path): leaf for path, leaf in paths if np.size(leaf) > 0
+    }

@@ -1,0 +1,243 @@
+"""The command line: flags, variants, the table, the quickstart."""
+
+import json
+
+import pytest
+from helpers import BASE, ROOT, start, write_config
+
+from fedjax_sim.commands import flags as command_line
+from fedjax_sim.commands import run as cli
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.experiment.config import load_file, resolve
+
+# ------------------------------------------------------------------------ parse
+
+
+def changes_of(argv):
+    """What the command line of a run changes in its config."""
+    return command_line.parse(argv, cli.make_flags(), cli.USAGE)
+
+
+def test_flags_and_changes():
+    values = cli.make_flags()
+    changes = command_line.parse(
+        [
+            "run.py",
+            "--config=configs/quickstart.py",
+            "--config.rounds=2",
+            "--config.client.lr",
+            "0.5",
+            "--workdir",
+            "runs/a",
+            "-config.data.name=mnist",
+        ],
+        values,
+        cli.USAGE,
+    )
+
+    assert values.config == "configs/quickstart.py"
+    assert values.workdir == "runs/a"
+    assert not values.print_config
+    assert changes == {"rounds": 2, "client.lr": 0.5, "data.name": "mnist"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("-1", -1),
+        ("0.5", 0.5),
+        ("1e-3", 0.001),
+        ("true", True),
+        ("False", False),
+        ("None", None),
+        ("C4", "C4"),
+        ("a=b", "a=b"),
+        ("'3'", "3"),
+        ("", ""),
+    ],
+)
+def test_values_are_literals_or_text(text, value):
+    changes = changes_of(["run.py", f"--config.data.name={text}"])
+
+    assert changes == {"data.name": value}
+    assert type(changes["data.name"]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.rounds"], "--config.rounds: a value is missing"),
+        (["--wrokdir=x"], "did you mean 'workdir'"),
+        (["--print_confg"], "did you mean 'print_config'"),
+        (["--print_config=maybe"], "print_config"),
+        (["--workdir"], "workdir"),
+        (["stray"], "stray is not a flag"),
+    ],
+)
+def test_wrong_flags(arguments, message):
+    with pytest.raises(InputError) as problem:
+        changes_of(["run.py", *arguments])
+
+    assert message in str(problem.value)
+    assert "\n" not in str(problem.value)
+
+
+# --------------------------------------------------------------------- variants
+
+
+def test_a_config_without_variants_is_one_run():
+    runs = cli.resolve_variants(BASE, {"rounds": 7})
+
+    assert list(runs) == [""]
+    assert runs[""].rounds == 7
+
+
+def test_variants_differ_and_flags_change_all_of_them():
+    variants = {
+        "a": {"defense": {"name": "median"}},
+        "b": {"client": {"lr": 0.25}, "rounds": 9},
+    }
+
+    runs = cli.resolve_variants({**BASE, "variants": variants}, {"rounds": 3})
+
+    assert list(runs) == ["a", "b"]
+    assert [run.defense.name for run in runs.values()] == ["median", "fedavg"]
+    assert [run.client.lr for run in runs.values()] == [0.1, 0.25]
+    assert [run.rounds for run in runs.values()] == [3, 3]
+
+
+def test_a_variant_leaves_the_base_alone():
+    base = {**BASE, "variants": {"a": {"attack": {"dpr": 0.25}}, "b": {}}}
+
+    runs = cli.resolve_variants(base, {})
+
+    assert runs["a"].attack.options["dpr"] == 0.25
+    assert runs["b"].attack.options["dpr"] == 1.0
+    assert "variants" in base
+
+
+def test_another_choice_drops_options_of_the_old_one():
+    base = {**BASE, "defense": {"name": "droplet", "penalty": 2.0}}
+
+    (run,) = cli.resolve_variants(base, {"defense.name": "median"}).values()
+
+    assert "penalty" not in run.defense.options
+
+
+def test_wrong_key_in_a_variant():
+    base = {**BASE, "variants": {"a": {"client": {"learning_rate": 1.0}}}}
+
+    with pytest.raises(InputError, match=r"config\.client\.learning_rate"):
+        cli.resolve_variants(base, {})
+
+
+def test_a_group_that_is_a_value():
+    with pytest.raises(InputError, match=r"config\.defense"):
+        cli.resolve_variants({**BASE, "defense": "droplet"}, {"defense.name": "median"})
+
+
+def test_a_key_below_a_value_names_the_whole_key():
+    with pytest.raises(InputError, match=r"config\.client\.lr is a value"):
+        cli.resolve_variants(BASE, {"client.lr.x": 1})
+
+
+# ------------------------------------------------------------------------ table
+
+
+def summary(name, mta, asr, missed, false_alarms):
+    final = {"mta": mta} if asr == "absent" else {"mta": mta, "asr": asr}
+    return {
+        "name": name,
+        "final": final,
+        "detection": {
+            "false_negative_rate": missed,
+            "false_positive_rate": false_alarms,
+        },
+        "seconds": {"train": 1.25, "defend": 0.5},
+    }
+
+
+def test_table():
+    text = cli.table(
+        [
+            summary("fedavg", 90.0, 98.765, 100.0, 0.0),
+            summary("a long name", 89.5, None, None, 12.5),
+            summary("clean", 91.0, "absent", None, None),
+        ]
+    )
+
+    lines = text.splitlines()
+    assert lines[0].split("  ")[0] == "run"
+    assert set(lines[1]) == {"-"}
+    assert lines[2].split() == ["fedavg", "90.00", "98.77", "0.00", "0.00", "1.75"]
+    assert lines[3].split() == ["a", "long", "name", "89.50", "-", "-", "12.50", "1.75"]
+    assert lines[4].split() == ["clean", "91.00", "-", "-", "-", "1.75"]
+    assert len({len(line) for line in lines}) == 1
+
+
+# ------------------------------------------------------------------------- main
+
+
+def test_help(capsys):
+    assert cli.main(["run.py", "--help"]) == 0
+
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert "usage: run.py --config=FILE" in shown.out
+    for flag in ("--config", "--workdir", "print_config"):
+        assert flag in shown.out
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [],
+        ["--config.model.name=resnet18", "--config.data.augmentation=drop"],
+        ["--config.defense.name=multikrum", "--config.client.lr=1"],
+        ["--config.partition.name=sinkhorn_dirichlet", "--config.seed=3"],
+    ],
+)
+def test_printed_config_resolves_to_the_same(changes, tmp_path, capsys):
+    path = write_config(tmp_path)
+    arguments = ["run.py", f"--config={path}", *changes]
+
+    assert cli.main([*arguments, "--print_config"]) == 0
+
+    printed = json.loads(capsys.readouterr().out)
+    parsed = changes_of(arguments)
+    (expected,) = cli.resolve_variants(load_file(str(path)), parsed).values()
+    assert resolve(printed) == expected
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_printed_config_of_variants(capsys):
+    path = ROOT / "configs" / "quickstart.py"
+
+    assert cli.main(["run.py", f"--config={path}", "--print_config"]) == 0
+
+    printed = json.loads(capsys.readouterr().out)
+    assert set(printed) == {"fedavg", "droplet"}
+    assert resolve(printed["droplet"]).defense.name == "droplet"
+
+
+def test_quickstart(tmp_path):
+    """As in the README, two rounds instead of forty and a smaller network."""
+    process = start(
+        "--config=configs/quickstart.py",
+        "--config.rounds=2",
+        "--config.model.name=mlp",
+        workdir=tmp_path / "quickstart",
+    )
+    out, err = process.communicate(timeout=300)
+
+    assert (process.returncode, err) == (0, "")
+    table = out.splitlines()[-4:]
+    assert table[0].split()[:3] == ["run", "MTA", "%"]
+    assert {line.split()[0] for line in table[2:]} == {"fedavg", "droplet"}
+    for name in ("fedavg", "droplet"):
+        saved = json.loads(
+            (tmp_path / "quickstart" / name / "summary.json").read_text()
+        )
+        assert saved["status"] == "finished"
+        assert saved["name"] == name

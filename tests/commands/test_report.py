@@ -1,0 +1,218 @@
+"""Reports as a user asks for them: text on the terminal, files in a folder."""
+
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from fedjax_sim.commands import report as cli
+from fedjax_sim.papers import load_layout
+from fedjax_sim.reports import figures, render, store
+from fedjax_sim.reports.tables import grid, published_table
+
+
+def command(capsys, results, *arguments):
+    """Runs the command line; returns (exit code, stdout, stderr)."""
+    capsys.readouterr()
+    code = cli.main(["report.py", f"--results={results}", *arguments])
+    return code, *capsys.readouterr()
+
+
+@pytest.fixture
+def results(make_run):
+    for name in ("fedavg", "droplet"):
+        for seed in (0, 1):
+            changes = {"defense.name": name, "seed": seed, "attack.dpr": 0.125}
+            changes |= {"attack.num_malicious": 1, "partition.num_clients": 5}
+            asr = 60.0 if name == "fedavg" else 2.0
+            make_run(f"{name}{seed}", changes, mta=90.0 + seed, asr=asr + seed)
+    return make_run.results
+
+
+SMALL = [
+    "--layout=drop_table3",
+    "--cells=dataset=cifar10",
+    "--ignore=data.name,client.lr,client.batch_size,client.epochs",
+]
+
+
+def test_where(results, capsys):
+    where = "defense_name = 'droplet' and attack_dpr > 0.1"
+    code, out, err = command(capsys, results, "--where", where)
+
+    assert (code, err) == (0, "")
+    head, _, *lines, count = out.splitlines()
+    assert head.split() == ["seed", "status", "mta", "asr", "run"]
+    assert [line.split() for line in lines] == [
+        ["0", "finished", "90", "2", "droplet0"],
+        ["1", "finished", "91", "3", "droplet1"],
+    ]
+    assert count == "2 rows"
+
+
+def test_sql(results, capsys):
+    sql = "SELECT defense_name, avg(asr) AS a FROM runs GROUP BY ALL ORDER BY a"
+    code, out, _ = command(capsys, results, f"--sql={sql}")
+
+    assert code == 0
+    assert [line.split() for line in out.splitlines()[2:4]] == [
+        ["droplet", "2.5"],
+        ["fedavg", "60.5"],
+    ]
+
+
+def test_report_files(results, tmp_path, capsys):
+    out = tmp_path / "out"
+    code, printed, err = command(capsys, results, *SMALL, f"--out={out}")
+
+    assert (code, err) == (0, "")
+    names = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
+    assert names == {
+        "runs.parquet",
+        "rounds.parquet",
+        "drop_table3.md",
+        "drop_table3.tex",
+        "drop_table3.html",
+        "figures/drop_table3_bars.svg",
+        "figures/drop_table3_over_rounds.svg",
+    }
+    text = (out / "drop_table3.md").read_text()
+    # Mean ± spread (published, difference).
+    assert "| droplet | 90.5 ± 0.7 (87.49, +3.0) | 2.5 ± 0.7 (91.30, -88.8) |" in text
+    assert "| drop | - (76.05) | - (1.30) |" in text
+    assert "| data.name | cifar10 | digits | 2 |" in text
+    assert "arXiv 2502.07011" in text
+    for path in re.findall(r"\]\((figures/[^)]*)\)", text):
+        assert (out / path).is_file()
+    assert "| droplet | 90.5 ± 0.7" in printed
+
+
+class Outline(HTMLParser):
+    """Checks the nesting and collects cells and outside references."""
+
+    VOID = ("meta", "img", "br")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.rows, self.sources = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.sources += [attrs[key] for key in ("src", "href") if key in attrs]
+        if tag == "tr":
+            self.rows.append(0)
+        if tag in ("td", "th"):
+            self.rows[-1] += int(attrs.get("colspan", 1))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_page_needs_nothing_else(results, tmp_path, capsys):
+    command(capsys, results, *SMALL, f"--out={tmp_path}")
+    text = (tmp_path / "drop_table3.html").read_text()
+    outline = Outline()
+    outline.feed(text)
+
+    assert outline.open == []
+    assert len(outline.sources) == 2
+    assert all(s.startswith("data:image/svg+xml;base64,") for s in outline.sources)
+    assert "url(" not in text and "<script" not in text
+    assert 'name="viewport"' in text
+    # The head's two rows and the ten defences have equally many columns.
+    assert set(outline.rows[:12]) == {1 + 3 * 2}
+
+
+def test_latex_is_balanced(results, tmp_path, capsys):
+    command(capsys, results, *SMALL, f"--out={tmp_path}")
+    text = (tmp_path / "drop_table3.tex").read_text()
+
+    assert text.count("{") == text.count("}")
+    body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
+    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert len(lines) == 10
+    assert all(line.count("&") == 6 for line in lines)
+    assert r"90.5 $\pm$ 0.7 {\scriptsize (87.49, +3.0)}" in body
+    assert r"2.5 $\pm$ 0.7 {\scriptsize (91.30, $-$88.8)}" in body
+    assert "MCR 20 \\%" in text and not re.search(r"(?<!\\)%(?! needs)", body)
+
+
+def test_text_is_escaped(make_run):
+    make_run("a", mta=90.0, asr=1.0)
+    runs = store.select(store.gather(make_run.results), None)
+    table = grid(runs, rows=["defense.name"], columns=[], values=["mta"])
+    table = table._replace(title="a < b & c_d", rows=[("x|<y>_&",)])
+    table = table._replace(
+        cells={(table.rows[0], ()): next(iter(table.cells.values()))}
+    )
+
+    assert "a &lt; b &amp; c_d" in render.page(table, {})
+    assert "x|&lt;y&gt;_&amp;" in render.page(table, {})
+    assert r"x|<y>\_\&" in render.latex(table)
+    assert r"x\|<y>_&" in render.markdown(table, {})
+
+
+def test_generic_table(results, tmp_path, capsys):
+    code, out, _ = command(
+        capsys,
+        results,
+        "--rows=defense.name",
+        "--columns=attack.dpr,partition.name",
+        "--values=mta,late_asr",
+    )
+
+    assert code == 0
+    assert "attack dpr 0.125, drop_iid MTA" in out
+    assert "| fedavg | 90.5 ± 0.7 |" in out
+
+
+def test_figures_show_the_data(results):
+    database = store.gather(results)
+    runs = store.select(database, None)
+    _, rounds = store.query(database, "SELECT * FROM rounds")
+    table = published_table(load_layout("drop_table3"), runs)
+    assert figures.over_rounds(table, rounds) is None  # no cell has a run
+    assert figures.bars(table) is None
+    table = grid(runs, rows=["defense.name"], columns=["attack.dpr"], values=["mta"])
+    curves = figures.over_rounds(table, rounds)
+    assert curves == figures.over_rounds(table, rounds)  # the same bits
+    for svg in (curves, figures.bars(table)):
+        assert ElementTree.fromstring(svg).tag.endswith("svg")
+    other = grid(
+        runs,
+        rows=["defense.name"],
+        columns=["attack.dpr"],
+        values=["mta", "asr_any_source"],
+    )
+    assert figures.over_rounds(other, rounds) != curves  # another rate of success
+    once = [row for row in rounds if row["round"] == 4]
+    assert figures.over_rounds(table, once) is None  # nothing over rounds
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (["--where=defens = 'x'"], "defense_name"),
+        (["--where=seed = 7"], "no run is like that"),
+        (["--layout=drop_table9"], "drop_table3"),
+        (["--layout=drop_table3", "--rows=seed"], "one or the other"),
+        (["--ignore=client.lr"], "--layout"),
+        (["--rows=defence.name"], "did you mean 'defense_name'"),
+        (["--layot=x"], "layot"),
+        (["extra"], "not a flag"),
+        (["--rows=seed", "--out=/dev/null/x"], "/dev/null/x"),
+    ],
+)
+def test_wrong_input(results, capsys, flags, part):
+    code, _, err = command(capsys, results, *flags)
+
+    assert code == 2
+    assert err.count("\n") == 1 and part in err, err
+
+
+def test_no_results(capsys):
+    assert cli.main(["report.py"]) == 2
+    assert "--results must be given" in capsys.readouterr().err

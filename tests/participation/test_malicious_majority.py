@@ -1,0 +1,46 @@
+"""The probability of a malicious majority, against the numbers of the paper."""
+
+from math import comb
+
+import pytest
+
+from fedjax_sim.participation.malicious_majority import (
+    chernoff_bound,
+    majority_probability,
+    printed_bound,
+)
+
+
+@pytest.mark.parametrize(
+    ("population", "malicious", "cohort", "expected"),
+    [(50, 20, 25, 0.074), (100, 40, 50, 0.012), (150, 60, 30, 0.073), (50, 10, 25, 0)],
+)
+def test_settings_of_the_paper(population, malicious, cohort, expected):
+    found = majority_probability(population, malicious, cohort)
+    assert found == pytest.approx(expected, abs=6e-4)
+
+
+def test_example_of_the_paper():
+    """N = 100, 40 % malicious, n = 20: about 0.34 is printed."""
+    assert majority_probability(100, 40, 20) == pytest.approx(0.102, abs=5e-4)
+    at_least_half = majority_probability(100, 40, 20, strict=False)
+    assert at_least_half == pytest.approx(0.221, abs=5e-4)
+    # What is printed as a lower bound lies above.
+    assert printed_bound(100, 40, 20) == pytest.approx(0.335, abs=5e-4)
+    assert at_least_half < printed_bound(100, 40, 20) < chernoff_bound(100, 40, 20)
+
+
+@pytest.mark.parametrize("cohort", [1, 2, 5, 6])
+def test_against_counting(cohort):
+    population, malicious = 11, 4
+    ways = [
+        comb(malicious, k) * comb(population - malicious, cohort - k)
+        for k in range(cohort + 1)
+    ]
+    total = comb(population, cohort)
+    more = sum(w for k, w in enumerate(ways) if 2 * k > cohort) / total
+    least = sum(w for k, w in enumerate(ways) if 2 * k >= cohort) / total
+    args = (population, malicious, cohort)
+    assert majority_probability(*args) == pytest.approx(more)
+    assert majority_probability(*args, strict=False) == pytest.approx(least)
+    assert chernoff_bound(*args) >= least - 1e-12

@@ -1,0 +1,148 @@
+"""Runs together in one program: the same results as each alone, compiled once."""
+
+import logging
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from helpers import BASE, rows, without_times
+
+from fedjax_sim.experiment.config import override, resolve
+from fedjax_sim.round.execution import Strategy
+from fedjax_sim.runs import loop as runner
+from fedjax_sim.runs.checkpoint import Checkpoints
+from fedjax_sim.runs.loop import Job
+
+CHANGES = {
+    "first": {},
+    "seed": {"seed": 1},
+    "numbers": {"client.lr": 0.05, "attack.dpr": 0.5, "defense.penalty": 2.0},
+    # Clients of other sizes: the index matrices have other widths.
+    "partition": {"partition.name": "drop_dirichlet", "partition.alpha": 5.0},
+}
+
+
+def jobs(root, names=tuple(CHANGES), **extra):
+    """DROPlet, whose clustering calls the host, on three seeds and partitions."""
+    base = {
+        "defense.name": "droplet",
+        "rounds": 2,
+        "data.num_train": 300,
+        "checkpoint.every_rounds": 1,
+        **extra,
+    }
+    return [
+        Job(resolve(override(BASE, {**base, **CHANGES[name]})), root / name, name)
+        for name in names
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Every run in a program of its own."""
+    root = tmp_path_factory.mktemp("alone")
+    for job in jobs(root):
+        assert runner.run(*job)[0] == 0
+    return root
+
+
+def parameters(folder):
+    """What the last checkpoint holds, leaf by leaf."""
+    checkpoints = Checkpoints(folder / "checkpoints")
+    stored = checkpoints._manager.restore(checkpoints.latest())
+    checkpoints.close()
+    return stored
+
+
+def assert_same_run(folder, expected):
+    for name, value in parameters(expected).items():
+        np.testing.assert_allclose(
+            parameters(folder)[name], value, rtol=1e-4, atol=1e-6, err_msg=name
+        )
+    for file in ("rounds.jsonl", "metrics.jsonl"):
+        for got, wanted in zip(rows(folder / file), rows(expected / file), strict=True):
+            assert got.keys() == wanted.keys()
+            for key, value in without_times(wanted).items():
+                if isinstance(value, float):
+                    assert got[key] == pytest.approx(value, rel=1e-3, abs=1e-4)
+                elif key in ("clients", "malicious", "excluded", "round", "absent"):
+                    assert got[key] == value
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [Strategy(1), Strategy(None), pytest.param(Strategy(3), marks=pytest.mark.slow)],
+)
+def test_together_as_alone(strategy, alone, tmp_path):
+    outcomes = runner.run_together(jobs(tmp_path), strategy)
+
+    assert [code for code, _ in outcomes] == [0] * len(CHANGES)
+    assert [summary["name"] for _, summary in outcomes] == list(CHANGES)
+    for name in CHANGES:
+        assert_same_run(tmp_path / name, alone / name)
+
+
+def compilations(caplog):
+    """Names of the programs that were compiled, without those of single operations."""
+    texts = [r.getMessage() for r in caplog.records]
+    found = [t for t in texts if t.startswith("Finished XLA compilation of jit(")]
+    names = [text.split("jit(")[1].split(")")[0] for text in found]
+    return [n for n in names if n in ("some_rounds", "evaluation")]
+
+
+def test_compiled_once(tmp_path, caplog):
+    with caplog.at_level(logging.DEBUG, logger="jax"), jax.log_compiles():
+        runner.run_together(jobs(tmp_path, ("first", "seed", "partition")))
+
+    assert sorted(compilations(caplog)) == ["evaluation", "some_rounds"]
+
+
+def test_runs_behind_catch_up(alone, tmp_path):
+    """One is new, one lost its last round and one is finished."""
+    for name in ("seed", "numbers"):
+        shutil.copytree(alone / name, tmp_path / name)
+    (tmp_path / "seed" / "summary.json").unlink()
+    shutil.rmtree(tmp_path / "seed" / "checkpoints" / "2")
+    before = (tmp_path / "numbers" / "summary.json").read_bytes()
+
+    names = ("first", "seed", "numbers")
+    outcomes = runner.run_together(jobs(tmp_path, names))
+
+    assert [code for code, _ in outcomes] == [0, 0, 0]
+    assert (tmp_path / "numbers" / "summary.json").read_bytes() == before
+    for name in names:
+        assert_same_run(tmp_path / name, alone / name)
+
+
+def test_a_run_that_diverges_leaves_the_others_alone(alone, tmp_path):
+    broken = override(BASE, {"defense.name": "droplet", "rounds": 2})
+    own = jobs(tmp_path, ("first", "seed"))
+    config = override(
+        broken,
+        {"client.lr": 1e30, "data.num_train": 300, "checkpoint.every_rounds": 1},
+    )
+    own.append(Job(resolve(config), tmp_path / "broken", "broken"))
+
+    outcomes = runner.run_together(own, Strategy(None))
+
+    assert [code for code, _ in outcomes] == [0, 0, 0]
+    assert outcomes[2][1]["final"]["clients_non_finite"] > 0
+    for name in ("first", "seed"):
+        assert_same_run(tmp_path / name, alone / name)
+
+
+def test_the_memory_limits_how_many_run_together(alone, tmp_path, monkeypatch):
+    """There is room for one: they run in parts, to the same results."""
+    monkeypatch.setattr(runner.memory, "available_bytes", lambda: 1)
+    outcomes = runner.run_together(jobs(tmp_path, ("first", "seed")))
+
+    assert [code for code, _ in outcomes] == [0, 0]
+    for name in ("first", "seed"):
+        assert_same_run(tmp_path / name, alone / name)
+
+
+def test_different_programs():
+    configs = [resolve(override(BASE, {"rounds": rounds})) for rounds in (1, 2)]
+    with pytest.raises(ValueError, match="different programs"):
+        runner.run_together([Job(config, None) for config in configs])
