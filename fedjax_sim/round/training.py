@@ -147,6 +147,13 @@ def batch_gradient(model: Model, microbatch: int | None) -> GradientFn:
         return loss, buffers, grads
 
     def in_parts(params, buffers, batch):
+        # A slice that reaches beyond the end would begin earlier: samples twice.
+        missing = -batch.mask.shape[0] % microbatch
+        if missing:
+            batch = jax.tree.map(
+                lambda x: jnp.pad(x, [(0, missing), *[(0, 0)] * (x.ndim - 1)]), batch
+            )
+
         def add_part(i, totals):
             part = jax.tree.map(
                 lambda x: lax.dynamic_slice_in_dim(x, i * microbatch, microbatch), batch

@@ -24,7 +24,7 @@ from fedjax_sim.data.partition import Partition
 from fedjax_sim.data.triggers import four_pixel, stamp
 from fedjax_sim.models import build
 from fedjax_sim.round import training
-from fedjax_sim.round.batches import Reader, TrainData, read, shuffled
+from fedjax_sim.round.batches import Batch, Reader, TrainData, read, shuffled
 from fedjax_sim.round.training import ClientTask, LocalWork
 
 SHAPE, CLASSES, SAMPLES = (4, 4, 1), 3, 20
@@ -200,6 +200,25 @@ def test_microbatches_change_only_the_rounding(count):
             split,
             whole,
         )
+
+
+@pytest.mark.parametrize("real", [7, 5])
+@pytest.mark.parametrize("microbatch", range(1, 9))
+def test_every_sample_counts_once_whatever_the_microbatch(microbatch, real):
+    """Also where it does not divide the batch of 7; 5: two places are padding."""
+    rng = np.random.default_rng(1)
+    batch = Batch(
+        images=jnp.asarray(rng.normal(size=(7, *SHAPE)), jnp.float32),
+        labels=jnp.asarray(rng.integers(0, CLASSES, 7), jnp.int32),
+        mask=jnp.arange(7) < real,
+    )
+    params, buffers = mlp().init(jax.random.key(0))
+    found, wanted = (
+        quick_jit(training.batch_gradient(mlp(), size))(params, buffers, batch)
+        for size in (microbatch, None)
+    )
+    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, found, wanted)
 
 
 # ------------------------------------------------------------- the order of samples
