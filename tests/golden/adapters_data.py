@@ -1,7 +1,7 @@
-"""Golden checks of the data package: file prefix -> check(arrays of one file).
+"""Golden checks of the data package.
 
-`check` raises AssertionError on a difference. The prefix is what stands before
-`__` in the file's name, or the whole name where there is none.
+`ADAPTERS`: family -> file prefix -> check(arrays of one file). A check raises
+AssertionError on a difference.
 """
 
 import jax.numpy as jnp
@@ -13,30 +13,30 @@ from fedjax_sim.data.normalize import Normalization, normalization
 Arrays = dict[str, np.ndarray]
 
 
-def _class_counts(split: partition.Partition, labels: np.ndarray) -> np.ndarray:
-    """Returns int [N, K], the samples of each class that each client has."""
-    num_classes = int(labels.max()) + 1
-    rows = zip(split.indices, split.counts, strict=True)
-    return np.array(
-        [np.bincount(labels[row[:count]], minlength=num_classes) for row, count in rows]
-    )
+def _assert_class_counts(
+    split: partition.Partition, labels: np.ndarray, expected: np.ndarray
+) -> None:
+    """Compares the samples of each class that each client has, int [N, K]."""
+    partition.check(split, len(labels))
+    counts = [
+        np.bincount(labels[row[:count]], minlength=expected.shape[1])
+        for row, count in zip(split.indices, split.counts, strict=True)
+    ]
+    np.testing.assert_array_equal(counts, expected)
 
 
 def check_partition_iid(arrays: Arrays) -> None:
     labels, num_clients = arrays["labels"], int(arrays["n_clients"])
-    counts = partition.round_robin_counts(np.bincount(labels), num_clients)
+    sizes = np.bincount(labels, minlength=int(arrays["n_classes"]))
+    counts = partition.round_robin_counts(sizes, num_clients)
     np.testing.assert_array_equal(counts, arrays["expected_counts"])
     split = partition.drop_iid(labels, num_clients=num_clients, seed=0)
-    partition.check(split, len(labels))
-    np.testing.assert_array_equal(
-        _class_counts(split, labels), arrays["expected_counts"]
-    )
+    _assert_class_counts(split, labels, arrays["expected_counts"])
 
 
 def check_partition_dirichlet(arrays: Arrays) -> None:
-    counts = partition.proportional_counts(
-        np.bincount(arrays["labels"]), arrays["proportions"]
-    )
+    sizes = np.bincount(arrays["labels"], minlength=int(arrays["n_classes"]))
+    counts = partition.proportional_counts(sizes, arrays["proportions"])
     np.testing.assert_array_equal(counts, arrays["expected_counts"])
 
 
@@ -54,18 +54,15 @@ def check_dirichlet_partition(arrays: Arrays) -> None:
         alpha=float(arrays["alpha"]),
     )
     for split in (from_draws, from_seed):
-        partition.check(split, len(labels))
         np.testing.assert_array_equal(
             partition.flatten(split), arrays["expected_client_indices"]
         )
         np.testing.assert_array_equal(split.counts, np.diff(arrays["expected_offsets"]))
-        np.testing.assert_array_equal(
-            _class_counts(split, labels), arrays["expected_counts"]
-        )
+        _assert_class_counts(split, labels, arrays["expected_counts"])
 
 
 def check_trigger(arrays: Arrays) -> None:
-    """[DROP]: which samples are poisoned, their labels, and what the model sees."""
+    """DROP: which samples are poisoned, their labels, and what the model sees."""
     labels, images = arrays["labels"], arrays["images_uint8"]
     images = images.reshape(*images.shape[:3], -1)
     victim, target = int(arrays["victim_class"]), int(arrays["target_class"])
@@ -110,6 +107,7 @@ def _normalized(images: np.ndarray, constants: Normalization) -> jnp.ndarray:
 
 
 def check_leadfl_trigger(arrays: Arrays) -> None:
+    """LeadFL: both patterns with either value, on all images and on the first half."""
     images = jnp.asarray(arrays["images"])
     unit = normalization("unit", images.shape[-1])
     for short, name in (("9pixel", "9pixel"), ("1pixel", "leadfl_1pixel")):
@@ -139,10 +137,11 @@ def check_leadfl_trigger(arrays: Arrays) -> None:
 
 
 ADAPTERS = {
-    "dirichlet_partition": check_dirichlet_partition,
-    "partition_dirichlet": check_partition_dirichlet,
-    "partition_iid": check_partition_iid,
-    "trigger": check_trigger,
-    "trigger_28x28x1": check_leadfl_trigger,
-    "trigger_32x32x3": check_leadfl_trigger,
+    "drop_family": {
+        "partition_dirichlet": check_partition_dirichlet,
+        "partition_iid": check_partition_iid,
+        "trigger": check_trigger,
+    },
+    "fedredefense_family": {"dirichlet_partition": check_dirichlet_partition},
+    "leadfl_family": {"trigger": check_leadfl_trigger},
 }

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from torch_state import filled_state, to_flax
+from torch_state import filled_state, from_flax, to_flax
 
 from fedjax_sim.defenses.drop.distillation import (
     Distillation,
@@ -30,32 +30,46 @@ from fedjax_sim.numerics.flat import flat_layout, ravel
 Case = dict[str, np.ndarray]
 
 # Shapes of the weights in PyTorch's layout; a bias or norm has the first number.
-GENERATOR = {
-    "linear": (128 * 64, 16),
-    "bn0": (128,),
-    "conv1": (128, 128, 3, 3),
-    "bn1": (128,),
-    "conv2": (64, 128, 3, 3),
-    "bn2": (64,),
-    "conv3": (3, 64, 3, 3),
-    "bn3": (3,),
+Shapes = dict[str, tuple[int, ...]]
+
+
+def generator_shapes(image_shape: tuple[int, int, int], latent_dim: int) -> Shapes:
+    """Those of `conv3_gen` for images H, W, C, which it makes from a quarter of H."""
+    side, _, channels = image_shape
+    return {
+        "linear": (128 * (side // 4) ** 2, latent_dim),
+        "bn0": (128,),
+        "conv1": (128, 128, 3, 3),
+        "bn1": (128,),
+        "conv2": (64, 128, 3, 3),
+        "bn2": (64,),
+        "conv3": (channels, 64, 3, 3),
+        "bn3": (channels,),
+    }
+
+
+def critic_shapes(channels: int) -> Shapes:
+    """Those of `conv3_dis`."""
+    return {
+        "main_module.0": (32, channels, 4, 4),
+        "main_module.1": (32,),
+        "main_module.3": (64, 32, 4, 4),
+        "main_module.4": (64,),
+        "main_module.6": (128, 64, 4, 4),
+        "main_module.7": (128,),
+        "main_module.9": (1, 128, 4, 4),
+    }
+
+
+CRITIC_NAMES = {
+    "main_module.0": "conv1",
+    "main_module.1": "norm1",
+    "main_module.3": "conv2",
+    "main_module.4": "norm2",
+    "main_module.6": "conv3",
+    "main_module.7": "norm3",
+    "main_module.9": "conv4",
 }
-CRITIC = {
-    "main_module.0": (32, 3, 4, 4),
-    "main_module.1": (32,),
-    "main_module.3": (64, 32, 4, 4),
-    "main_module.4": (64,),
-    "main_module.6": (128, 64, 4, 4),
-    "main_module.7": (128,),
-    "main_module.9": (1, 128, 4, 4),
-}
-CRITIC_NAMES = dict(
-    zip(
-        CRITIC,
-        ("conv1", "norm1", "conv2", "norm2", "conv3", "norm3", "conv4"),
-        strict=True,
-    )
-)
 
 
 def images(chw: np.ndarray) -> jnp.ndarray:
@@ -99,14 +113,14 @@ def check_combine(case: Case) -> None:
     np.testing.assert_allclose(got, case["expected"], rtol=1e-5, atol=1e-6)
 
 
-def gan_variables(shapes, names, salt: int, rename=None):
+def gan_state(shapes: Shapes, names, salt: int) -> dict[str, np.ndarray]:
     """Fills generator or critic by the rule; `names` in PyTorch's order."""
     texts = []
     for name in map(str, names):
         module, leaf = name.rsplit(".", 1)
         shape = shapes[module] if leaf == "weight" else shapes[module][:1]
         texts.append("x".join(map(str, shape)))
-    return to_flax(filled_state(names, texts, salt), rename)
+    return filled_state(names, texts, salt)
 
 
 def learner(variables):
@@ -126,25 +140,40 @@ def apply_of(module):
 
 
 def check_gradient_penalty(case: Case) -> None:
-    variables = gan_variables(
-        CRITIC, case["param_names"], int(case["salt"]), CRITIC_NAMES
-    )
-    apply = apply_of(Critic())
-    score = jax.jit(lambda x: apply(variables["params"], {}, x, train=True)[0])
     fake, real = images(case["x_fake"]), images(case["x_real"])
+    names = [str(name) for name in case["param_names"]]
+    state = gan_state(critic_shapes(fake.shape[-1]), names, int(case["salt"]))
+    apply = apply_of(Critic())
     mix = jnp.asarray(case["mix"])[:, None, None, None]
     points = mix * fake + (1 - mix) * real
-    penalty = jax.jit(lambda points: gradient_penalty(score, points))(points)
-    np.testing.assert_allclose(penalty, case["expected_penalty"], rtol=1e-4)
-    # The losses are those of the two batches under WGAN: minus the mean of the real.
-    np.testing.assert_allclose(
-        -score(real).mean(), case["expected_loss_real"], rtol=1e-4
-    )
-    np.testing.assert_allclose(
-        score(fake).mean(), case["expected_loss_fake"], rtol=1e-4
-    )
-    total = score(fake).mean() - score(real).mean() + case["lambda1"] * penalty
+
+    def losses(params):
+        score = lambda x: apply(params, {}, x, train=True)[0]
+        penalty = gradient_penalty(score, points)
+        # Of the two batches under WGAN: minus the mean of the real.
+        parts = penalty, -score(real).mean(), score(fake).mean()
+        return case["lambda1"] * parts[0] + parts[1] + parts[2], parts
+
+    params = to_flax(state, CRITIC_NAMES)["params"]
+    (total, parts), grads = jax.jit(jax.value_and_grad(losses, has_aux=True))(params)
+    for found, name in zip(parts, ("penalty", "loss_real", "loss_fake"), strict=True):
+        np.testing.assert_allclose(found, case[f"expected_{name}"], rtol=1e-4)
     np.testing.assert_allclose(total, case["expected_critic_loss"], rtol=1e-4)
+    found = from_flax({"params": grads, "batch_stats": {}}, state, CRITIC_NAMES)
+    norms = np.array([np.linalg.norm(found[name]) for name in names])
+    expected = case["expected_grad_norms"]
+    # A bias before an instance norm has no gradient but rounding errors.
+    told = expected > 1e-4
+    np.testing.assert_allclose(norms[told], expected[told], rtol=1e-3)
+
+
+def assert_summaries(state: dict[str, np.ndarray], expected: np.ndarray) -> None:
+    """Compares norm, mean and first three values of each tensor (0 where fewer)."""
+    for (name, tensor), row in zip(state.items(), expected, strict=True):
+        first = np.zeros(3)
+        first[: tensor.size] = tensor.ravel()[:3]
+        found = [np.linalg.norm(tensor), tensor.mean(), *first]
+        np.testing.assert_allclose(found, row, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
 class Student(nn.Module):
@@ -152,13 +181,14 @@ class Student(nn.Module):
 
     pool: int
     hidden: int
+    num_classes: int
 
     @nn.compact
     def __call__(self, x, *, train=False, mask=None):
         x = avg_pool(x, self.pool)
         x = Dense(self.hidden, name="fc1")(x.reshape(x.shape[0], -1))
         x = nn.relu(BatchNorm(name="bn")(x, train=train, mask=mask))
-        return Dense(10, name="fc")(x)
+        return Dense(self.num_classes, name="fc")(x)
 
 
 def check_kd_loop(case: Case) -> None:
@@ -180,16 +210,21 @@ def check_kd_loop(case: Case) -> None:
         * (get("iter_clone") - 1 + 11 * get("iter_gen")),
     )
     assert schedule.iterations == get("iterations")
-    module = Student(get("student_pool"), get("student_hidden"))
-    side = 32 // get("student_pool")
+    seeds = images(case["x_seed"])
+    image_shape = seeds.shape[1:]
+    side, channels = image_shape[0] // get("student_pool"), image_shape[2]
     names = [str(n) for n in case["expected_student_names"]]
-    hidden = get("student_hidden")
-    shapes = [f"{hidden}x{3 * side * side}", f"{hidden}", *[f"{hidden}"] * 4]
-    shapes += [f"10x{hidden}", "10"]
+    hidden, inputs = get("student_hidden"), channels * side**2
+    # The last layer has the rest of the entries: hidden + 1 of each class.
+    rest = case["expected_student_flat"].size - hidden * (inputs + 5)
+    classes = rest // (hidden + 1)
+    shapes = [f"{hidden}x{inputs}", f"{hidden}", *[f"{hidden}"] * 4]
+    shapes += [f"{classes}x{hidden}", f"{classes}"]
+    module = Student(get("student_pool"), hidden, classes)
 
     def student(salt):
         state = filled_state(names, shapes, int(salt))
-        return to_flax(state, flattened={"fc1": 3})
+        return to_flax(state, flattened={"fc1": channels})
 
     def apply(params, buffers, x, *, train, mask=None):
         return apply_of(module)(params, buffers, x, train=train)
@@ -197,7 +232,7 @@ def check_kd_loop(case: Case) -> None:
     start = student(case["salt_student_init"])
     layout, buffer_layout = map(flat_layout, (start["params"], start["batch_stats"]))
     model = Model("student", None, apply, None, "fc", True)
-    network = Network(model, layout, buffer_layout, (32, 32, 3), 10)
+    network = Network(model, layout, buffer_layout, image_shape, classes)
     salts = case["salt_teachers"] if get("ensemble") else [case["salt_global"]]
     teachers = [student(salt) for salt in salts]
     members = ensemble(
@@ -206,24 +241,25 @@ def check_kd_loop(case: Case) -> None:
         jnp.ones(len(teachers), bool),
     )
     mean = teacher_logits(network, jnp.float32)
-    seeds = images(case["x_seed"])
-    networks = Networks(apply, apply_of(Generator(3)), apply_of(Critic()))
+    networks = Networks(
+        apply, apply_of(Generator(channels, image_shape[0] // 4)), apply_of(Critic())
+    )
+    generator = gan_state(
+        generator_shapes(image_shape, schedule.latent_dim),
+        case["generator_names"],
+        int(case["salt_generator"]),
+    )
+    critic = gan_state(
+        critic_shapes(channels), case["critic_names"], int(case["salt_critic"])
+    )
     capacity = len(seeds) + schedule.iterations * schedule.batch_size
     known = mean(seeds, members)
     state = Distillation(
         clone=learner(start),
-        generator=learner(
-            gan_variables(
-                GENERATOR, case["generator_names"], int(case["salt_generator"])
-            )
-        ),
-        critic=learner(
-            gan_variables(
-                CRITIC, case["critic_names"], int(case["salt_critic"]), CRITIC_NAMES
-            )
-        ),
-        images=jnp.zeros((capacity, 32, 32, 3)).at[: len(seeds)].set(seeds),
-        targets=jnp.zeros((capacity, 10)).at[: len(seeds)].set(known),
+        generator=learner(to_flax(generator)),
+        critic=learner(to_flax(critic, CRITIC_NAMES)),
+        images=jnp.zeros((capacity, *image_shape)).at[: len(seeds)].set(seeds),
+        targets=jnp.zeros((capacity, classes)).at[: len(seeds)].set(known),
         length=jnp.int32(len(seeds)),
     )
     step = jax.jit(
@@ -261,12 +297,20 @@ def check_kd_loop(case: Case) -> None:
         name: part.reshape([int(n) for n in shape.split("x")])
         for name, part, shape in zip(names, parts, shapes, strict=True)
     }
-    wanted = to_flax(torch_state, flattened={"fc1": 3})
+    wanted = to_flax(torch_state, flattened={"fc1": channels})
     for got, want in (
         (state.clone.params, wanted["params"]),
         (state.clone.buffers, wanted["batch_stats"]),
     ):
         np.testing.assert_allclose(ravel(got), ravel(want), rtol=1e-4, atol=2e-5)
+    for name, learned, before, rename in (
+        ("generator", state.generator, generator, None),
+        ("critic", state.critic, critic, CRITIC_NAMES),
+    ):
+        variables = {"params": learned.params, "batch_stats": learned.buffers}
+        assert_summaries(
+            from_flax(variables, before, rename), case[f"expected_{name}_stats"]
+        )
 
 
 ADAPTERS = {

@@ -19,7 +19,7 @@ from fedjax_sim.defenses.parts.reconstruction import (
     suspicious,
 )
 from fedjax_sim.metrics.evaluation import detection_history
-from fedjax_sim.models import Model, Network
+from fedjax_sim.models import Network
 from fedjax_sim.numerics.flat import flat_layout
 
 Case = dict[str, np.ndarray]
@@ -33,14 +33,12 @@ def check_reconstruction(case: Case) -> None:
 
 def _check(case: Case, lowering: str, double: bool) -> None:
     get = lambda name: case[name].item()
-    module, rename, flattened = small_network(
-        str(case["architecture"]), get("num_classes"), lowering
+    model, rename, flattened = small_network(
+        str(case["architecture"]),
+        str(case["param_layout"]),
+        get("num_classes"),
+        lowering,
     )
-
-    def apply(params, buffers, images, *, train, mask=None):
-        return module.apply({"params": params}, images, train=train), buffers
-
-    model = Model("golden", None, apply, apply, "fc", False)
     tree = lambda flat: jax.tree.map(
         jnp.asarray,
         to_flax(split_flat(flat, str(case["param_layout"])), rename, flattened),
@@ -136,7 +134,8 @@ def check_detection(case: Case) -> None:
 
 
 def check_history(case: Case) -> None:
-    malicious = case["malicious_mask"]
+    names = ("malicious_mask", "final_flags", "round_flags", "aggregated")
+    malicious, final, flagged, kept = (case[name].astype(bool) for name in names)
     count = len(malicious)
 
     def rows(excluded, clients=None, iterations=None):
@@ -149,17 +148,15 @@ def check_history(case: Case) -> None:
                 "scores": scores,
             }
 
-    history = lambda *args: detection_history(
-        list(rows(*args)), malicious, case["final_flags"]
-    )
-    found = history(case["round_flags"])
+    history = lambda *args: detection_history(list(rows(*args)), malicious, final)
+    found = history(flagged)
     for name in ("dacc", "fpr", "fnr", "adacc", "afpr", "afnr"):
         np.testing.assert_allclose(
             found[name], 100 * case[f"expected_{name}"], rtol=1e-6, err_msg=name
         )
-    found = history(~case["aggregated"])
+    found = history(~kept)
     np.testing.assert_allclose(found["aar"], case["expected_aar"], rtol=1e-6)
-    found = history(case["round_flags"], case["participated"], case["outer_iterations"])
+    found = history(flagged, case["participated"], case["outer_iterations"])
     np.testing.assert_allclose(found["aoi"], case["expected_aoi"], rtol=1e-6)
 
 

@@ -3,8 +3,11 @@
     pytest tests/golden --golden_dir=DIR
 
 The prefix of a file is what stands before `__`; where there is no such adapter, its
-name without a trailing `_<number>` or `_seed<number>`. A file without an adapter is
-a failure: numbers that nobody looks at prove nothing.
+name without a trailing `_<number>`, `_seed<number>` or `_<H>x<W>x<C>`. A file without
+an adapter is a failure: numbers that nobody looks at prove nothing.
+
+An adapter takes files of any shape, number of clients and float type; only what the
+names and fields of a file mean is fixed, by the README files of the families.
 """
 
 import re
@@ -25,12 +28,12 @@ import pytest
 Check = Callable[[dict[str, np.ndarray]], None]
 FAMILIES = ("drop_family", "fedredefense_family", "leadfl_family")
 
-# (family, prefix) -> check. Prefixes of the data package serve all families.
+# (family, prefix) -> check.
 ADAPTERS: dict[tuple[str, str], Check] = {
     (family, prefix): check
     for family in FAMILIES
     for table in (
-        adapters_data.ADAPTERS,
+        adapters_data.ADAPTERS.get(family, {}),
         adapters_attacks.ADAPTERS.get(family, {}),
         adapters_clients.ADAPTERS.get(family, {}),
         adapters_distillation.ADAPTERS.get(family, {}),
@@ -44,10 +47,28 @@ ADAPTERS: dict[tuple[str, str], Check] = {
 
 
 def find_adapter(path: Path) -> Check | None:
-    for prefix in (path.stem.split("__")[0], re.sub(r"_(seed)?\d+$", "", path.stem)):
+    unnumbered = re.sub(r"_((seed)?\d+|\d+x\d+x\d+)$", "", path.stem)
+    for prefix in (path.stem.split("__")[0], unnumbered):
         if (path.parent.name, prefix) in ADAPTERS:
             return ADAPTERS[path.parent.name, prefix]
     return None
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("drop_family/fedavg__any", True),
+        ("drop_family/combine_params", True),
+        ("leadfl_family/crfl_12", True),
+        ("leadfl_family/selection_seed300", True),
+        ("leadfl_family/trigger_30x27x3", True),
+        ("leadfl_family/fedavg__any", False),
+        ("drop_family/unheard_of__any", False),
+        ("another_family/fedavg__any", False),
+    ],
+)
+def test_only_known_kinds_of_files_have_an_adapter(name, found):
+    assert (find_adapter(Path(f"{name}.npz")) is not None) == found
 
 
 def test_folder_holds_golden_files(golden_folder):

@@ -1,4 +1,4 @@
-"""From a PyTorch state to flax variables.
+"""From a PyTorch state to flax variables, and back.
 
 A flax path is the PyTorch name with its numbers joined to the name before them:
 `layer1.0.conv1.weight` is `layer1_0/conv1/kernel`. Where the two differ by more,
@@ -8,6 +8,7 @@ A flax path is the PyTorch name with its numbers joined to the name before them:
 import re
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 
 _BUFFERS = {"running_mean": "mean", "running_var": "var"}
@@ -92,3 +93,22 @@ def to_flax(
             leaf = {"weight": "scale", **_BUFFERS}.get(leaf, leaf)
         place[leaf] = value
     return variables
+
+
+def from_flax(
+    variables: Mapping,
+    like: Mapping[str, np.ndarray],
+    rename: Mapping[str, str] | None = None,
+) -> dict[str, np.ndarray]:
+    """The inverse of `to_flax`: PyTorch's names and shapes are those of `like`."""
+    state = {}
+    for name, tensor in like.items():
+        # Where each entry of the tensor goes: the way of its numbers.
+        numbers = to_flax({name: np.arange(tensor.size).reshape(tensor.shape)}, rename)
+        ((path, moved),) = jax.tree_util.tree_leaves_with_path(numbers)
+        value = variables
+        for key in path:
+            value = value[key.key]
+        back = np.argsort(moved, axis=None)
+        state[name] = np.asarray(value).ravel()[back].reshape(tensor.shape)
+    return state
