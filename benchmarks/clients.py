@@ -1,6 +1,7 @@
 """Client steps per second of each network under each lowering and strategy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,12 +11,14 @@ from benchmarks.federated import client_program, train_data
 from benchmarks.timing import beside_peak
 from benchmarks.torch_loop import torch_loop
 from fedjax_sim import models
+from fedjax_sim.contracts.model import Lowering
 from fedjax_sim.numerics.flat import flat_layout, ravel
 from fedjax_sim.round.execution import Strategy
 from fedjax_sim.round.training import LocalWork
 
+LOWERINGS: tuple[Lowering, ...] = ("winograd", "blocked", "patches", "native")
 # name -> (model, options, image shape, batch size, clients, steps)
-MODELS = {
+MODELS: dict[str, tuple[str, dict[str, Any], tuple[int, int, int], int, int, int]] = {
     "cnn 28x28x1": ("cnn", {}, (28, 28, 1), 32, 8, 10),
     "wide_cnn 28x28x1 same": ("wide_cnn", {"padding": 1}, (28, 28, 1), 32, 8, 10),
     "cnn 32x32x3": ("cnn", {}, (32, 32, 3), 32, 8, 10),
@@ -36,8 +39,8 @@ def bench_clients(only: Sequence[str] | None = None) -> dict[str, Any]:
         if only and name not in only:
             continue
         data = train_data(shape, clients, batch * steps)
-        programs = {}
-        for lowering in ("winograd", "blocked", "patches", "native"):
+        programs: dict[str, Callable[[], Any]] = {}
+        for lowering in LOWERINGS:
             model = models.build(
                 name, num_classes=10, image_shape=shape, lowering=lowering, **options
             )
@@ -60,7 +63,7 @@ def bench_clients(only: Sequence[str] | None = None) -> dict[str, Any]:
                     clients,
                 )
                 key = f"{lowering} {strategy}"
-                programs[key] = lambda p=program, d=data, f=flat: p(d, f)
+                programs[key] = partial(program, data, flat)
         eager = torch_loop(name, options, shape, batch, steps)
         if eager is not None:
             programs["torch eager"] = eager

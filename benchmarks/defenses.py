@@ -8,19 +8,18 @@ import jax.numpy as jnp
 
 from benchmarks.federated import client_program, network_of, train_data
 from benchmarks.timing import best_of
-from fedjax_sim import models
 from fedjax_sim.contracts.defense import (
     Cohort,
-    FederationSpec,
-    GlobalModel,
     Root,
     RoundContext,
 )
+from fedjax_sim.contracts.federation import FederationSpec, GlobalModel
+from fedjax_sim.contracts.model import Network
 from fedjax_sim.data.augment import Augmentation
 from fedjax_sim.data.normalize import normalization, normalize
 from fedjax_sim.defenses import DEFENSES
-from fedjax_sim.defenses.drop.drop import drop
-from fedjax_sim.defenses.flip.flip import flip
+from fedjax_sim.defenses.drop import drop
+from fedjax_sim.defenses.flip import flip
 from fedjax_sim.numerics.flat import ravel
 from fedjax_sim.round.batches import Reader
 from fedjax_sim.round.execution import Strategy, auto_lowering
@@ -133,20 +132,29 @@ def bench_defenses() -> dict[str, Any]:
     return rows
 
 
-def flip_cost(network: models.Network, batch: int = 32) -> dict[str, float]:
+def flip_cost(network: Network, batch: int = 32) -> dict[str, float]:
     """A benign client's batch under FLIP, over ten of warm-up and ten of a pair."""
     steps = 20
     defense = flip(start_round=1)
     spec = FederationSpec(1, 1, 10, network.layout, 0, network, jax.random.key(0))
-    own = defense.client_training
-    memory = jax.tree.map(lambda x: x[0], own.memory(defense.init(spec)))
+    assert defense.client_side is not None and defense.client_side.training is not None
+    own = defense.client_side.training
+    memory = jax.tree.map(lambda x: x[0], own.init(spec))
     channels = network.image_shape[-1]
     gradient = own.gradient(network, normalization("half", channels))
     data = train_data(network.image_shape, 1, batch * steps)
     params = ravel(network.model.init(jax.random.key(0))[0])
-    work, common = LocalWork(batch), (Strategy(1), data, 1)
-    each = network.model, network.layout, {}, work, *common
-    plain, guarded = client_program(*each), client_program(*each, gradient, memory)
+    program = partial(
+        client_program,
+        network.model,
+        network.layout,
+        {},
+        LocalWork(batch),
+        Strategy(1),
+        data,
+        1,
+    )
+    plain, guarded = program(), program(gradient, memory)
     calls = {
         "plain": lambda: plain(data, params),
         "guarded": lambda: guarded(data, params),

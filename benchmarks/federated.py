@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_sim import models
+from fedjax_sim.contracts.client import ClientTask
+from fedjax_sim.contracts.model import Lowering, Network
 from fedjax_sim.data.augment import Augmentation
 from fedjax_sim.data.normalize import normalization
 from fedjax_sim.data.synthetic import load_synthetic
@@ -12,7 +14,6 @@ from fedjax_sim.numerics.flat import ravel
 from fedjax_sim.round import training
 from fedjax_sim.round.batches import Reader, TrainData
 from fedjax_sim.round.execution import run_clients
-from fedjax_sim.round.training import ClientTask
 
 
 def train_data(shape, clients, samples_each, labels=10) -> TrainData:
@@ -29,10 +30,10 @@ def train_data(shape, clients, samples_each, labels=10) -> TrainData:
     indices = np.arange(clients * samples_each, dtype=np.int32)
     return jax.device_put(
         TrainData(
-            data.train_images,
-            data.train_labels,
-            indices.reshape(clients, samples_each),
-            np.full(clients, samples_each, np.int32),
+            jnp.asarray(data.train_images),
+            jnp.asarray(data.train_labels),
+            jnp.asarray(indices.reshape(clients, samples_each)),
+            jnp.full(clients, samples_each),
             (),
         )
     )
@@ -77,7 +78,7 @@ def client_program(
     return program
 
 
-def network_of(name: str, shape: tuple[int, int, int], lowering: str) -> models.Network:
+def network_of(name: str, shape: tuple[int, int, int], lowering: Lowering) -> Network:
     """A model on flat vectors."""
     model = models.build(name, num_classes=10, image_shape=shape, lowering=lowering)
-    return models.Network.of(model, shape, 10, lowering)
+    return Network.of(model, shape, 10, lowering)

@@ -1,7 +1,6 @@
 """The flags of `launch/bench.py` and the table of its parts."""
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -61,9 +60,7 @@ def _measure(values: flags.FlagValues, _: Mapping[str, Any]) -> int:
         try:
             open(values.json, "a").close()
         except OSError as error:
-            raise InputError(
-                f"--json={values.json}: {os.strerror(error.errno)}"
-            ) from None
+            raise InputError(f"--json={values.json}: {error.strerror}") from None
     resolve({})  # the schema loads: what is measured is what runs
     peak = matmul_peak()
     device = jax.devices()[0].device_kind

@@ -1,5 +1,6 @@
 """The coordinate-wise median beside other implementations."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from fedjax_sim.numerics import order_statistics
 def bench_order() -> dict[str, Any]:
     """Coordinate-wise median against jnp, NumPy and the memory bandwidth."""
     bandwidth = memory_bandwidth()
-    rows = {}
+    rows: dict[str, Any] = {}
     print(f"\nmedian over clients; memory reads {bandwidth / 1e9:.1f} GB/s")
     for n, d in ((25, 1_000_000), (100, 200_000)):
         x = jax.random.normal(jax.random.key(n), (n, d))
@@ -23,9 +24,9 @@ def bench_order() -> dict[str, Any]:
         theirs = jax.jit(lambda x: jnp.median(x, axis=0))
         seconds = best_of(
             {
-                "fedjax_sim": lambda x=x, m=mask, f=ours: f(x, m),
-                "jnp.median": lambda x=x, f=theirs: f(x),
-                "np.median": lambda h=host: np.median(h, axis=0),
+                "fedjax_sim": partial(ours, x, mask),
+                "jnp.median": partial(theirs, x),
+                "np.median": partial(np.median, host, axis=0),
             },
             3,
         )

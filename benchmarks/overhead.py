@@ -1,50 +1,70 @@
 """What a round costs besides training, and whether the population matters."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from benchmarks.federated import train_data
 from benchmarks.timing import best_of
 from fedjax_sim import models
-from fedjax_sim.attacks import none
+from fedjax_sim.attacks.none import none
+from fedjax_sim.contracts.attack import AttackSpec
+from fedjax_sim.contracts.client import ClientSide, Hyper
+from fedjax_sim.contracts.dataset import Partition
+from fedjax_sim.contracts.defense import Defense
+from fedjax_sim.contracts.federation import FederationSpec
+from fedjax_sim.contracts.model import Network
 from fedjax_sim.data.augment import Augmentation
 from fedjax_sim.data.normalize import normalization
-from fedjax_sim.defenses.drop.droplet import droplet
+from fedjax_sim.defenses.droplet import droplet
 from fedjax_sim.defenses.fedavg import fedavg
-from fedjax_sim.participation import sampling
+from fedjax_sim.participation.uniform import uniform
 from fedjax_sim.round import federation as fed
 from fedjax_sim.round.batches import Reader
 from fedjax_sim.round.execution import Strategy
+from fedjax_sim.round.state import Inputs, Sides
 from fedjax_sim.round.training import LocalWork
 
 
-def small_federation(population: int, cohort: int, samples_each: int, defense):
+def small_federation(population: int, cohort: int, samples_each: int, defense: Defense):
     """A federation whose clients do almost nothing: what remains is overhead."""
     shape = (8, 8, 1)
     model = models.build("mlp", num_classes=10, image_shape=shape)
     data = train_data(shape, population, samples_each)
-    federation = fed.make_federation(
-        network=models.Network.of(model, shape, 10),
-        reader=Reader(Augmentation(), normalization("half", 1), None),
+    network = Network.of(model, shape, 10)
+    norm = normalization("half", 1)
+    parts = fed.Parts(
+        network=network,
+        spec=FederationSpec(population, cohort, 0, network.layout, 0, network),
+        reader=Reader(Augmentation(), norm, None),
         work=LocalWork(batch_size=samples_each),
-        participation=sampling.uniform(population=population, cohort_size=cohort),
-        sides=lambda options: (none(), defense),
-        population=population,
-        num_malicious=0,
+        participation=uniform(population=population, cohort_size=cohort),
+        sides=lambda options: Sides(none(), defense, ClientSide()),
+        attack_spec=AttackSpec(
+            labels=np.asarray(data.labels),
+            partition=Partition(np.asarray(data.indices), np.asarray(data.counts)),
+            malicious_ids=np.array([], int),
+            num_classes=10,
+            image_shape=shape,
+            normalization=norm,
+            layout=network.layout,
+            test_images=np.zeros((0, *shape), np.uint8),
+            test_labels=np.zeros(0, np.int32),
+        ),
         strategy=Strategy(1),
     )
-    inputs = fed.Inputs(
+    inputs = Inputs(
         jax.random.key(0),
         data,
         jnp.zeros(population, bool),
-        fed.Hyper(0.01, 0.9, 0.0, 1.0),
+        Hyper(0.01, 0.9, 0.0, 1.0),
     )
-    state = federation.init(inputs)
-    program = jax.jit(
-        lambda s, i, n: fed.run_rounds(federation.round_step, s, i, n, 20)[0]
-    )
+    state = fed.init(parts, inputs)
+    step = partial(fed.round_step, parts)
+    program = jax.jit(lambda s, i, n: fed.run_rounds(step, s, i, n, 20)[0])
     return lambda: program(state, inputs, 20)
 
 

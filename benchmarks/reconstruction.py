@@ -9,7 +9,7 @@ from benchmarks.arithmetic import matmul_flops
 from benchmarks.federated import network_of
 from benchmarks.timing import beside_peak
 from fedjax_sim.defenses.parts.reconstruction import (
-    Knowledge,
+    DistilledKnowledge,
     Rates,
     reconstruct,
     reconstruction_error,
@@ -48,7 +48,7 @@ def reconstruction_cost(
     network = network_of(name, shape, auto_lowering(jax.default_backend()))
     params = ravel(network.model.init(jax.random.key(0))[0])
     update = 1e-2 * jax.random.normal(jax.random.key(1), params.shape)
-    start = Knowledge(
+    start = DistilledKnowledge(
         jax.random.normal(jax.random.key(2), (10, *shape)),
         jnp.zeros((10, 10)),
         jnp.float32(0.1),

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 from absl import logging
 
-from fedjax_sim.commands.run import resolve_variants
-from fedjax_sim.experiment.config import load_file
+from fedjax_sim.experiment.config_files import load_file, resolve_variants
 from fedjax_sim.round.execution import Strategy
 from fedjax_sim.runs import loop as runner
+from fedjax_sim.runs.run import Job
 
 _QUICKSTART = Path(__file__).parents[1] / "configs/quickstart.py"
 
@@ -34,12 +34,12 @@ def bench_runs() -> dict[str, Any]:
     }
 
     def together(folder, strategy):
-        jobs = [runner.Job(config, folder / str(config.seed)) for config in seeds]
+        jobs = [Job(config, folder / str(config.seed)) for config in seeds]
         return runner.run_together(jobs, strategy)
 
     compiled = 0
 
-    def count(event, seconds, **details):
+    def count(event: str, duration_secs: float, **details: str | int) -> None:
         nonlocal compiled
         compiled += event == "/jax/core/compile/backend_compile_duration"
 

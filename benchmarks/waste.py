@@ -1,5 +1,7 @@
 """What clients of unequal size cost under each strategy."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -29,12 +31,12 @@ def bench_waste() -> dict[str, Any]:
     counts = split.counts
     work = LocalWork(batch, 1)
     layout, flat = flat_layout(params), ravel(params)
-    programs = {}
+    programs: dict[str, Callable[[], Any]] = {}
     for key, stack in (("map", 1), ("chunk:5", 5), ("vmap", None)):
         program = client_program(
             model, layout, buffers, work, Strategy(stack), data, len(counts)
         )
-        programs[key] = lambda p=program: p(data, flat)
+        programs[key] = partial(program, data, flat)
     seconds = best_of(programs, 3)
     steps = -(-counts // batch)
     slots = {

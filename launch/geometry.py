@@ -2,7 +2,7 @@
 
 Computes the round again from the nearest checkpoint before it, projects the clients'
 updates on a plane and writes DIR/geometry/ROUND.json; `launch/report.py --out` then
-draws it. The fields: `fedjax_sim/commands/geometry.py`.
+draws it. The fields: `fedjax_sim/runs/update_plane.py`.
 """
 
 import sys

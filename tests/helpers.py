@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_sim.contracts.defense import Defense, Stage, pipeline
-from fedjax_sim.data.dataset import Dataset
+from fedjax_sim.contracts.dataset import Dataset
+from fedjax_sim.contracts.defense import Defense, Stage
 from fedjax_sim.data.digits import load_digits
+from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.experiment import build as experiment
 from fedjax_sim.experiment.config import override, resolve
 from fedjax_sim.round import federation as fed
+from fedjax_sim.round.state import FedState
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -66,21 +68,21 @@ def build(changes: Mapping[str, Any] | None = None) -> experiment.Experiment:
     return experiment.build(resolve(override(BASE, changes or {})), digits())
 
 
-def start_state(built: experiment.Experiment) -> fed.FedState:
+def start_state(built: experiment.Experiment) -> FedState:
     """The state before the first round; not jitted, for that compiles each time."""
-    return jax.device_put(built.federation.init(built.inputs), jax.devices()[0])
+    return jax.device_put(built.init(built.inputs), jax.devices()[0])
 
 
 def jitted_rounds(built: experiment.Experiment, capacity: int):
     """`(state, inputs, number of rounds) -> (state, reports)`, compiled when called."""
     return jax.jit(
         lambda state, inputs, count: fed.run_rounds(
-            built.federation.round_step, state, inputs, count, capacity
+            built.round_step, state, inputs, count, capacity
         )
     )
 
 
-def after(built: experiment.Experiment, rounds: int) -> fed.FedState:
+def after(built: experiment.Experiment, rounds: int) -> FedState:
     """The state after some rounds from the start."""
     run = jitted_rounds(built, rounds)
     return run(start_state(built), built.inputs, jnp.int32(rounds))[0]
@@ -99,7 +101,7 @@ def spy() -> Defense:
     return pipeline(Stage(init, apply))
 
 
-def spied(state: fed.FedState) -> np.ndarray:
+def spied(state: FedState) -> np.ndarray:
     """The updates that `spy` saw."""
     (updates,), _ = state.defense
     return np.asarray(updates)

@@ -7,7 +7,7 @@ from helpers import BASE, rows
 
 from fedjax_sim.experiment.config import override, resolve, to_dict
 from fedjax_sim.runs import loop as runner
-from fedjax_sim.runs.directory import write_json
+from fedjax_sim.runs.files import write_json
 
 
 @pytest.fixture(scope="session")

@@ -4,24 +4,30 @@ Xie, Fang, Gong, ICML 2024, section 5.4 and Algorithm 3: the attacker trains on 
 labels and scales the update as far as its own reconstruction error allows.
 """
 
+from typing import Annotated
+
 import jax.numpy as jnp
 from jax import Array
 
 from fedjax_sim.attacks.label_flip import label_flip
-from fedjax_sim.attacks.parts.options import require_range
-from fedjax_sim.attacks.targeted_label_flip import targeted_label_flip
 from fedjax_sim.contracts.attack import Attack, CraftView
-from fedjax_sim.core.errors import InputError
+from fedjax_sim.contracts.config import Config
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.errors import InputError, check_range
+from fedjax_sim.core.options import Count, Natural, Range, checked
 from fedjax_sim.defenses.parts.reconstruction import Reconstruction, explain, suspicious
 
+Step = Annotated[float, Range(1e-3)]
 
+
+@checked("attack")
 def adaptive_label_flip(
     *,
-    step: float = 2.0,
-    least_step: float = 0.125,
-    later_limit: int | None = None,
-    start_round: int = 1,
-    end_round: int | None = None,
+    step: Step = 2.0,
+    least_step: Step = 0.125,
+    later_limit: Natural | None = None,
+    start_round: Count = 1,
+    end_round: Count | None = None,
 ) -> Attack:
     """Label flipping, scaled as far as FedREDefense lets it pass.
 
@@ -38,34 +44,13 @@ def adaptive_label_flip(
         `end_round`; None never ends.
 
     Raises:
-      InputError: a number out of range, an empty window; in the first round, a defence
-        that reconstructs nothing.
+      InputError: an option outside its range, a `step` below `least_step`, an empty
+        window; in the first round, a defence that reconstructs nothing.
     """
     attack = label_flip(start_round=start_round, end_round=end_round)
-    return _scaled(attack, step=step, least_step=least_step, later_limit=later_limit)
-
-
-def adaptive_targeted_label_flip(
-    *,
-    victim_class: int = 0,
-    target_class: int = 2,
-    step: float = 2.0,
-    least_step: float = 0.125,
-    later_limit: int | None = None,
-    start_round: int = 1,
-    end_round: int | None = None,
-) -> Attack:
-    """The same for one class: labels `victim_class` become `target_class`.
-
-    Arguments and errors: see `adaptive_label_flip` and `targeted_label_flip`.
-    """
-    attack = targeted_label_flip(
-        victim_class=victim_class,
-        target_class=target_class,
-        start_round=start_round,
-        end_round=end_round,
+    return scaled_to_pass(
+        attack, step=step, least_step=least_step, later_limit=later_limit
     )
-    return _scaled(attack, step=step, least_step=least_step, later_limit=later_limit)
 
 
 def largest_factor(
@@ -86,13 +71,11 @@ def largest_factor(
     return factor
 
 
-def _scaled(
+def scaled_to_pass(
     attack: Attack, *, step: float, least_step: float, later_limit: int | None
 ) -> Attack:
-    require_range("least_step", least_step, low=1e-3)
-    require_range("step", step, low=least_step)
-    if later_limit is not None:
-        require_range("later_limit", later_limit, low=0)
+    """The attack as `adaptive_label_flip` scales it, which has these options."""
+    check_range("attack", "step", step, least_step)
 
     def craft(state, view: CraftView):
         settings = view.settings
@@ -126,3 +109,20 @@ def _scaled(
     return attack._replace(
         knowledge=("own_data", "own_updates", "aggregation_rule"), craft=craft
     )
+
+
+def needs_reconstruction(config: Config) -> None:
+    """Refuses a run whose server reconstructs nothing that could be imitated."""
+    if config.defense.name != "fedredefense":
+        raise InputError(
+            f"config.attack.name = {config.attack.name!r} imitates the reconstruction "
+            "of the server: it needs config.defense.name = 'fedredefense', not "
+            f"{config.defense.name!r}"
+        )
+
+
+ENTRY = Entry(
+    adaptive_label_flip,
+    paper="Xie, Fang, Gong, ICML 2024, Algorithm 3",
+    check=needs_reconstruction,
+)

@@ -17,23 +17,26 @@ from fedjax_sim.contracts.attack import (
     Poison,
     PoisonDecision,
 )
+from fedjax_sim.contracts.dataset import Partition, Trigger
+from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.data.partition import Partition
+from fedjax_sim.core.options import Count, Fraction, Natural, Traced, checked
 from fedjax_sim.data.poison import poison_plan, redistribute_poison
-from fedjax_sim.data.triggers import TRIGGERS, Position, Trigger
+from fedjax_sim.data.triggers import TRIGGERS, Position
 
 
+@checked("attack")
 def backdoor(
     *,
-    dpr: float = 0.125,
-    victim_class: int | None = 0,
-    target_class: int = 7,
+    dpr: Traced[Fraction] = 0.125,
+    victim_class: Natural | None = 0,
+    target_class: Natural = 7,
     trigger: str = "4pixel",
     position: Position = "top_left",
     equal_distribution: bool = False,
     batchwise: bool = False,
-    start_round: int = 1,
-    end_round: int | None = None,
+    start_round: Count = 1,
+    end_round: Count | None = None,
 ) -> Attack:
     """Targeted backdoor (Gu et al. 2017, Chen et al. 2017; [DROP] 2.2, eq. 4).
 
@@ -59,15 +62,10 @@ def backdoor(
         `end_round`; None never ends.
 
     Raises:
-      InputError: a class outside the data set, victim equal to target, a dpr outside
-        [0, 1] or too small for one sample, an empty window, or a trigger that does not
-        fit the images.
+      InputError: an option outside its range, a class outside the data set, victim
+        equal to target, a dpr too small for one sample, an empty window, or a trigger
+        that does not fit the images.
     """
-    if isinstance(dpr, float | int) and not 0 <= dpr <= 1:
-        raise InputError(
-            f"config.attack.dpr = {dpr} must lie between 0 and 1: a fraction of the "
-            "victim-class samples of each malicious client"
-        )
     require_trigger(trigger)
     if victim_class == target_class:
         raise InputError(
@@ -91,7 +89,6 @@ def backdoor(
             spec.labels,
             spec.malicious_ids,
             victim_class=victim_class,
-            target_class=target_class,
         )
         plan = plan_at(dpr=dpr)
         if dpr > 0 and not plan.any() and plan_at(dpr=1.0).any():
@@ -126,3 +123,9 @@ def backdoor(
         test=test,
         repartition=repartition if equal_distribution else None,
     )
+
+
+ENTRY = Entry(
+    backdoor,
+    paper="Gu et al. 2017; Chen et al. 2017; Syros et al. 2025 (DROP), 2.2",
+)

@@ -4,11 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_sim.attacks.parts.boosting import multiplied
-from fedjax_sim.attacks.parts.options import (
-    active_rounds,
-    require_classes,
-    require_range,
-)
+from fedjax_sim.attacks.parts.options import active_rounds, require_classes
 from fedjax_sim.contracts.attack import (
     Attack,
     AttackSpec,
@@ -16,20 +12,24 @@ from fedjax_sim.contracts.attack import (
     Poison,
     PoisonDecision,
 )
-from fedjax_sim.data.triggers import Trigger, block
+from fedjax_sim.contracts.dataset import Trigger
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.options import Count, Fraction, Natural, Traced, checked
+from fedjax_sim.data.triggers import block
 
 
+@checked("attack")
 def block_backdoor(
     *,
-    alpha: float = 0.052,
-    target_class: int = 5,
-    boost: float = 1.0,
-    height: int = 4,
-    width: int = 4,
-    row: int = 0,
-    column: int = 0,
-    start_round: int = 1,
-    end_round: int | None = None,
+    alpha: Fraction = 0.052,
+    target_class: Natural = 5,
+    boost: Traced[float] = 1.0,
+    height: Count = 4,
+    width: Count = 4,
+    row: Natural = 0,
+    column: Natural = 0,
+    start_round: Count = 1,
+    end_round: Count | None = None,
 ) -> Attack:
     """The rectangular backdoor of the IQR / Clip-Avg article ([DROP] 9).
 
@@ -42,15 +42,15 @@ def block_backdoor(
       target_class: the label the backdoor asks for (5 is "dog" in CIFAR-10).
       boost: factor on the update (the article's strong variant; it gives no number,
         cohort size / attackers replaces the model).
-      height, width, row, column: of the block; the article does not give them.
+      height, width: of the block; the article does not give them.
+      row, column: of the top left pixel of the block, from 0; not given either.
       start_round, end_round: attack from `start_round` (counted from 1) until before
         `end_round`; None never ends.
 
     Raises:
-      InputError: a ratio outside [0, 1], a block that does not fit the images, a target
-        outside the data set, an empty window.
+      InputError: an option outside its range, a block that does not fit the images, a
+        target outside the data set, an empty window.
     """
-    require_range("alpha", alpha, 0, 1)
 
     def make_trigger(spec: AttackSpec) -> Trigger:
         require_classes(spec, target_class=target_class)
@@ -82,3 +82,9 @@ def block_backdoor(
         craft=multiplied(boost),
         test=lambda spec: BackdoorTest(make_trigger(spec), None, target_class),
     )
+
+
+ENTRY = Entry(
+    block_backdoor,
+    paper="IQR / Clip-Avg article",
+)

@@ -8,32 +8,42 @@ import optax
 from jax import Array, lax
 
 from fedjax_sim.attacks.backdoor import backdoor
-from fedjax_sim.attacks.parts.options import require_range
 from fedjax_sim.attacks.parts.projection import only, project_l2
 from fedjax_sim.contracts.attack import Attack, LocalStage, LocalTools
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.contracts.model import Model
+from fedjax_sim.core.options import (
+    Count,
+    Fraction,
+    Natural,
+    NonNegative,
+    Positive,
+    Traced,
+    checked,
+)
 from fedjax_sim.data.triggers import Position
-from fedjax_sim.models import Model
 
 
+@checked("attack")
 def chameleon(
     *,
-    contrastive_epochs: int | None = None,
-    contrastive_lr: float = 0.015,
-    contrastive_momentum: float = 0.9,
-    contrastive_weight_decay: float = 5e-4,
-    milestones: tuple[int, ...] = (2, 4, 6, 8),
-    lr_decay: float = 0.3,
-    temperature: float = 0.07,
-    scale_weight: float = 2.0,
-    projection_radius: float | None = None,
-    classifier_epochs: int | None = None,
-    dpr: float = 0.125,
-    victim_class: int | None = 0,
-    target_class: int = 7,
+    contrastive_epochs: Count | None = None,
+    contrastive_lr: Traced[NonNegative] = 0.015,
+    contrastive_momentum: Traced[NonNegative] = 0.9,
+    contrastive_weight_decay: Traced[NonNegative] = 5e-4,
+    milestones: tuple[Natural, ...] = (2, 4, 6, 8),
+    lr_decay: Traced[NonNegative] = 0.3,
+    temperature: Traced[Positive] = 0.07,
+    scale_weight: Traced[NonNegative] = 2.0,
+    projection_radius: Positive | None = None,
+    classifier_epochs: Count | None = None,
+    dpr: Traced[Fraction] = 0.125,
+    victim_class: Natural | None = 0,
+    target_class: Natural = 7,
     trigger: str = "4pixel",
     position: Position = "top_left",
-    start_round: int = 1,
-    end_round: int | None = None,
+    start_round: Count = 1,
+    end_round: Count | None = None,
 ) -> Attack:
     """Chameleon: contrastive adaptation of the encoder, then the classifier alone.
 
@@ -50,33 +60,35 @@ def chameleon(
 
     Args:
       contrastive_epochs: epochs of the first stage; None takes those of benign clients.
-      contrastive_lr, contrastive_momentum, contrastive_weight_decay: its SGD.
+      contrastive_lr, contrastive_momentum, contrastive_weight_decay: of the SGD of the
+        first stage.
       milestones: epochs of the first stage, from 0, before which the learning rate is
         multiplied by `lr_decay`.
-      lr_decay: see there.
+      lr_decay: factor on the learning rate at each of the `milestones`.
       temperature: of the contrastive loss.
-      scale_weight: weight of target-class images in it.
+      scale_weight: weight of target-class images in the contrastive loss.
       projection_radius: of the ball around the global model that the steps of the first
         stage are projected into; None does not project.
       classifier_epochs: epochs of the second stage; None takes those of benign clients.
-      dpr, victim_class, target_class, trigger, position, start_round, end_round: of
-        the poisoned data, see `backdoor`.
+      dpr: fraction of the victim class of one client that is poisoned, see `backdoor`.
+      victim_class: class to poison; None poisons every class.
+      target_class: the label the backdoor asks for.
+      trigger: name of the pattern (`fedjax_sim.data.triggers.TRIGGERS`).
+      position: corner of the pattern, for the triggers that have one.
+      start_round, end_round: attack from `start_round` (counted from 1) until before
+        `end_round`; None never ends.
 
     Raises:
-      InputError: a number out of range; see `backdoor`.
+      InputError: an option outside its range; see `backdoor`.
     """
-    require_range("contrastive_epochs", contrastive_epochs, 1)
-    require_range("classifier_epochs", classifier_epochs, 1)
-    require_range("temperature", temperature, 0, open_low=True)
-    require_range("projection_radius", projection_radius, 0, open_low=True)
 
     def local_stages(tools: LocalTools) -> tuple[LocalStage, ...]:
-        head = tools.model.head
+        last = tools.model.last_layer
         steps = [
             optax.add_decayed_weights(contrastive_weight_decay),
             optax.sgd(contrastive_lr, contrastive_momentum),
             scale_by_epoch(milestones, lr_decay),
-            only(lambda module: module != head),
+            only(lambda module: module != last),
         ]
         if projection_radius is not None:
             steps.append(project_l2(tools.global_params, projection_radius))
@@ -88,7 +100,7 @@ def chameleon(
         teach = LocalStage(
             classifier_epochs or tools.epochs,
             tools.gradient,
-            optax.chain(tools.optimizer, only(lambda module: module == head)),
+            optax.chain(tools.optimizer, only(lambda module: module == last)),
         )
         return adapt, teach
 
@@ -186,3 +198,9 @@ def supervised_contrastive_loss(
     weights = jnp.where(labels == facilitator, scale_weight, 1.0)
     each = weights * total / jnp.maximum(positives.sum(1), 1)
     return -each.sum() / jnp.maximum(mask.sum(), 1)
+
+
+ENTRY = Entry(
+    chameleon,
+    paper="Dai, Li, ICML 2023",
+)

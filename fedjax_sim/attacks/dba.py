@@ -1,18 +1,21 @@
 """DBA: every attacker stamps one part of the trigger."""
 
-from fedjax_sim.attacks.parts.options import require_choice
-from fedjax_sim.attacks.scaling import alternating_backdoor
+from fedjax_sim.attacks.scaling import alternating_backdoor, needs_epochs
 from fedjax_sim.contracts.attack import Attack
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.errors import check_choice
+from fedjax_sim.core.options import Count, Natural, Traced, checked
 from fedjax_sim.data.triggers import FOUR_PIXELS, single_pixels
 
 
+@checked("attack")
 def dba(
     *,
-    scale: float = 3.0,
-    target_class: int = 0,
+    scale: Traced[float] = 3.0,
+    target_class: Natural = 0,
     trigger: str = "fedredefense_4pixel",
-    start_round: int = 1,
-    end_round: int | None = None,
+    start_round: Count = 1,
+    end_round: Count | None = None,
 ) -> Attack:
     """Distributed backdoor: client k stamps pixel k mod 4 of four ([FedREDefense] 2.7).
 
@@ -33,7 +36,7 @@ def dba(
       InputError: an unknown trigger or one that does not fit the images, a target
         outside the data set, an empty window.
     """
-    require_choice("trigger", trigger, FOUR_PIXELS)
+    check_choice("attack", "trigger", trigger, FOUR_PIXELS)
     return alternating_backdoor(
         tested=lambda spec: FOUR_PIXELS[trigger](spec.image_shape, spec.normalization),
         stamped=lambda spec: single_pixels(
@@ -45,3 +48,10 @@ def dba(
         start_round=start_round,
         end_round=end_round,
     )
+
+
+ENTRY = Entry(
+    dba,
+    paper="Xie et al., ICLR 2020; Xie et al., ICML 2024",
+    check=needs_epochs,
+)

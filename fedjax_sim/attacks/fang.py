@@ -1,23 +1,26 @@
 """Fang's attack on coordinate-wise rules: beyond the mean, against its sign."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from fedjax_sim.attacks.parts import known_updates
-from fedjax_sim.attacks.parts.options import active_rounds, require_choice
+from fedjax_sim.attacks.parts.options import active_rounds
 from fedjax_sim.contracts.attack import Attack
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.options import Count, checked
 
 Variant = Literal["random", "deterministic"]
 
 
+@checked("attack")
 def fang(
     *,
     variant: Variant = "random",
-    start_round: int = 1,
-    end_round: int | None = None,
+    start_round: Count = 1,
+    end_round: Count | None = None,
 ) -> Attack:
     """The attack of Fang et al. on trimmed mean and median, partial knowledge.
 
@@ -35,9 +38,8 @@ def fang(
         `end_round`; None never ends.
 
     Raises:
-      InputError: an unknown variant or an empty window.
+      InputError: an option outside its range, an empty window.
     """
-    require_choice("variant", variant, get_args(Variant))
 
     def craft(state, view):
         rows = view.malicious
@@ -73,3 +75,9 @@ def beyond_the_mean(mean: Array, std: Array, draws: Array) -> Array:
     above = mean + (3.0 + draws) * std
     below = mean - (4.0 - draws) * std
     return jnp.where(mean < 0, above, jnp.where(mean > 0, below, 0.0))
+
+
+ENTRY = Entry(
+    fang,
+    paper="Fang et al., USENIX Security 2020",
+)

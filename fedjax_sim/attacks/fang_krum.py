@@ -1,13 +1,15 @@
 """Fang's attack on Krum: the longest step against the trend that Krum still picks."""
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
 
 from fedjax_sim.attacks.parts import known_updates
-from fedjax_sim.attacks.parts.options import active_rounds, require_choice
+from fedjax_sim.attacks.parts.options import active_rounds
 from fedjax_sim.contracts.attack import Attack, CraftView, Knowledge
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.options import Count, checked
 from fedjax_sim.numerics.distances import squared_distances
 
 Form = Literal["partial", "analytic", "full"]
@@ -19,8 +21,9 @@ _KNOWLEDGE: dict[Form, tuple[Knowledge, ...]] = {
 }
 
 
+@checked("attack")
 def fang_krum(
-    *, form: Form = "partial", start_round: int = 1, end_round: int | None = None
+    *, form: Form = "partial", start_round: Count = 1, end_round: Count | None = None
 ) -> Attack:
     """The attack of Fang et al. on Krum: all attackers send -lambda s.
 
@@ -44,9 +47,8 @@ def fang_krum(
         `end_round`; None never ends.
 
     Raises:
-      InputError: an unknown form or an empty window.
+      InputError: an option outside its range, an empty window.
     """
-    require_choice("form", form, get_args(Form))
     search = {"partial": _partial, "analytic": _analytic, "full": _full}[form]
 
     def craft(state, view):
@@ -210,3 +212,9 @@ def _full(view: CraftView) -> tuple[Array, Array]:
         return simulation.picks_crafted(scale, count, num_neighbors, ties=True)
 
     return _halve(accepts, jnp.float32(1), 1e-5), trend
+
+
+ENTRY = Entry(
+    fang_krum,
+    paper="Fang et al., USENIX Security 2020",
+)

@@ -3,12 +3,18 @@
 import jax
 
 from fedjax_sim.attacks.parts.known_updates import draw_rows
-from fedjax_sim.attacks.parts.options import active_rounds, require_range
+from fedjax_sim.attacks.parts.options import active_rounds
 from fedjax_sim.contracts.attack import Attack
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.options import Count, NonNegative, Traced, checked
 
 
+@checked("attack")
 def gaussian(
-    *, std: float = 200.0, start_round: int = 1, end_round: int | None = None
+    *,
+    std: Traced[NonNegative] = 200.0,
+    start_round: Count = 1,
+    end_round: Count | None = None,
 ) -> Attack:
     """Gaussian attack: each attacker sends its own draw from N(0, std^2 I).
 
@@ -21,9 +27,8 @@ def gaussian(
         `end_round`; None never ends.
 
     Raises:
-      InputError: a negative std or an empty window.
+      InputError: an option outside its range, an empty window.
     """
-    require_range("std", std, 0)
 
     def craft(state, view):
         shape = view.global_params.shape
@@ -35,3 +40,9 @@ def gaussian(
         craft=craft,
         trains=False,
     )
+
+
+ENTRY = Entry(
+    gaussian,
+    paper="Blanchard et al., NeurIPS 2017",
+)

@@ -1,19 +1,20 @@
 """Inner product manipulation: a step against the mean of the benign updates."""
 
-from typing import get_args
-
 from fedjax_sim.attacks.parts import known_updates
 from fedjax_sim.attacks.parts.known_updates import Known
-from fedjax_sim.attacks.parts.options import active_rounds, require_choice
+from fedjax_sim.attacks.parts.options import active_rounds
 from fedjax_sim.contracts.attack import Attack
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.options import Count, Traced, checked
 
 
+@checked("attack")
 def ipm(
     *,
-    epsilon: float = 0.5,
+    epsilon: Traced[float] = 0.5,
     knowledge: Known = "benign",
-    start_round: int = 1,
-    end_round: int | None = None,
+    start_round: Count = 1,
+    end_round: Count | None = None,
 ) -> Attack:
     """Inner product manipulation: every attacker sends -epsilon mean(updates).
 
@@ -29,9 +30,8 @@ def ipm(
         `end_round`; None never ends.
 
     Raises:
-      InputError: an unknown choice or an empty window.
+      InputError: an option outside its range, an empty window.
     """
-    require_choice("knowledge", knowledge, get_args(Known))
 
     def craft(state, view):
         rows = known_updates.known_rows(view, knowledge)
@@ -43,3 +43,9 @@ def ipm(
         active=active_rounds(start_round, end_round),
         craft=craft,
     )
+
+
+ENTRY = Entry(
+    ipm,
+    paper="Xie, Koyejo, Gupta, UAI 2019",
+)

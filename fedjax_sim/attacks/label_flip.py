@@ -8,11 +8,14 @@ from jax import Array
 
 from fedjax_sim.attacks.parts.options import active_rounds
 from fedjax_sim.contracts.attack import Attack, AttackSpec, Poison, PoisonDecision
+from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.options import Count, checked
 
 
+@checked("attack")
 def label_flip(
-    *, offset: int | None = 1, start_round: int = 1, end_round: int | None = None
+    *, offset: int | None = 1, start_round: Count = 1, end_round: Count | None = None
 ) -> Attack:
     """Label flipping: y becomes (y + offset) mod K in all data of the attackers.
 
@@ -20,7 +23,8 @@ def label_flip(
     2018, as in [FedREDefense] 2.8: training is honest otherwise, and not scaled.
 
     Args:
-      offset: None draws one of 1 to K - 1 for each batch (LeadFL's code).
+      offset: added to the label, modulo K; None draws one of 1 to K - 1 for each batch
+        (LeadFL's code).
       start_round, end_round: flip from `start_round` (counted from 1) until before
         `end_round`; None never ends.
 
@@ -65,3 +69,9 @@ def relabelled(change: Callable[[Array, Array], Array]) -> Poison:
         return PoisonDecision(jnp.zeros(labels.shape, bool), flipped, jnp.int32(0))
 
     return Poison(None, (), decide)
+
+
+ENTRY = Entry(
+    label_flip,
+    paper="Fung et al. 2018",
+)

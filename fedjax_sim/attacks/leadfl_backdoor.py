@@ -1,6 +1,7 @@
 """LeadFL's backdoor: two losses on every batch, mixed by MGDA or by a fixed share."""
 
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +10,7 @@ from jax import Array
 from optax.tree_utils import tree_vdot
 
 from fedjax_sim.attacks.parts.boosting import copy_sources
-from fedjax_sim.attacks.parts.options import (
-    active_rounds,
-    require_choice,
-    require_classes,
-    require_range,
-)
+from fedjax_sim.attacks.parts.options import active_rounds, require_classes
 from fedjax_sim.attacks.parts.projection import norm
 from fedjax_sim.contracts.attack import (
     Attack,
@@ -24,27 +20,29 @@ from fedjax_sim.contracts.attack import (
     LocalStage,
     LocalTools,
 )
-from fedjax_sim.data.normalize import Normalization
-from fedjax_sim.data.triggers import TRIGGERS, Trigger, stamp
+from fedjax_sim.contracts.dataset import Normalization, Trigger
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.options import Count, Fraction, Natural, checked
+from fedjax_sim.data.triggers import TRIGGERS, Values, stamp
 
 Pattern = Literal["9pixel", "leadfl_1pixel"]
-Values = Literal["raw", "code"]
 Mixing = Literal["mgda", "fixed"]
 LossScale = Literal["loss", "loss+", "none", "l2"]
 
 
+@checked("attack")
 def leadfl_backdoor(
     *,
-    target_class: int = 8,
+    target_class: Natural = 8,
     trigger: Pattern = "9pixel",
     trigger_values: Values = "raw",
-    poisoned_fraction: float = 1.0,
+    poisoned_fraction: Fraction = 1.0,
     mixing: Mixing = "mgda",
     loss_scale: LossScale = "loss",
-    clean_weight: float = 0.5,
-    copies: int = 1,
-    start_round: int = 1,
-    end_round: int | None = None,
+    clean_weight: Fraction = 0.5,
+    copies: Count = 1,
+    start_round: Count = 1,
+    end_round: Count | None = None,
 ) -> Attack:
     """The backdoor of LeadFL and FL-WBC ([LeadFL] 5.1-5.3).
 
@@ -72,16 +70,9 @@ def leadfl_backdoor(
         `end_round`; None never ends.
 
     Raises:
-      InputError: an unknown choice, a share outside [0, 1], a trigger that does not fit
-        the images, a target outside the data set, an empty window.
+      InputError: an option outside its range, a trigger that does not fit the images, a
+        target outside the data set, an empty window.
     """
-    require_choice("trigger", trigger, get_args(Pattern))
-    require_choice("trigger_values", trigger_values, get_args(Values))
-    require_choice("mixing", mixing, get_args(Mixing))
-    require_choice("loss_scale", loss_scale, get_args(LossScale))
-    require_range("poisoned_fraction", poisoned_fraction, 0, 1)
-    require_range("clean_weight", clean_weight, 0, 1)
-    require_range("copies", copies, 1)
 
     def make_trigger(shape, normalization: Normalization) -> Trigger:
         return TRIGGERS[trigger](shape, normalization, values=trigger_values)
@@ -105,6 +96,7 @@ def leadfl_backdoor(
             clean_loss, buffers, clean = tools.gradient(params, buffers, batch)
             loss, buffers, backdoor = tools.gradient(params, buffers, triggered)
             if mixing == "fixed":
+                weights: tuple[Array | float, Array | float]
                 weights = 1 - clean_weight, clean_weight
             else:
                 losses = loss / size, clean_loss / size
@@ -153,12 +145,13 @@ def mgda_weights(
     """
 
     def scaled(gradient, loss):
-        size = {
+        sizes: dict[str, Callable[[], Array]] = {
             "loss": lambda: jnp.minimum(loss, 10.0),
             "loss+": lambda: jnp.minimum(loss * norm(gradient), 10.0),
-            "none": lambda: 1.0,
+            "none": lambda: jnp.float32(1.0),
             "l2": lambda: norm(gradient),
-        }[loss_scale]()
+        }
+        size = sizes[loss_scale]()
         return jax.tree.map(lambda g: g / (size + 1e-5), gradient)
 
     x, y = scaled(backdoor, backdoor_loss), scaled(clean, clean_loss)
@@ -166,3 +159,9 @@ def mgda_weights(
     between = (yy - xy) / (xx + yy - 2 * xy)
     weight = jnp.where(xy >= xx, 0.999, jnp.where(xy >= yy, 0.001, between))
     return weight, 1 - weight
+
+
+ENTRY = Entry(
+    leadfl_backdoor,
+    paper="Zhu et al. (LeadFL), ICML 2023; Sun et al., NeurIPS 2021",
+)

@@ -1,24 +1,25 @@
 """A Little Is Enough: a small shift that hides in the spread of the updates."""
 
-from typing import get_args
-
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.stats import norm
 
 from fedjax_sim.attacks.parts import known_updates
 from fedjax_sim.attacks.parts.known_updates import Known
-from fedjax_sim.attacks.parts.options import active_rounds, require_choice
+from fedjax_sim.attacks.parts.options import active_rounds
 from fedjax_sim.contracts.attack import Attack, AttackSpec
+from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.options import Count, Traced, checked
 
 
+@checked("attack")
 def lie(
     *,
-    z: float | None = None,
+    z: Traced[float] | None = None,
     knowledge: Known = "compromised",
-    start_round: int = 1,
-    end_round: int | None = None,
+    start_round: Count = 1,
+    end_round: Count | None = None,
 ) -> Attack:
     """A Little Is Enough: every attacker sends mean - z std (of the population).
 
@@ -35,10 +36,9 @@ def lie(
         `end_round`; None never ends.
 
     Raises:
-      InputError: an unknown choice or an empty window; by `init`, attackers that are
-        the majority of the population, for which z_max is not defined.
+      InputError: an option outside its range, an empty window; by `init`, attackers
+        that are the majority of the population, for which z_max is not defined.
     """
-    require_choice("knowledge", knowledge, get_args(Known))
 
     def init(spec: AttackSpec):
         population, attackers = len(spec.partition.counts), len(spec.malicious_ids)
@@ -76,3 +76,9 @@ def max_shift(num_clients: Array, num_attackers: Array) -> Array:
     margin = 0.5 / benign
     share = (num_clients - num_attackers - supporters) / benign
     return norm.ppf(jnp.clip(share, margin, 1 - margin))
+
+
+ENTRY = Entry(
+    lie,
+    paper="Baruch et al., NeurIPS 2019",
+)

@@ -1,38 +1,51 @@
 """Min-Max: as far from the mean as two benign updates are from each other."""
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import jax.numpy as jnp
 from jax import Array, lax
 
 from fedjax_sim.attacks.parts import known_updates
 from fedjax_sim.attacks.parts.known_updates import Known
-from fedjax_sim.attacks.parts.options import (
-    active_rounds,
-    require_choice,
-    require_range,
-)
+from fedjax_sim.attacks.parts.options import active_rounds
 from fedjax_sim.contracts.attack import Attack
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.options import Count, Positive, checked
 from fedjax_sim.numerics.distances import squared_distances
 
 Perturbation = Literal["std", "unit_vec", "sign"]
 
 
+@checked("attack")
 def min_max(
     *,
     perturbation: Perturbation = "std",
     knowledge: Known = "compromised",
-    initial_scale: float = 30.0,
-    tolerance: float = 1e-5,
-    start_round: int = 1,
-    end_round: int | None = None,
+    initial_scale: Positive = 30.0,
+    tolerance: Positive = 1e-5,
+    start_round: Count = 1,
+    end_round: Count | None = None,
 ) -> Attack:
     """Min-Max: the largest distance to a known update is at most that between two.
 
     Shejwalkar, Houmansadr, "Manipulating the Byzantine: Optimizing Model Poisoning
-    Attacks and Defenses for Federated Learning", NDSS 2021, eq. 8. Arguments and
-    errors: see `agr_agnostic`.
+    Attacks and Defenses for Federated Learning", NDSS 2021, eq. 8. All attackers send
+    mean - gamma p with the largest gamma that a halving search finds.
+
+    Args:
+      perturbation: p, the standard deviation of a sample, the mean scaled to length 1
+        (0 if the mean is 0), or the sign of the mean.
+      knowledge: the updates of the compromised clients (code of FedREDefense), or those
+        of all benign clients (updates-known threat model of the paper).
+      initial_scale: first gamma; the search covers [0, 2 initial_scale). The authors'
+        code starts at 10, that of FedREDefense at 30.
+      tolerance: of gamma, at which the search ends.
+      start_round, end_round: attack from `start_round` (counted from 1) until before
+        `end_round`; None never ends.
+
+    Raises:
+      InputError: an option outside its range, an empty window.
     """
     return agr_agnostic(
         bound=lambda pairwise, rows: pairwise.max(),
@@ -59,32 +72,17 @@ def agr_agnostic(
 ) -> Attack:
     """An attack of Shejwalkar and Houmansadr that does not know the rule.
 
-    All attackers send mean - gamma p with the largest gamma that a halving search
-    finds to be accepted: `spread` of the squared distances from the crafted vector to
-    the known updates must not exceed `bound` of those between them. With fewer than
-    two known updates they send zeros.
+    A gamma is accepted if `spread` of the squared distances from the crafted vector to
+    the known updates does not exceed `bound` of those between them. With fewer than two
+    known updates the attackers send zeros.
 
     Args:
       bound: `(squared distances f32 [n, n], rows bool [n]) -> f32 []`; distances of
         rows that are not known are 0.
       spread: `(squared distances f32 [n]) -> f32 []`, 0 for rows that are not known.
-      perturbation: p, the standard deviation of a sample, the mean scaled to length 1
-        (0 if the mean is 0), or the sign of the mean.
-      knowledge: the updates of the compromised clients (code of FedREDefense), or those
-        of all benign clients (updates-known threat model of the paper).
-      initial_scale: first gamma; the search covers [0, 2 initial_scale). The authors'
-        code starts at 10, that of FedREDefense at 30.
-      tolerance: of gamma.
-      start_round, end_round: attack from `start_round` (counted from 1) until before
-        `end_round`; None never ends.
-
-    Raises:
-      InputError: an unknown choice, a number that is not positive, an empty window.
+      perturbation, knowledge, initial_scale, tolerance: see `min_max`.
+      start_round, end_round: see `min_max`.
     """
-    require_choice("perturbation", perturbation, get_args(Perturbation))
-    require_choice("knowledge", knowledge, get_args(Known))
-    require_range("initial_scale", initial_scale, 0, open_low=True)
-    require_range("tolerance", tolerance, 0, open_low=True)
 
     def craft(state, view):
         rows = known_updates.known_rows(view, knowledge)
@@ -142,3 +140,9 @@ def _direction(
         return jnp.sign(mean)
     length = jnp.linalg.norm(mean)
     return mean / jnp.where(length > 0, length, 1.0)
+
+
+ENTRY = Entry(
+    min_max,
+    paper="Shejwalkar, Houmansadr, NDSS 2021",
+)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_sim.attacks.parts.options import active_rounds, require_range
+from fedjax_sim.attacks.parts.options import active_rounds
 from fedjax_sim.contracts.attack import (
     Attack,
     AttackSpec,
@@ -11,14 +11,16 @@ from fedjax_sim.contracts.attack import (
     Poison,
     PoisonDecision,
 )
+from fedjax_sim.contracts.dataset import Partition, Trigger
+from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.options import Count, checked
 from fedjax_sim.data.normalize import normalize
-from fedjax_sim.data.partition import Partition
-from fedjax_sim.data.triggers import Trigger
 
 
+@checked("attack")
 def mislabelled_images(
-    *, num_images: int = 1, start_round: int = 1, end_round: int | None = None
+    *, num_images: Count = 1, start_round: Count = 1, end_round: Count | None = None
 ) -> Attack:
     """Attackers train on the first test images with wrong labels, and nothing else.
 
@@ -29,14 +31,14 @@ def mislabelled_images(
     those in place of one of its own; outside the window these few are its own again.
 
     Args:
-      num_images: how many.
+      num_images: how many of the test images.
       start_round, end_round: attack from `start_round` (counted from 1) until before
         `end_round`; None never ends.
 
     Raises:
-      InputError: fewer test images than `num_images`, an empty window.
+      InputError: an option outside its range, fewer test images than `num_images`, an
+        empty window.
     """
-    require_range("num_images", num_images, low=1)
 
     def chosen(spec: AttackSpec) -> tuple[np.ndarray, np.ndarray]:
         """The images, u8 [P, H, W, C], and the classes they are to be taken for."""
@@ -56,12 +58,12 @@ def mislabelled_images(
             count = min(spec.partition.counts[client], num_images)
             own = spec.partition.indices[client, :count]
             which[own] = np.arange(len(own))
-        wrong = jnp.asarray(wrong)
+        taken_for = jnp.asarray(wrong)
 
         def decide(plan, sample_ids, labels, context):
             image = plan[sample_ids]
             poisoned = jnp.full(labels.shape, context.malicious)
-            labels = jnp.where(poisoned, wrong[image], labels)
+            labels = jnp.where(poisoned, taken_for[image], labels)
             return PoisonDecision(poisoned, labels, image)
 
         return Poison(Trigger(jnp.ones(value.shape, bool), value), which, decide)
@@ -91,3 +93,9 @@ def wrong_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:
         for i in range(len(labels))
     ]
     return ((labels + np.array(moves)) % num_classes).astype(np.int32)
+
+
+ENTRY = Entry(
+    mislabelled_images,
+    paper="Bhagoji et al., ICML 2019; Sun et al., NeurIPS 2021 (code)",
+)

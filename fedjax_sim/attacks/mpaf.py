@@ -5,10 +5,16 @@ import jax.numpy as jnp
 from fedjax_sim.attacks.parts.known_updates import sent_by_all
 from fedjax_sim.attacks.parts.options import active_rounds
 from fedjax_sim.contracts.attack import Attack
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.options import Count, Traced, checked
 
 
+@checked("attack")
 def mpaf(
-    *, scale: float = 3.0, start_round: int = 1, end_round: int | None = None
+    *,
+    scale: Traced[float] = 3.0,
+    start_round: Count = 1,
+    end_round: Count | None = None,
 ) -> Attack:
     """MPAF: every attacker sends scale (w_0 - w), w_0 the initial global model.
 
@@ -40,3 +46,9 @@ def mpaf(
         craft=craft,
         trains=False,
     )
+
+
+ENTRY = Entry(
+    mpaf,
+    paper="Cao, Gong, CVPR Workshops 2022",
+)

@@ -10,9 +10,10 @@ import optax
 from jax import Array
 
 from fedjax_sim.attacks.backdoor import backdoor
-from fedjax_sim.attacks.parts.options import require_range
 from fedjax_sim.attacks.parts.projection import project_l2
 from fedjax_sim.contracts.attack import Attack, AttackSpec, LocalStage, LocalTools
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.options import Count, Fraction, Natural, Positive, Traced, checked
 from fedjax_sim.data.triggers import Position
 from fedjax_sim.numerics.flat import FlatLayout
 from fedjax_sim.numerics.order_statistics import largest
@@ -25,18 +26,19 @@ class NeurotoxinState(NamedTuple):
     reference: Array  # f32 [d], the last global update; 0 before there is one
 
 
+@checked("attack")
 def neurotoxin(
     *,
-    top_k: float = 0.05,
+    top_k: Traced[Fraction] = 0.05,
     per_layer: bool = False,
-    norm_bound: float | None = None,
-    dpr: float = 0.125,
-    victim_class: int | None = 0,
-    target_class: int = 7,
+    norm_bound: Traced[Positive] | None = None,
+    dpr: Traced[Fraction] = 0.125,
+    victim_class: Natural | None = 0,
+    target_class: Natural = 7,
     trigger: str = "4pixel",
     position: Position = "top_left",
-    start_round: int = 1,
-    end_round: int | None = None,
+    start_round: Count = 1,
+    end_round: Count | None = None,
 ) -> Attack:
     """Neurotoxin: a backdoor whose gradient avoids the coordinates that move most.
 
@@ -51,15 +53,17 @@ def neurotoxin(
       per_layer: take that fraction of every parameter tensor, not of all together.
       norm_bound: radius of the ball around the global model that every local step is
         projected into (the authors' CIFAR-10 runs: 0.2); None does not project.
-      dpr, victim_class, target_class, trigger, position, start_round, end_round: of
-        the poisoned data, see `backdoor`.
+      dpr: fraction of the victim class of one client that is poisoned, see `backdoor`.
+      victim_class: class to poison; None poisons every class.
+      target_class: the label the backdoor asks for.
+      trigger: name of the pattern (`fedjax_sim.data.triggers.TRIGGERS`).
+      position: corner of the pattern, for the triggers that have one.
+      start_round, end_round: attack from `start_round` (counted from 1) until before
+        `end_round`; None never ends.
 
     Raises:
-      InputError: a fraction outside [0, 1], a bound that is not positive; see
-        `backdoor`.
+      InputError: an option outside its range; see `backdoor`.
     """
-    require_range("top_k", top_k, 0, 1)
-    require_range("norm_bound", norm_bound, 0, open_low=True)
 
     def init(spec: AttackSpec) -> NeurotoxinState:
         zeros = jnp.zeros(spec.layout.size)
@@ -86,6 +90,7 @@ def neurotoxin(
         return optax.GradientTransformationExtraArgs(lambda params: (), update)
 
     def projected(tools: LocalTools) -> tuple[LocalStage, ...]:
+        assert norm_bound is not None  # without it the local work is the usual
         bound = project_l2(tools.global_params, norm_bound)
         optimizer = optax.chain(tools.optimizer, bound)
         return (LocalStage(tools.epochs, tools.gradient, optimizer),)
@@ -115,9 +120,16 @@ def blocked(reference: Array, top_k: Array | float) -> Array:
       reference: f32 [k].
       top_k: fraction of the coordinates.
     """
+    count: Array | int
     if isinstance(top_k, int | float):
         count = math.floor(top_k * len(reference))
     else:
         count = jnp.floor(top_k * len(reference)).astype(jnp.int32)
     moved = jnp.abs(reference)
     return largest(moved, jnp.maximum(count, 1)) & (moved > 0) & (count > 0)
+
+
+ENTRY = Entry(
+    neurotoxin,
+    paper="Zhang et al., ICML 2022",
+)

@@ -1,7 +1,7 @@
 """PoisonedFL: fake clients push the model along one direction in every round."""
 
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,16 +9,15 @@ from jax import Array, lax
 from scipy import special
 
 from fedjax_sim.attacks.parts.known_updates import draw_rows, mean, sent_by_all
-from fedjax_sim.attacks.parts.options import (
-    active_rounds,
-    require_choice,
-    require_range,
-)
+from fedjax_sim.attacks.parts.options import active_rounds
 from fedjax_sim.contracts.attack import Attack, AttackSpec, CraftView
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.options import Count, Fraction, NonNegative, Range, Traced, checked
 
 Test = Literal["binomial", "majority"]
 Adaptation = Literal["none", "noise", "sign_flip", "partition"]
 PartitionScale = Literal["norm", "none", "mean"]
+Share = Annotated[float, Range(0, 1, open_low=True)]
 
 
 class PoisonedFLState(NamedTuple):
@@ -32,20 +31,21 @@ class PoisonedFLState(NamedTuple):
     scale: Array  # f32 [], c
 
 
+@checked("attack")
 def poisonedfl(
     *,
-    initial_scale: float = 8.0,
-    decay: float = 0.7,
-    min_scale: float = 0.5,
-    window: int = 50,
+    initial_scale: Traced[NonNegative] = 8.0,
+    decay: Traced[Share] = 0.7,
+    min_scale: Traced[NonNegative] = 0.5,
+    window: Count = 50,
     test: Test = "binomial",
-    p_value: float = 0.01,
+    p_value: Share = 0.01,
     adaptation: Adaptation = "none",
-    noise_scale: float = 1.0,
-    flip_probability: float = 0.05,
+    noise_scale: Traced[NonNegative] = 1.0,
+    flip_probability: Traced[Fraction] = 0.05,
     partition_scale: PartitionScale = "norm",
-    start_round: int = 1,
-    end_round: int | None = None,
+    start_round: Count = 1,
+    end_round: Count | None = None,
 ) -> Attack:
     """PoisonedFL: untargeted, from the broadcast models alone.
 
@@ -56,7 +56,8 @@ def poisonedfl(
     the model did not follow s. In the first round of the attack fakes send zeros.
 
     Args:
-      initial_scale: c at the start.
+      initial_scale: c at the start, the length of what fakes send in lengths of the
+        last global update.
       decay: factor by which c shrinks.
       min_scale: c never shrinks below this.
       window: rounds between two tests.
@@ -69,22 +70,15 @@ def poisonedfl(
         `flip_probability`, both drawn by each fake in each round; `partition` gives
         each fake its own coordinates.
       noise_scale: length of the noise, in lengths of the update.
-      flip_probability: of each coordinate.
+      flip_probability: of the sign of each coordinate.
       partition_scale: rescale a part to the length of the whole (`norm`), so that the
         mean of all parts is the whole (`mean`), or not (`none`).
       start_round, end_round: attack from `start_round` (counted from 1) until before
         `end_round`; None never ends.
 
     Raises:
-      InputError: an unknown choice, a number out of range, an empty window.
+      InputError: an option outside its range, an empty window.
     """
-    require_choice("test", test, get_args(Test))
-    require_choice("adaptation", adaptation, get_args(Adaptation))
-    require_choice("partition_scale", partition_scale, get_args(PartitionScale))
-    require_range("decay", decay, 0, 1, open_low=True)
-    require_range("window", window, 1)
-    require_range("p_value", p_value, 0, 1, open_low=True)
-    require_range("flip_probability", flip_probability, 0, 1)
 
     def init(spec: AttackSpec) -> PoisonedFLState:
         size = spec.layout.size
@@ -230,3 +224,9 @@ def rescaled(parts: Array, length: Array, count: Array, rule: PartitionScale) ->
         return count * parts
     norms = jnp.linalg.norm(parts, axis=1, keepdims=True)
     return length * parts / jnp.where(norms > 0, norms, 1.0)
+
+
+ENTRY = Entry(
+    poisonedfl,
+    paper="Xie, Fang, Gong, CVPR 2025",
+)

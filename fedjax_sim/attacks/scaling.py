@@ -16,22 +16,28 @@ from fedjax_sim.contracts.attack import (
     Attack,
     AttackSpec,
     BackdoorTest,
-    ClientContext,
     LocalStage,
     LocalTools,
     Poison,
     PoisonDecision,
 )
-from fedjax_sim.data.triggers import TRIGGERS, Trigger
+from fedjax_sim.contracts.client import ClientContext
+from fedjax_sim.contracts.config import Config
+from fedjax_sim.contracts.dataset import Trigger
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.options import Count, Natural, Traced, checked
+from fedjax_sim.data.triggers import TRIGGERS
 
 
+@checked("attack")
 def scaling(
     *,
-    scale: float = 3.0,
-    target_class: int = 0,
+    scale: Traced[float] = 3.0,
+    target_class: Natural = 0,
     trigger: str = "fedredefense_4pixel",
-    start_round: int = 1,
-    end_round: int | None = None,
+    start_round: Count = 1,
+    end_round: Count | None = None,
 ) -> Attack:
     """The scaling attack on all images but those of the target ([FedREDefense] 2.6).
 
@@ -116,3 +122,20 @@ def alternating_backdoor(
         craft=multiplied(scale),
         test=test,
     )
+
+
+def needs_epochs(config: Config) -> None:
+    """Refuses a number of steps: whole passes alternate."""
+    if config.client.steps is not None:
+        raise InputError(
+            f"config.client.steps = {config.client.steps} must be none with "
+            f"config.attack.name = {config.attack.name!r}: it alternates between "
+            "passes over poisoned and clean data, config.client.epochs of each"
+        )
+
+
+ENTRY = Entry(
+    scaling,
+    paper="Bagdasaryan et al., AISTATS 2020; Xie et al., ICML 2024",
+    check=needs_epochs,
+)

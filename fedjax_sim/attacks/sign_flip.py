@@ -2,10 +2,16 @@
 
 from fedjax_sim.attacks.parts.options import active_rounds
 from fedjax_sim.contracts.attack import Attack
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.options import Count, NonNegative, Traced, checked
 
 
+@checked("attack")
 def sign_flip(
-    *, scale: float = 1.0, start_round: int = 1, end_round: int | None = None
+    *,
+    scale: Traced[NonNegative] = 1.0,
+    start_round: Count = 1,
+    end_round: Count | None = None,
 ) -> Attack:
     """Sign flipping: each attacker sends -scale times its own honest update.
 
@@ -18,7 +24,7 @@ def sign_flip(
         `end_round`; None never ends.
 
     Raises:
-      InputError: an empty window.
+      InputError: an option outside its range, an empty window.
     """
 
     def craft(state, view):
@@ -29,3 +35,9 @@ def sign_flip(
         active=active_rounds(start_round, end_round),
         craft=craft,
     )
+
+
+ENTRY = Entry(
+    sign_flip,
+    paper="Li et al. (RSA), AAAI 2019",
+)

@@ -5,15 +5,18 @@ import jax.numpy as jnp
 from fedjax_sim.attacks.label_flip import relabelled
 from fedjax_sim.attacks.parts.options import active_rounds, require_classes
 from fedjax_sim.contracts.attack import Attack, AttackSpec, BackdoorTest, Poison
+from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.options import Count, Natural, checked
 
 
+@checked("attack")
 def targeted_label_flip(
     *,
-    victim_class: int = 0,
-    target_class: int = 2,
-    start_round: int = 1,
-    end_round: int | None = None,
+    victim_class: Natural = 0,
+    target_class: Natural = 2,
+    start_round: Count = 1,
+    end_round: Count | None = None,
 ) -> Attack:
     """Targeted label flipping: the victim class is labelled as the target.
 
@@ -55,3 +58,9 @@ def targeted_label_flip(
         poison=poison,
         test=test,
     )
+
+
+ENTRY = Entry(
+    targeted_label_flip,
+    paper="Tolpegin et al., ESORICS 2020",
+)

@@ -5,90 +5,25 @@ Poisoning Attacks in Federated Learning from a Client Perspective", NeurIPS 2021
 its public code.
 """
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
-from fedjax_sim.contracts.defense import ClientOptimizer
-from fedjax_sim.core.errors import check_choice, check_range
-from fedjax_sim.numerics.leaves import laplace_like, map_weights
+from fedjax_sim.client_defenses.parts.noisy_sgd import Reset, noisy_sgd
+from fedjax_sim.contracts.client import ClientSide
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.options import Positive, Traced, checked
+from fedjax_sim.numerics.leaves import laplace_like
 
-PyTree = optax.Params
-Reset = Literal["epoch", "round"]
+PyTree = Any
 Variant = Literal["code", "paper"]
 
 
-class NoisySGDState(NamedTuple):
-    """The state of SGD with noise behind each step, within one round."""
-
-    momentum: PyTree
-    last: PyTree  # the gradient of the step before, or what the weights moved by
-    begun: Array  # bool [], a step was made since the round began
-
-
-def noisy_sgd(
-    draw: Callable[[Array, PyTree], PyTree],
-    keep: Callable[[Array, Array, Array], Array],
-    reset: Reset,
-    of_steps: bool = False,
-) -> ClientOptimizer:
-    """SGD that adds eta times noise to weight tensors, behind the momentum.
-
-    The first step after a reset has no noise: there is no gradient before it.
-
-    Args:
-      draw: `(key, tree) -> noise` of the shapes of the tree.
-      keep: `(gradient, gradient before, noise) -> bool`, entries that get noise.
-      reset: what counts as a beginning, each epoch or each round.
-      of_steps: `keep` is given what the weights move by instead, and eta times noise.
-
-    Raises:
-      InputError: an unknown reset.
-    """
-    check_choice("client_defense", "reset", reset, Reset)
-
-    def optimizer(
-        learning_rate: Array, momentum: Array, weight_decay: Array
-    ) -> optax.GradientTransformationExtraArgs:
-        def init(params: PyTree) -> NoisySGDState:
-            zeros = jax.tree.map(jnp.zeros_like, params)
-            return NoisySGDState(zeros, zeros, jnp.bool_(False))
-
-        def update(updates, state, params=None, *, epoch_start, key, **extra):
-            del extra
-            fresh = epoch_start if reset == "epoch" else ~state.begun
-            buffer = jax.tree.map(
-                lambda b, g, w: momentum * b + g + weight_decay * w,
-                state.momentum,
-                updates,
-                params,
-            )
-            scale, moves = 1.0, updates
-            if of_steps:
-                scale = learning_rate
-                moves = jax.tree.map(lambda b: -learning_rate * b, buffer)
-            noise = map_weights(
-                lambda g, last, y: jnp.where(~fresh & keep(g, last, scale * y), y, 0.0),
-                moves,
-                state.last,
-                draw(key, updates),
-            )
-            step = jax.tree.map(lambda b, y: learning_rate * (y - b), buffer, noise)
-            last = step if of_steps else updates
-            return step, NoisySGDState(buffer, last, jnp.bool_(True))
-
-        return optax.GradientTransformationExtraArgs(init, update)
-
-    return optimizer
-
-
+@checked("client_defense")
 def fl_wbc(
-    *, scale: float = 0.4, reset: Reset = "epoch", variant: Variant = "code"
-) -> ClientOptimizer:
+    *, scale: Traced[Positive] = 0.4, reset: Reset = "epoch", variant: Variant = "code"
+) -> ClientSide:
     """Returns FL-WBC as the optimiser of benign clients; it replaces SGD.
 
     After each step, weights whose gradient changed by no more than the magnitude of a
@@ -102,18 +37,23 @@ def fl_wbc(
         with the noise, which is the same without momentum and noise.
 
     Raises:
-      InputError: an unknown variant or reset, a scale that is not positive.
+      InputError: an option outside its range.
     """
-    check_choice("client_defense", "variant", variant, Variant)
-    check_range("client_defense", "scale", scale, 0, open_low=True)
-    return noisy_sgd(
+    optimizer = noisy_sgd(
         lambda key, tree: laplace_like(key, tree, scale),
         small_change,
         reset,
         of_steps=variant == "paper",
     )
+    return ClientSide(optimizer=optimizer)
 
 
 def small_change(gradient: Array, last: Array, noise: Array) -> Array:
     """FL-WBC's mask: where the gradient changed by at most |noise|."""
     return jnp.abs(gradient - last) <= jnp.abs(noise)
+
+
+ENTRY = Entry(
+    fl_wbc,
+    paper="Sun et al., NeurIPS 2021",
+)

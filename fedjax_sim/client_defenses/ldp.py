@@ -8,34 +8,41 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from fedjax_sim.client_defenses.fl_wbc import Reset, noisy_sgd
-from fedjax_sim.contracts.defense import ClientOptimizer
-from fedjax_sim.core.errors import check_choice, check_range
+from fedjax_sim.client_defenses.parts.noisy_sgd import Reset, noisy_sgd
+from fedjax_sim.contracts.client import ClientSide
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.options import Positive, Traced, checked
 from fedjax_sim.numerics.leaves import laplace_like, normal_like
 
 
+@checked("client_defense")
 def ldp(
     *,
-    scale: float = 0.4,
+    scale: Traced[Positive] = 0.4,
     mechanism: Literal["laplace", "gaussian"] = "laplace",
     reset: Reset = "epoch",
-) -> ClientOptimizer:
+) -> ClientSide:
     """Returns LDP as the optimiser of benign clients; it replaces SGD.
 
     Args:
       scale: of the Laplace noise, or standard deviation of the Gaussian one.
-      mechanism: the noise.
+      mechanism: distribution of the noise.
       reset: no noise on the first step of each epoch (the code) or of each round.
 
     Raises:
-      InputError: an unknown mechanism or reset, a scale that is not positive.
+      InputError: an option outside its range.
     """
     draws = {"laplace": laplace_like, "gaussian": normal_like}
-    check_choice("client_defense", "mechanism", mechanism, draws)
-    check_range("client_defense", "scale", scale, 0, open_low=True)
     noise = draws[mechanism]
-    return noisy_sgd(
+    optimizer = noisy_sgd(
         lambda key, tree: noise(key, tree, scale),
         lambda gradient, last, drawn: jnp.ones_like(gradient, bool),
         reset,
     )
+    return ClientSide(optimizer=optimizer)
+
+
+ENTRY = Entry(
+    ldp,
+    paper="Zhu, Roos, Chen, ICML 2023, public code",
+)

@@ -10,28 +10,28 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fedjax_sim.contracts.defense import ClientRelease
-from fedjax_sim.core.errors import check_range
+from fedjax_sim.contracts.client import ClientSide
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.options import NonNegative, Positive, Traced, checked
 
 
+@checked("client_defense")
 def ldp_update(
-    *, clip_norm: float = 1.0, noise_multiplier: float = 0.01
-) -> ClientRelease:
+    *, clip_norm: Traced[Positive] = 1.0, noise_multiplier: Traced[NonNegative] = 0.01
+) -> ClientSide:
     """Returns LDP as what benign clients do to their updates; training stays as it is.
 
     An update longer than C is shortened to C, then every coordinate gets noise from
     N(0, (sigma C)^2). Running statistics are sent as they are.
 
     Args:
-      clip_norm: C, in L2 norm, above 0.
-      noise_multiplier: sigma, not negative. (The defaults are our choice: the length of
-        the noise grows with the root of the number of parameters.)
+      clip_norm: C, in L2 norm.
+      noise_multiplier: sigma. (The defaults are our choice: the length of the noise
+        grows with the root of the number of parameters.)
 
     Raises:
-      InputError: a number outside its range.
+      InputError: an option outside its range.
     """
-    check_range("client_defense", "clip_norm", clip_norm, 0, open_low=True)
-    check_range("client_defense", "noise_multiplier", noise_multiplier, 0)
 
     def release(update: Array, key: Array) -> Array:
         norm = jnp.linalg.norm(update)
@@ -39,4 +39,10 @@ def ldp_update(
         noise = jax.random.normal(key, update.shape)
         return short + noise_multiplier * clip_norm * noise
 
-    return release
+    return ClientSide(release=release)
+
+
+ENTRY = Entry(
+    ldp_update,
+    paper="Gaussian mechanism: Dwork, Roth 2014; clipping: McMahan et al., ICLR 2018",
+)

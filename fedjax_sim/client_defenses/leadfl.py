@@ -12,19 +12,21 @@ weights of the step before are known from the steps themselves, so neither a his
 of weights nor a second gradient is needed.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from fedjax_sim.client_defenses.fl_wbc import Reset
-from fedjax_sim.contracts.defense import ClientOptimizer
-from fedjax_sim.core.errors import InputError, check_choice, check_range
+from fedjax_sim.client_defenses.parts.noisy_sgd import Reset
+from fedjax_sim.contracts.client import ClientSide
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.options import NonNegative, Traced, checked
 from fedjax_sim.numerics.leaves import laplace_like, map_weights
 
-PyTree = optax.Params
+PyTree = Any
 Variant = Literal["code", "report", "paper_sign", "halfsq"]
 Clipping = Literal["elementwise", "none", "noise_norm"]
 
@@ -37,14 +39,15 @@ class LeadFLState(NamedTuple):
     begun: Array  # bool [], a step was made since the round began
 
 
+@checked("client_defense")
 def leadfl(
     *,
-    alpha: float = 0.4,
-    clip: float = 0.2,
+    alpha: Traced[NonNegative] = 0.4,
+    clip: Traced[NonNegative] = 0.2,
     variant: Variant = "code",
     clipping: Clipping = "elementwise",
     reset: Reset = "epoch",
-) -> ClientOptimizer:
+) -> ClientSide:
     """Returns LeadFL as the optimiser of benign clients; it replaces SGD.
 
     It acts on weight tensors (kernels and the scales of norms), each with its own
@@ -63,17 +66,9 @@ def leadfl(
       reset: forget the last step at each epoch (the code) or at each round.
 
     Raises:
-      InputError: an unknown name, a number outside its range, or `clipping` for
-        another variant than `code`.
+      InputError: an option outside its range, or `clipping` for another variant than
+        `code`.
     """
-    for key, name, names in (
-        ("variant", variant, Variant),
-        ("clipping", clipping, Clipping),
-        ("reset", reset, Reset),
-    ):
-        check_choice("client_defense", key, name, names)
-    check_range("client_defense", "alpha", alpha, 0)
-    check_range("client_defense", "clip", clip, 0)
     if variant != "code" and clipping != "elementwise":
         raise InputError(
             f"config.client_defense.clipping = {clipping!r} belongs to variant = "
@@ -81,7 +76,9 @@ def leadfl(
         )
 
     def optimizer(
-        learning_rate: Array, momentum: Array, weight_decay: Array
+        learning_rate: Array | float,
+        momentum: Array | float,
+        weight_decay: Array | float,
     ) -> optax.GradientTransformationExtraArgs:
         eta = learning_rate
 
@@ -144,7 +141,7 @@ def leadfl(
 
         return optax.GradientTransformationExtraArgs(init, update)
 
-    return optimizer
+    return ClientSide(optimizer=optimizer)
 
 
 def _unit(x: Array) -> Array:
@@ -179,3 +176,9 @@ def _clip(tree: PyTree, bound: float, clipping: Clipping, key: Array) -> PyTree:
     norm = optax.tree.norm(tree)
     scale = jnp.minimum(1.0, limit / jnp.where(norm > 0, norm, 1.0))
     return jax.tree.map(lambda x: x * scale, tree)
+
+
+ENTRY = Entry(
+    leadfl,
+    paper="Zhu, Roos, Chen, ICML 2023",
+)

@@ -7,7 +7,7 @@ from typing import Any
 from absl import flags
 
 from fedjax_sim.core.errors import InputError, did_you_mean
-from fedjax_sim.experiment.config import parse_value
+from fedjax_sim.experiment.config_files import parse_value
 
 EXIT_INPUT = 2
 
@@ -82,8 +82,8 @@ def _split_changes(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             continue
         key, equals, value = argument[len(prefix) :].partition("=")
         if not equals:
-            value = next(arguments, None)
-            if value is None or value.startswith("--"):
+            value = next(arguments, "--")
+            if value.startswith("--"):
                 raise InputError(f"--config.{key}: a value is missing")
         changes[key] = parse_value(value)
     return changes, others

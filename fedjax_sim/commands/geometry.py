@@ -1,77 +1,18 @@
-"""Where the updates of a round lie: in a plane, with clusters and true labels.
-
-A run does not keep updates; `launch/geometry.py` computes a round again and writes
-
-    RUN/geometry/ROUND.json
-        round
-        explained    share of the variance along each of the two axes, from 0 to 1
-        points       client, x, y, malicious (attacking in this round), excluded (weight
-                     0 in the aggregate), cluster (0 or 1; -1 with fewer than three)
-        left_out     clients whose update is not finite
-
-which `launch/report.py` draws.
-"""
+"""The command that computes a round again and writes where its updates lie."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import flags
-from sklearn.decomposition import PCA
 
 from fedjax_sim.commands.flags import run_command
 from fedjax_sim.commands.text_table import text_table
-from fedjax_sim.core.errors import InputError
-from fedjax_sim.defenses.drop.ward_clusters import ward_labels
-from fedjax_sim.numerics.distances import pairwise_distances
-from fedjax_sim.runs.directory import write_json
-from fedjax_sim.runs.replay import Replayed, replay
+from fedjax_sim.runs.files import write_json
+from fedjax_sim.runs.replay import replay
+from fedjax_sim.runs.update_plane import project
 
 USAGE = "usage: geometry.py --run=DIR [--round=ROUND]"
-
-
-def project(found: Replayed) -> dict[str, Any]:
-    """Projects the updates of a round on their first two principal components.
-
-    The clusters are those of Ward linkage on the updates themselves, whatever the
-    defence: the first stage of DROP.
-
-    Returns:
-      The fields above.
-
-    Raises:
-      InputError: fewer than three finite updates.
-    """
-    finite = np.isfinite(found.updates).all(1)
-    if finite.sum() < 3:
-        raise InputError(
-            f"--round={found.round}: {finite.sum()} of {len(finite)} updates are "
-            "finite; three are needed for a plane"
-        )
-    pca = PCA(n_components=2, svd_solver="full")
-    places = pca.fit_transform(found.updates[finite])
-    ids = found.client_ids[finite]
-    everyone = np.ones(len(ids), bool)
-    clusters = ward_labels(pairwise_distances(found.updates[finite]), everyone, ids)
-    columns = (
-        ids,
-        *places.T,
-        found.malicious[finite],
-        found.excluded[finite],
-        clusters,
-    )
-    names = ("client", "x", "y", "malicious", "excluded", "cluster")
-    points = [
-        dict(zip(names, values, strict=True))
-        for values in zip(*(column.tolist() for column in columns), strict=True)
-    ]
-    return {
-        "round": found.round,
-        "explained": pca.explained_variance_ratio_,
-        "points": points,
-        "left_out": found.client_ids[~finite],
-    }
 
 
 def make_flags() -> flags.FlagValues:

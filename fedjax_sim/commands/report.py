@@ -1,6 +1,5 @@
 """The command line of reports: run directories in; rows, tables and figures out."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ from fedjax_sim.core.errors import InputError
 from fedjax_sim.papers import layouts, load_layout
 from fedjax_sim.reports import figures, render, store
 from fedjax_sim.reports.danger_zones import danger_zones
-from fedjax_sim.reports.geometry import update_geometry
 from fedjax_sim.reports.scores import distributions
 from fedjax_sim.reports.tables import (
     Table,
     grid,
     published_table,
 )
+from fedjax_sim.reports.update_plane import update_geometry
 
 USAGE = (
     "usage: report.py --results=DIR [--where=SQL] [--sql=SQL] "
@@ -95,7 +94,7 @@ def _report(values: flags.FlagValues, _: Mapping[str, Any]) -> int:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"--out={out}: {os.strerror(error.errno)}") from None
+            raise InputError(f"--out={out}: {error.strerror}") from None
         written = store.write_parquet(database, out)
         if table is not None:
             drawn = draw(table, database, Path(values.results), values.mta)

@@ -9,15 +9,10 @@ from absl import flags
 
 from fedjax_sim.commands.flags import run_command
 from fedjax_sim.commands.text_table import text_table
+from fedjax_sim.contracts.config import Config
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.experiment.config import (
-    Config,
-    flatten,
-    load_file,
-    override,
-    resolve,
-    to_dict,
-)
+from fedjax_sim.experiment.config import to_dict
+from fedjax_sim.experiment.config_files import load_file, resolve_variants
 
 USAGE = (
     "usage: run.py --config=FILE[:ARGUMENTS] --workdir=DIR "
@@ -61,28 +56,6 @@ def make_flags() -> flags.FlagValues:
         "print_config", False, "Print the resolved config.", flag_values=values
     )
     return values
-
-
-def resolve_variants(
-    base: Mapping[str, Any], changes: Mapping[str, Any]
-) -> dict[str, Config]:
-    """Returns the runs of a config by name.
-
-    A config may hold `variants`: name -> group of keys that differ; each is a run of
-    its own. Without, there is one run with an empty name.
-    """
-    base = dict(base)
-    variants = base.pop("variants", None) or {"": {}}
-    if not isinstance(variants, Mapping) or not all(
-        isinstance(own, Mapping) for own in variants.values()
-    ):
-        raise InputError(
-            f"config.variants = {variants!r} must be groups of keys by the run's name"
-        )
-    return {
-        name: resolve(override(override(base, flatten(own)), changes))
-        for name, own in variants.items()
-    }
 
 
 def main(argv: Sequence[str]) -> int:
@@ -149,7 +122,7 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> str:
                 "ASR %": summary["final"].get("asr"),
                 "flagged mal. %": None if missed is None else 100 - missed,
                 "flagged benign %": found["false_positive_rate"],
-                "seconds": sum(summary["seconds"].values()),
+                "seconds": sum(filter(None, summary["seconds"].values())),
             }
         )
     return text_table(list(rows[0]), rows, floats=".2f")

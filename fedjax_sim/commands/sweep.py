@@ -1,6 +1,5 @@
 """The command line of a sweep: a sweep file in, run directories and a table out."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,10 +11,10 @@ from absl import flags
 from fedjax_sim.commands.flags import run_command
 from fedjax_sim.commands.run import table
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.experiment.config import parse_value
+from fedjax_sim.experiment.config_files import parse_value
 from fedjax_sim.experiment.memory import GIB
 from fedjax_sim.round.execution import Strategy, parse_strategy
-from fedjax_sim.runs.directory import read_json
+from fedjax_sim.runs.files import read_json
 from fedjax_sim.runs.loop import EXIT_INTERRUPTED
 from fedjax_sim.sweeps import executors
 from fedjax_sim.sweeps.sweep import Run, expand, load_sweep
@@ -156,7 +155,7 @@ def carry_out(runs: Sequence[Run], root: Path, values: flags.FlagValues) -> bool
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--results={root}: {os.strerror(error.errno)}") from None
+        raise InputError(f"--results={root}: {error.strerror}") from None
     waiting = [r for r in runs if not (root / r.folder / "summary.json").exists()]
     width = values.jobs if values.cluster else values.processes
     groups = executors.grouped(waiting, width, limit)

@@ -10,7 +10,7 @@ from fedjax_sim.commands import sweep as cli
 from fedjax_sim.commands.flags import run_command
 from fedjax_sim.commands.text_table import text_table
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.runs.directory import write_json
+from fedjax_sim.runs.files import write_json
 from fedjax_sim.runs.loop import EXIT_INTERRUPTED
 from fedjax_sim.sweeps import worst_case
 from fedjax_sim.sweeps.executors import FAILED, status
@@ -170,7 +170,7 @@ def _row(
 
 def _consistent(found: Outcome, least_asr: float) -> bool | None:
     """[DROP] equation 3; None: in a run no round has an acceptable MTA."""
-    if found.least_rounds == 0:
+    if found.least_rounds == 0 or found.least_asr is None:
         return None
     return found.least_asr >= least_asr
 

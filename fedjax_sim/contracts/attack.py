@@ -27,10 +27,9 @@ import numpy as np
 import optax
 from jax import Array
 
-from fedjax_sim.data.normalize import Normalization
-from fedjax_sim.data.partition import Partition
-from fedjax_sim.data.triggers import Trigger
-from fedjax_sim.models import Model, Network
+from fedjax_sim.contracts.client import ClientContext, ClientTask, GradientFn, Hyper
+from fedjax_sim.contracts.dataset import Normalization, Partition, Trigger
+from fedjax_sim.contracts.model import Model, Network
 from fedjax_sim.numerics.flat import FlatLayout
 
 PyTree = Any
@@ -47,17 +46,8 @@ class AttackSpec(NamedTuple):
     image_shape: tuple[int, int, int]
     normalization: Normalization
     layout: FlatLayout  # of the trainable parameters
-    test_images: np.ndarray | None = None  # u8 [T, H, W, C]
-    test_labels: np.ndarray | None = None  # i32 [T]
-
-
-class ClientContext(NamedTuple):
-    """Who trains, and when."""
-
-    client_id: Array  # i32 []
-    malicious: Array  # bool [], malicious and active in this round
-    round: Array  # i32 [], from 1
-    epoch: Array  # i32 [], from 0
+    test_images: np.ndarray  # u8 [T, H, W, C]
+    test_labels: np.ndarray  # i32 [T]
 
 
 class PoisonDecision(NamedTuple):
@@ -104,10 +94,10 @@ class CraftView(NamedTuple):
     malicious: Array  # bool [n], malicious and active
     present: Array  # bool [n], places of the cohort that are filled
     client_ids: Array  # i32 [n]
+    network: Network  # what the parameters are parameters of
     # For who knows "aggregation_rule": the server's state, `Defense.settings`.
     defense: PyTree = None
-    settings: Any = None
-    network: Network | None = None
+    settings: object = None
 
 
 class LocalTools(NamedTuple):
@@ -116,10 +106,10 @@ class LocalTools(NamedTuple):
     state: PyTree  # of the attack
     model: Model
     normalization: Normalization
-    task: Any  # round.training.ClientTask
-    hyper: Any  # federation.Hyper: learning_rate, momentum, weight_decay
+    task: ClientTask
+    hyper: Hyper
     epochs: int  # of benign clients
-    gradient: Callable[..., Any]  # of benign clients
+    gradient: GradientFn  # of benign clients
     optimizer: optax.GradientTransformationExtraArgs  # of benign clients
     global_params: PyTree  # tree of the broadcast model
 
@@ -127,12 +117,11 @@ class LocalTools(NamedTuple):
 class LocalStage(NamedTuple):
     """One stage of malicious local work.
 
-    `gradient` has the form of `round.training.batch_gradient`; the optimiser starts
-    afresh and is also given `epoch_start` and `key`.
+    The optimiser starts afresh and is also given `epoch_start` and `key`.
     """
 
     epochs: int
-    gradient: Callable[..., Any]
+    gradient: GradientFn
     optimizer: optax.GradientTransformationExtraArgs
 
 

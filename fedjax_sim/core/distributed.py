@@ -90,7 +90,10 @@ def connected(
 def _connect(
     coordinator: str, num_processes: int | None, process_id: int | None, devices: int
 ) -> None:
-    given = {"num_processes": num_processes, "process_id": process_id}
+    given: dict[str, Any] = {
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
     if coordinator == AUTO:
         address = None
         for name, value in given.items():
@@ -105,6 +108,7 @@ def _connect(
         for name, value in given.items():
             if value is None:
                 raise InputError(f"--coordinator={coordinator} needs --{name}")
+        assert num_processes is not None and process_id is not None
         if process_id >= num_processes:
             raise InputError(
                 f"--process_id={process_id} must be less than "
@@ -175,6 +179,7 @@ def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
     def place(x: Any) -> jax.Array:
         if isinstance(x, jax.Array) and not x.is_fully_addressable:  # there already
             return x
+        assert mesh is not None, "several processes share the devices of a mesh"
         return multihost_utils.host_local_array_to_global_array(x, mesh, P())
 
     return jax.tree.map(place, tree)

@@ -58,9 +58,9 @@ def check_range(
     if above and value <= high and math.isfinite(value):
         return
     if high == math.inf:
-        allowed = f"be {'above' if open_low else 'at least'} {low:g}"
+        allowed = f"be {'above' if open_low else 'at least'} {low}"
     elif open_low:
-        allowed = f"be above {low:g} and at most {high:g}"
+        allowed = f"be above {low} and at most {high}"
     else:
-        allowed = f"lie between {low:g} and {high:g}"
+        allowed = f"lie between {low} and {high}"
     raise InputError(f"config.{section}.{key} = {value} must {allowed}")

@@ -7,13 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fedjax_sim.data.dataset import (
-    Dataset,
-    Origin,
-    checked,
-    data_folder,
-    first_existing,
-)
+from fedjax_sim.contracts.dataset import Dataset
+from fedjax_sim.core.options import checked
+from fedjax_sim.data.dataset import Origin, data_folder, first_existing, verified
 
 CIFAR10 = Origin(
     "cifar10",
@@ -92,7 +88,7 @@ def read_folder(folder: Path, *, num_train: int, num_test: int) -> Dataset:
     """Reads the six batch files in `folder`; the counts are those expected."""
     batches = [read_batch(folder / name) for name in _TRAIN_FILES]
     test_images, test_labels = read_batch(folder / _TEST_FILE)
-    return checked(
+    return verified(
         Dataset(
             CIFAR10.name,
             np.concatenate([images for images, _ in batches]),
@@ -108,6 +104,7 @@ def read_folder(folder: Path, *, num_train: int, num_test: int) -> Dataset:
     )
 
 
+@checked("data")
 def load_cifar10(*, data_dir: str | None = None) -> Dataset:
     """CIFAR-10, 50 000 + 10 000 colour images of 32x32 in the official order."""
     root = data_folder(data_dir, CIFAR10)

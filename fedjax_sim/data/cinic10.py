@@ -4,14 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fedjax_sim.contracts.dataset import Dataset
+from fedjax_sim.core.options import checked
 from fedjax_sim.data import image_files
-from fedjax_sim.data.dataset import (
-    Dataset,
-    Origin,
-    checked,
-    data_folder,
-    first_existing,
-)
+from fedjax_sim.data.dataset import Origin, data_folder, first_existing, verified
 
 CINIC10 = Origin(
     "cinic10",
@@ -51,7 +47,7 @@ def read_folder(folder: Path, *, use_valid: bool, num_per_split: int) -> Dataset
     if use_valid:
         train.append(_read_split(folder / "valid"))
     test_images, test_labels = _read_split(folder / "test")
-    return checked(
+    return verified(
         Dataset(
             CINIC10.name,
             np.concatenate([images for images, _ in train]),
@@ -67,11 +63,14 @@ def read_folder(folder: Path, *, use_valid: bool, num_per_split: int) -> Dataset
     )
 
 
+@checked("data")
 def load_cinic10(*, data_dir: str | None = None, use_valid: bool = True) -> Dataset:
     """CINIC-10, colour images of 32x32.
 
-    `use_valid` joins train and valid: 180 000 + 90 000 images ([DROP]); without it
-    90 000 + 90 000 ([FedREDefense]).
+    Args:
+      data_dir: folder that holds the files.
+      use_valid: join train and valid: 180 000 + 90 000 images ([DROP]); without it
+        90 000 + 90 000 ([FedREDefense]).
     """
     root = data_folder(data_dir, CINIC10)
     train = first_existing(

@@ -9,18 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core.errors import InputError
-
-
-class Dataset(NamedTuple):
-    """Images stay 8-bit; normalisation happens inside the jitted step."""
-
-    name: str
-    train_images: np.ndarray  # uint8 [M, H, W, C]
-    train_labels: np.ndarray  # int32 [M]
-    test_images: np.ndarray  # uint8 [T, H, W, C]
-    test_labels: np.ndarray  # int32 [T]
-    num_classes: int
 
 
 class Origin(NamedTuple):
@@ -59,7 +49,7 @@ def first_existing(candidates: Iterable[Path], origin: Origin) -> Path:
     raise origin.error(f"none of {looked_for} exists")
 
 
-def checked(
+def verified(
     dataset: Dataset,
     origin: Origin,
     *,
@@ -100,4 +90,10 @@ def checked(
                 f"0..{dataset.num_classes - 1} expected"
             )
         parts += [images, labels.astype(np.int32)]
-    return Dataset(dataset.name, *parts, dataset.num_classes)
+    images, labels, test_images, test_labels = parts
+    return dataset._replace(
+        train_images=images,
+        train_labels=labels,
+        test_images=test_images,
+        test_labels=test_labels,
+    )

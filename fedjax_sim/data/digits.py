@@ -2,10 +2,12 @@
 
 import numpy as np
 
+from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.data.dataset import Dataset
+from fedjax_sim.core.options import checked
 
 
+@checked("data")
 def load_digits(*, data_dir: str | None = None) -> Dataset:
     """1437 + 360 grey images of 8x8, 10 classes (Alpaydin and Kaynak 1998).
 

@@ -12,15 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.options import Natural, checked
 from fedjax_sim.data import image_files
-from fedjax_sim.data.dataset import (
-    Dataset,
-    Origin,
-    checked,
-    data_folder,
-    first_existing,
-)
+from fedjax_sim.data.dataset import Origin, data_folder, first_existing, verified
 
 NUM_CLASSES = 43
 GTSRB = Origin(
@@ -70,14 +66,14 @@ def read_folder(
     `num_train` and `num_test` are the official counts, before `test_to_train`
     images change sides.
     """
-    if not 0 <= test_to_train < num_test:
+    if test_to_train >= num_test:
         raise InputError(
-            f"data set 'gtsrb': test_to_train={test_to_train}, "
-            f"0..{num_test - 1} expected"
+            f"config.data.test_to_train = {test_to_train} must be at most "
+            f"{num_test - 1}: one test image has to stay"
         )
     train_images, train_labels = _read_train(folder / "Training")
     test_images, test_labels = _read_test(folder / "Final_Test" / "Images", table)
-    dataset = checked(
+    dataset = verified(
         Dataset(
             GTSRB.name,
             train_images,
@@ -101,11 +97,16 @@ def read_folder(
     )
 
 
-def load_gtsrb(*, data_dir: str | None = None, test_to_train: int = 3_360) -> Dataset:
+@checked("data")
+def load_gtsrb(
+    *, data_dir: str | None = None, test_to_train: Natural = 3_360
+) -> Dataset:
     """GTSRB, 43 classes, colour images scaled to 32x32 (bicubic).
 
-    `test_to_train`: how many of the last official test images are appended to the
-    training images, last one first; [DROP] moves 3 360. 0 keeps the official sets.
+    Args:
+      data_dir: folder that holds the files.
+      test_to_train: how many of the last official test images are appended to the
+        training images, last one first; [DROP] moves 3 360. 0 keeps the official sets.
     """
     root = data_folder(data_dir, GTSRB)
     training = first_existing(

@@ -13,14 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from fedjax_sim.core.errors import InputError
-from fedjax_sim.data.dataset import (
-    Dataset,
-    Origin,
-    checked,
-    data_folder,
-    first_existing,
-)
+from fedjax_sim.contracts.dataset import Dataset
+from fedjax_sim.core.options import checked
+from fedjax_sim.data.dataset import Origin, data_folder, first_existing, verified
 
 _UNSIGNED_BYTE = 8
 _MNIST_FILES = "train|t10k-images-idx3-ubyte[.gz], train|t10k-labels-idx1-ubyte[.gz]"
@@ -106,7 +101,7 @@ def read_pairs(
         return values
 
     train, test = prefixes
-    dataset = checked(
+    dataset = verified(
         Dataset(
             origin.name,
             read(train, "images", 3)[..., None],
@@ -130,6 +125,7 @@ def read_pairs(
     return dataset
 
 
+@checked("data")
 def load_mnist(*, data_dir: str | None = None) -> Dataset:
     """MNIST, 60 000 + 10 000 grey images of 28x28 (LeCun et al. 1998)."""
     root = data_folder(data_dir, MNIST)
@@ -144,6 +140,7 @@ def load_mnist(*, data_dir: str | None = None) -> Dataset:
     )
 
 
+@checked("data")
 def load_fashion_mnist(*, data_dir: str | None = None) -> Dataset:
     """Fashion-MNIST, 60 000 + 10 000 grey images of 28x28 (Xiao et al. 2017)."""
     root = data_folder(data_dir, FASHION_MNIST)
@@ -158,6 +155,7 @@ def load_fashion_mnist(*, data_dir: str | None = None) -> Dataset:
     )
 
 
+@checked("data")
 def load_emnist(
     *,
     data_dir: str | None = None,
@@ -165,15 +163,14 @@ def load_emnist(
 ) -> Dataset:
     """EMNIST, grey images of 28x28 (Cohen et al. 2017).
 
-    `balanced`: 112 800 + 18 800 images, 47 classes ([DROP] uses this one);
-    `byclass`: 697 932 + 116 323 images, 62 classes. Images keep the orientation of
-    the files, which is transposed; [DROP] trains and triggers them like this.
+    Images keep the orientation of the files, which is transposed; [DROP] trains and
+    triggers them like this.
+
+    Args:
+      data_dir: folder that holds the files.
+      split: `balanced`, 112 800 + 18 800 images of 47 classes ([DROP] uses this one);
+        `byclass`, 697 932 + 116 323 images of 62 classes.
     """
-    if split not in _EMNIST_SPLITS:
-        raise InputError(
-            f"data set 'emnist': split='{split}' is unknown, "
-            f"allowed: {', '.join(_EMNIST_SPLITS)}"
-        )
     root = data_folder(data_dir, EMNIST)
     num_train, num_test, num_classes = _EMNIST_SPLITS[split]
     return read_pairs(

@@ -1,20 +1,13 @@
 """From 8-bit images to what a model sees, channel by channel."""
 
-from typing import NamedTuple
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_sim.contracts.dataset import Normalization
 from fedjax_sim.core.errors import InputError, check_choice
-
-
-class Normalization(NamedTuple):
-    """(x / 255 - mean) / std per channel."""
-
-    mean: np.ndarray  # f32 [C]
-    std: np.ndarray  # f32 [C]
-
 
 # name -> (mean, std) of pixels in [0, 1]; a number serves any number of channels.
 NORMALIZATIONS: dict[str, tuple[float | tuple, float | tuple]] = {
@@ -48,17 +41,22 @@ def normalization(name: str, channels: int) -> Normalization:
     return Normalization(mean, std)
 
 
-def normalize(images: jax.Array, normalization: Normalization) -> jax.Array:
+def normalize(
+    images: jax.Array | np.ndarray, normalization: Normalization
+) -> jax.Array:
     """Returns f32 [..., C] for `images` uint8 [..., C]."""
     return standardize(images.astype(jnp.float32) / 255, normalization)
 
 
-def standardize(pixels: jax.Array, normalization: Normalization) -> jax.Array:
+def standardize(
+    pixels: jax.Array | np.ndarray, normalization: Normalization
+) -> jax.Array:
     """Returns f32 [..., C] for `pixels` f32 [..., C] in [0, 1]."""
     shape = (1,) * (pixels.ndim - 1) + (-1,)
     mean = jnp.reshape(normalization.mean, shape)
     std = jnp.reshape(normalization.std, shape)
-    return (pixels - mean) / std
+    # Of NumPy arrays this is a constant, also while a program is traced.
+    return cast(jax.Array, (pixels - mean) / std)
 
 
 def denormalize(images: jax.Array, normalization: Normalization) -> jax.Array:

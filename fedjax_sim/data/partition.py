@@ -7,21 +7,17 @@ the draws is a separate function that is a pure function of them.
 
 import hashlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated
 
 import numpy as np
 
+from fedjax_sim.contracts.dataset import Partition
+from fedjax_sim.contracts.entry import Entry, Table
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.options import Count, Fraction, Natural, Positive, Range, checked
 
 _SINKHORN_PASSES = 1_000
 _MAX_REDRAWS = 100
-
-
-class Partition(NamedTuple):
-    """Row i lists the samples of client i in the client's own order."""
-
-    indices: np.ndarray  # int32 [N, max_m], 0 beyond counts
-    counts: np.ndarray  # int32 [N]
 
 
 # ---------------------------------------------------------------- every partition
@@ -87,8 +83,6 @@ def _is_used(partition: Partition) -> np.ndarray:
 
 
 def _check_sizes(num_clients: int, num_samples: int) -> None:
-    if num_clients < 1:
-        raise InputError(f"num_clients={num_clients}, at least 1 expected")
     if num_samples < num_clients:
         raise InputError(
             f"num_clients={num_clients} is more than the {num_samples} training "
@@ -112,17 +106,6 @@ def _class_lists(labels: np.ndarray) -> list[np.ndarray]:
     _, labels = np.unique(labels, return_inverse=True)
     order = np.argsort(labels, kind="stable")
     return np.split(order, np.cumsum(np.bincount(labels))[:-1])
-
-
-def _generator(seed: int) -> np.random.Generator:
-    if seed < 0:
-        raise InputError(f"seed={seed}, at least 0 expected")
-    return np.random.default_rng(seed)
-
-
-def _check_concentration(alpha: float) -> None:
-    if not (np.isfinite(alpha) and alpha > 0):
-        raise InputError(f"alpha={alpha}, a positive number expected")
 
 
 # ------------------------------------------------------------------- [DROP], 1.5
@@ -198,48 +181,56 @@ def _deal(
 
 def _available(labels: np.ndarray, ratio: float) -> np.ndarray:
     """Keeps the first floor(ratio * M) samples, [DROP]'s ADR."""
-    if not 0 <= ratio <= 1:
-        raise InputError(f"available_data_ratio={ratio}, 0..1 expected")
     return labels[: int(np.floor(np.float64(ratio) * len(labels)))]
 
 
+@checked("partition")
 def drop_iid(
     labels: np.ndarray,
     *,
-    num_clients: int,
-    seed: int,
-    available_data_ratio: float = 1.0,
+    num_clients: Count,
+    seed: Natural,
+    available_data_ratio: Fraction = 1.0,
 ) -> Partition:
     """IID split of [DROP] 1.5: equal clients, filled class by class in turns.
 
     Exactly balanced if floor(M / N) is a multiple of K and classes are balanced;
     otherwise see `round_robin_counts`.
+
+    Args:
+      labels, num_clients, seed: int [M], N, and that of the draws.
+      available_data_ratio: share of the samples, the first ones, that are divided.
     """
     labels = _available(labels, available_data_ratio)
     _check_sizes(num_clients, len(labels))
     return _deal(
         labels,
         lambda sizes: round_robin_counts(sizes, num_clients),
-        _generator(seed),
+        np.random.default_rng(seed),
     )
 
 
+@checked("partition")
 def drop_dirichlet(
     labels: np.ndarray,
     *,
-    num_clients: int,
-    seed: int,
-    alpha: float = 1.0,
-    available_data_ratio: float = 1.0,
+    num_clients: Count,
+    seed: Natural,
+    alpha: Positive = 1.0,
+    available_data_ratio: Fraction = 1.0,
 ) -> Partition:
     """Dirichlet split of [DROP] 1.5: each class is shared out by Dir(alpha, ...).
 
     Clients differ in size; some may have no sample of a given class.
+
+    Args:
+      labels, num_clients, seed: int [M], N, and that of the draws.
+      alpha: concentration; the smaller, the more clients differ.
+      available_data_ratio: share of the samples, the first ones, that are divided.
     """
     labels = _available(labels, available_data_ratio)
     _check_sizes(num_clients, len(labels))
-    _check_concentration(alpha)
-    rng = _generator(seed)
+    rng = np.random.default_rng(seed)
     shares = rng.dirichlet(np.full(num_clients, alpha), len(np.unique(labels)))
     partition = _deal(labels, lambda sizes: proportional_counts(sizes, shares), rng)
     return _check_none_empty(partition, "raise alpha or lower num_clients")
@@ -283,23 +274,26 @@ def slice_by_shares(labels: np.ndarray, shares: np.ndarray) -> Partition:
     return pack(np.concatenate(class_lists), np.concatenate(owners), num_clients)
 
 
+@checked("partition")
 def sinkhorn_dirichlet(
     labels: np.ndarray,
     *,
-    num_clients: int,
-    seed: int,
-    alpha: float = 0.1,
+    num_clients: Count,
+    seed: Annotated[int, Range(0, 2**32 - 1)],
+    alpha: Positive = 0.1,
     balance: bool = True,
 ) -> Partition:
     """Dirichlet split of [FedREDefense] (its code; the paper says only "Dirichlet").
 
-    `balance` applies the `sinkhorn` step. Draws come from NumPy's legacy generator,
-    so that the same seed gives the authors' split.
+    Draws come from NumPy's legacy generator, so that the same seed gives the authors'
+    split.
+
+    Args:
+      labels, num_clients, seed: int [M], N, and that of the draws.
+      alpha: concentration; the smaller, the more clients differ.
+      balance: make clients almost equal in size, see `sinkhorn`.
     """
     _check_sizes(num_clients, len(labels))
-    _check_concentration(alpha)
-    if not 0 <= seed < 2**32:
-        raise InputError(f"seed={seed}, 0..{2**32 - 1} expected")
     rng = np.random.RandomState(seed)
     for _ in range(_MAX_REDRAWS):
         shares = rng.dirichlet([alpha] * num_clients, len(np.unique(labels)))
@@ -323,11 +317,12 @@ def sinkhorn_dirichlet(
 # ----------------------------------------------------------------- general splits
 
 
-def random_equal(labels: np.ndarray, *, num_clients: int, seed: int) -> Partition:
+@checked("partition")
+def random_equal(labels: np.ndarray, *, num_clients: Count, seed: Natural) -> Partition:
     """floor(M / N) random samples for every client; the rest is left over."""
     _check_sizes(num_clients, len(labels))
     size = len(labels) // num_clients
-    order = _generator(seed).permutation(len(labels))
+    order = np.random.default_rng(seed).permutation(len(labels))
     return Partition(
         order[: num_clients * size].reshape(num_clients, size).astype(np.int32),
         np.full(num_clients, size, np.int32),
@@ -347,22 +342,27 @@ def _balanced_labels(
     return held
 
 
+@checked("partition")
 def labels_per_client(
-    labels: np.ndarray, *, num_clients: int, seed: int, num_labels: int = 5
+    labels: np.ndarray, *, num_clients: Count, seed: Natural, num_labels: Count = 5
 ) -> Partition:
     """Every client holds `num_labels` labels ([LeadFL]: 5 per client).
 
     Labels are held by equally many clients (up to one), and each is shared out
     equally (up to one sample) among its holders.
+
+    Args:
+      labels, num_clients, seed: int [M], N, and that of the draws.
+      num_labels: labels of a client, at most as many as there are.
     """
     _check_sizes(num_clients, len(labels))
     class_lists = _class_lists(labels)
-    if not 1 <= num_labels <= len(class_lists):
+    if num_labels > len(class_lists):
         raise InputError(
             f"num_labels={num_labels}, 1..{len(class_lists)} (the labels of the "
             "training samples) expected"
         )
-    rng = _generator(seed)
+    rng = np.random.default_rng(seed)
     held = _balanced_labels(num_clients, len(class_lists), num_labels, rng)
     samples, owners = [], []
     for label, members in enumerate(class_lists):
@@ -376,18 +376,27 @@ def labels_per_client(
         if len(holders):
             samples.append(rng.permutation(members))
             owners.append(holders[np.arange(len(members)) % len(holders)])
-    samples, owners = np.concatenate(samples), np.concatenate(owners)
-    order = rng.permutation(len(samples))
-    return pack(samples[order], owners[order], num_clients)
+    order = rng.permutation(sum(map(len, samples)))
+    return pack(
+        np.concatenate(samples)[order], np.concatenate(owners)[order], num_clients
+    )
 
 
+@checked("partition")
 def shards(
-    labels: np.ndarray, *, num_clients: int, seed: int, shards_per_client: int = 2
+    labels: np.ndarray,
+    *,
+    num_clients: Count,
+    seed: Natural,
+    shards_per_client: Count = 2,
 ) -> Partition:
-    """Sorted by label, cut into equal shards, some for each client (McMahan 2017)."""
+    """Sorted by label, cut into equal shards, some for each client (McMahan 2017).
+
+    Args:
+      labels, num_clients, seed: int [M], N, and that of the draws.
+      shards_per_client: the fewer, the fewer labels a client has.
+    """
     _check_sizes(num_clients, len(labels))
-    if shards_per_client < 1:
-        raise InputError(f"shards_per_client={shards_per_client}, at least 1 expected")
     num_shards = num_clients * shards_per_client
     size = len(labels) // num_shards
     if size == 0:
@@ -396,24 +405,27 @@ def shards(
             f"more than the {len(labels)} training samples; lower either"
         )
     by_label = np.argsort(labels, kind="stable")[: num_shards * size]
-    dealt = _generator(seed).permutation(by_label.reshape(num_shards, size))
+    dealt = np.random.default_rng(seed).permutation(by_label.reshape(num_shards, size))
     counts = np.full(num_clients, shards_per_client * size, np.int32)
     return Partition(dealt.reshape(num_clients, -1).astype(np.int32), counts)
 
 
+@checked("partition")
 def label_groups(
-    labels: np.ndarray, *, num_clients: int, seed: int, degree: float = 0.5
+    labels: np.ndarray, *, num_clients: Count, seed: Natural, degree: Fraction = 0.5
 ) -> Partition:
     """Clients in as many groups as labels, each group rich in its own label.
 
     Fang, Cao, Jia, Gong, USENIX Security 2020, section 4.1; also FLTrust and PoisonedFL
     ("degree of non-IID"). A sample of label l goes to group l with probability
-    `degree`, else to one of the other groups; inside a group to a random client. 1/K is
-    IID. Client i belongs to group i mod K.
+    `degree`, else to one of the other groups; inside a group to a random client. Client
+    i belongs to group i mod K.
+
+    Args:
+      labels, num_clients, seed: int [M], N, and that of the draws.
+      degree: probability that a sample goes to the group of its label; 1 / K is IID.
     """
     _check_sizes(num_clients, len(labels))
-    if not 0 <= degree <= 1:
-        raise InputError(f"degree={degree}, 0..1 expected")
     values, labels = np.unique(labels, return_inverse=True)
     count = len(values)
     if not 1 < count <= num_clients:
@@ -421,7 +433,7 @@ def label_groups(
             f"num_clients={num_clients}, at least {max(count, 2)} (one a label; two "
             "labels or more)"
         )
-    rng = _generator(seed)
+    rng = np.random.default_rng(seed)
     stays = rng.random(len(labels)) < degree
     other = (labels + rng.integers(1, count, len(labels))) % count
     group = np.where(stays, labels, other)
@@ -433,12 +445,19 @@ def label_groups(
 
 
 # Every factory is f(labels int [M], *, num_clients, seed, <options>) -> Partition.
-PARTITIONS: dict[str, Callable[..., Partition]] = {
-    "drop_dirichlet": drop_dirichlet,
-    "drop_iid": drop_iid,
-    "label_groups": label_groups,
-    "labels_per_client": labels_per_client,
-    "random_equal": random_equal,
-    "shards": shards,
-    "sinkhorn_dirichlet": sinkhorn_dirichlet,
-}
+PARTITIONS = Table(
+    "partition",
+    {
+        "drop_dirichlet": Entry(
+            drop_dirichlet, "released code of Syros et al. 2025 (DROP)"
+        ),
+        "drop_iid": Entry(drop_iid, "released code of Syros et al. 2025 (DROP)"),
+        "label_groups": Entry(label_groups, "Fang et al., USENIX Security 2020"),
+        "labels_per_client": Entry(labels_per_client, "Zhu, Roos, Chen, ICML 2023"),
+        "random_equal": Entry(random_equal, "-"),
+        "shards": Entry(shards, "McMahan et al., AISTATS 2017"),
+        "sinkhorn_dirichlet": Entry(
+            sinkhorn_dirichlet, "released code of Xie, Fang, Gong, ICML 2024"
+        ),
+    },
+)

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedjax_sim.contracts.dataset import Partition
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.data.partition import Partition, pack
+from fedjax_sim.data.partition import pack
 
 
 def poison_plan(
     partition: Partition,
     labels: np.ndarray,
-    malicious_ids: Sequence[int],
+    malicious_ids: Sequence[int] | np.ndarray,
     *,
     dpr: float,
     victim_class: int | None,
-    target_class: int,
 ) -> np.ndarray:
     """Returns bool [M]: the samples to poison.
 
@@ -35,15 +35,7 @@ def poison_plan(
       dpr: data poisoning rate in [0, 1].
       victim_class: None lets every sample be poisoned, also those that already
         have the target label.
-      target_class: the label that poisoned samples will get.
     """
-    if not 0 <= dpr <= 1:
-        raise InputError(
-            f"dpr={dpr}, 0..1 expected (a fraction of the victim-class samples of "
-            "each malicious client)"
-        )
-    if victim_class == target_class:
-        raise InputError(f"victim_class and target_class are both {target_class}")
     ids = _checked_ids(partition, malicious_ids)
     samples, counts = partition.indices[ids], partition.counts[ids]
     eligible = np.arange(samples.shape[1]) < counts[:, None]
@@ -57,7 +49,9 @@ def poison_plan(
 
 
 def realised_fraction(
-    partition: Partition, poisoned: np.ndarray, malicious_ids: Sequence[int]
+    partition: Partition,
+    poisoned: np.ndarray,
+    malicious_ids: Sequence[int] | np.ndarray,
 ) -> np.ndarray:
     """Returns f64 [len(malicious_ids)]: the poisoned share of each client's data."""
     ids = _checked_ids(partition, malicious_ids)
@@ -69,7 +63,7 @@ def realised_fraction(
 def redistribute_poison(
     partition: Partition,
     poisoned: np.ndarray,
-    malicious_ids: Sequence[int],
+    malicious_ids: Sequence[int] | np.ndarray,
     *,
     seed: int,
 ) -> Partition:
@@ -109,7 +103,9 @@ def redistribute_poison(
     )
 
 
-def _checked_ids(partition: Partition, malicious_ids: Sequence[int]) -> np.ndarray:
+def _checked_ids(
+    partition: Partition, malicious_ids: Sequence[int] | np.ndarray
+) -> np.ndarray:
     ids = np.asarray(malicious_ids, np.int64)
     num_clients = len(partition.counts)
     if len(ids) and (ids.min() < 0 or ids.max() >= num_clients):

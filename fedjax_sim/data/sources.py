@@ -1,58 +1,54 @@
 """The table of data sets and the one function that loads them."""
 
-import inspect
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from fedjax_sim.contracts.dataset import Dataset
+from fedjax_sim.contracts.entry import Entry, Table
 from fedjax_sim.core.errors import InputError, did_you_mean
 from fedjax_sim.data.cifar10 import load_cifar10
 from fedjax_sim.data.cinic10 import load_cinic10
-from fedjax_sim.data.dataset import Dataset
 from fedjax_sim.data.digits import load_digits
 from fedjax_sim.data.gtsrb import load_gtsrb
 from fedjax_sim.data.idx import load_emnist, load_fashion_mnist, load_mnist
 from fedjax_sim.data.synthetic import load_synthetic
 from fedjax_sim.data.tfds import load_tfds
 
-# Every loader is f(*, data_dir: str | None = None, <typed options>) -> Dataset.
-SOURCES: dict[str, Callable[..., Dataset]] = {
-    "cifar10": load_cifar10,
-    "cinic10": load_cinic10,
-    "digits": load_digits,
-    "emnist": load_emnist,
-    "fashion_mnist": load_fashion_mnist,
-    "gtsrb": load_gtsrb,
-    "mnist": load_mnist,
-    "synthetic": load_synthetic,
-}
 _TFDS = "tfds:"
 
 
-def loader(name: str) -> Callable[..., Dataset]:
-    """Returns the loader of `name`: a key of SOURCES or `tfds:NAME`."""
-    if name.startswith(_TFDS):
-        return partial(load_tfds, name.removeprefix(_TFDS))
-    if name not in SOURCES:
-        raise InputError(
-            f"config.data.name = {name!r} does not exist; "
-            f"{did_you_mean(name, SOURCES)}, or tfds:NAME"
-        )
-    return SOURCES[name]
+class _Sources(Table):
+    """The data sets, and `tfds:NAME` for those of tensorflow-datasets."""
+
+    def find(self, name: str) -> Entry:
+        """Returns the entry of `name`: a key of the table or `tfds:NAME`."""
+        if name.startswith(_TFDS):
+            loader = partial(load_tfds, name.removeprefix(_TFDS))
+            return Entry(loader, paper="tensorflow.org/datasets")
+        if name not in self:
+            raise InputError(
+                f"config.data.name = {name!r} does not exist; "
+                f"{did_you_mean(name, self)}, or tfds:NAME"
+            )
+        return self[name]
 
 
-def options(name: str) -> dict[str, inspect.Parameter]:
-    """Returns the options of a data set with their types and defaults."""
-    parameters = dict(inspect.signature(loader(name)).parameters)
-    del parameters["data_dir"]
-    return parameters
+# Every loader is f(*, data_dir: str | None = None, <typed options>) -> Dataset.
+SOURCES = _Sources(
+    "data",
+    {
+        "cifar10": Entry(load_cifar10, "Krizhevsky 2009"),
+        "cinic10": Entry(load_cinic10, "Darlow et al. 2018"),
+        "digits": Entry(load_digits, "Alpaydin and Kaynak 1998"),
+        "emnist": Entry(load_emnist, "Cohen et al. 2017"),
+        "fashion_mnist": Entry(load_fashion_mnist, "Xiao et al. 2017"),
+        "gtsrb": Entry(load_gtsrb, "Stallkamp et al. 2012"),
+        "mnist": Entry(load_mnist, "LeCun et al. 1998"),
+        "synthetic": Entry(load_synthetic, "-"),
+    },
+)
 
 
 def load(name: str, *, data_dir: str | None = None, **given: Any) -> Dataset:
     """Loads a data set; the options are the keyword arguments of its loader."""
-    allowed = options(name)
-    for key in given:
-        if key not in allowed:
-            hint = did_you_mean(key, allowed) if allowed else "it has none"
-            raise InputError(f"data set '{name}' has no option '{key}': {hint}")
-    return loader(name)(data_dir=data_dir, **given)
+    return SOURCES.find(name).factory(data_dir=data_dir, **given)

@@ -2,52 +2,45 @@
 
 import numpy as np
 
-from fedjax_sim.core.errors import InputError
-from fedjax_sim.data.dataset import Dataset
+from fedjax_sim.contracts.dataset import Dataset
+from fedjax_sim.core.options import Count, Fraction, Natural, checked
 
 _GRID = 4  # a class is a random picture of 4x4 cells: coarse enough to convolve
 _CHUNK_BYTES = 1 << 24
 
 
+@checked("data")
 def load_synthetic(
     *,
     data_dir: str | None = None,
-    num_train: int = 2_000,
-    num_test: int = 500,
-    num_classes: int = 10,
-    height: int = 32,
-    width: int = 32,
-    channels: int = 3,
-    noise: float = 0.5,
-    seed: int = 0,
+    num_train: Count = 2_000,
+    num_test: Count = 500,
+    num_classes: Count = 10,
+    height: Count = 32,
+    width: Count = 32,
+    channels: Count = 3,
+    noise: Fraction = 0.5,
+    seed: Natural = 0,
 ) -> Dataset:
     """Images are (1 - noise) * picture of the class + noise * uniform noise.
 
     Classes have equal sizes (up to one) in a random order. The same arguments give
     the same bytes on every machine.
+
+    Args:
+      data_dir: not read.
+      num_train, num_test: training and test images.
+      num_classes: classes, each with a picture of its own.
+      height, width, channels: size of the images.
+      noise: share of the noise in an image.
+      seed: of pictures, noise and order.
     """
     del data_dir  # Nothing is read.
-    for key, value in (
-        ("num_train", num_train),
-        ("num_test", num_test),
-        ("num_classes", num_classes),
-        ("height", height),
-        ("width", width),
-        ("channels", channels),
-    ):
-        if value < 1:
-            raise InputError(
-                f"data set 'synthetic': {key}={value}, at least 1 expected"
-            )
-    if not 0 <= noise <= 1:
-        raise InputError(f"data set 'synthetic': noise={noise}, 0..1 expected")
-    if seed < 0:
-        raise InputError(f"data set 'synthetic': seed={seed}, at least 0 expected")
     rng = np.random.default_rng(seed)
     cells = rng.integers(0, 256, (num_classes, _GRID, _GRID, channels), dtype=np.uint8)
     rows = np.arange(height) * _GRID // height
     columns = np.arange(width) * _GRID // width
-    pictures = cells[:, rows][:, :, columns]
+    pictures: np.ndarray = cells[:, rows][:, :, columns]
     # In 1/256 steps and integers: fast, and exact on every machine.
     weight = round(noise * 256)
     pictures = pictures.astype(np.uint16) * (256 - weight)

@@ -6,8 +6,10 @@ through data sources, which need no TensorFlow. Preparing a set may need it.
 
 import numpy as np
 
+from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.data.dataset import Dataset, Origin, checked
+from fedjax_sim.core.options import checked
+from fedjax_sim.data.dataset import Origin, verified
 
 _EXTRA = "pip install 'fedjax_sim[tfds]'"
 
@@ -18,6 +20,7 @@ def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {first}"
 
 
+@checked("data")
 def load_tfds(
     dataset: str,
     *,
@@ -32,7 +35,7 @@ def load_tfds(
       dataset: its name in the catalogue.
       data_dir: where sets were prepared; None means TensorFlow Datasets' default.
       train_split: name or slice of a split, e.g. "train[:80%]".
-      test_split: likewise.
+      test_split: of the test images, likewise.
       download: fetch and prepare the set if it is not there.
     """
     origin = Origin(
@@ -83,8 +86,8 @@ def load_tfds(
     # Whatever else the library raises (unknown name, split, version; no network).
     except Exception as error:
         raise origin.error(_short(error)) from error
-    return checked(
-        Dataset(origin.name, *parts, num_classes),
+    return verified(
+        Dataset(origin.name, parts[0], parts[1], parts[2], parts[3], num_classes),
         origin,
         image_shape=None,
         num_train=None,

@@ -6,24 +6,19 @@ Letters: images of H x W pixels and C channels, B of them in a batch.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_sim.contracts.dataset import Normalization, Trigger
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.data.normalize import Normalization, normalization, normalize
+from fedjax_sim.data.normalize import normalization, normalize
 
 Shape = tuple[int, int, int]  # (H, W, C)
 Position = Literal["top_left", "top_right", "bottom_left"]
-
-
-class Trigger(NamedTuple):
-    """Where `mask` is set, the image takes `value`."""
-
-    mask: jax.Array  # bool [H, W, C]
-    value: jax.Array  # f32 [H, W, C], 0 outside the mask
+Values = Literal["raw", "code"]
 
 
 def stamp(images: jax.Array, trigger: Trigger, where: jax.Array) -> jax.Array:
@@ -87,7 +82,7 @@ def _drop(
     margin: int,
     shape: Shape,
     normalization: Normalization,
-    position: str,
+    position: Position,
 ) -> Trigger:
     height, width, _ = shape
     offsets = {
@@ -95,11 +90,6 @@ def _drop(
         "top_right": (0, width - margin),
         "bottom_left": (height - margin, 0),
     }
-    if position not in offsets:
-        raise InputError(
-            f"config.attack.trigger = '{name}': position='{position}' is unknown, "
-            f"allowed: {', '.join(offsets)}"
-        )
     down, right = offsets[position]
     value = np.asarray(normalize(_red(name, shape), normalization))
     moved = [(row + down, column + right) for row, column in pixels]
@@ -150,29 +140,20 @@ def _leadfl(
     pattern: dict[tuple[int, int], int],
     shape: Shape,
     of_images: Normalization,
-    values: str,
+    values: Values,
 ) -> Trigger:
     channels = shape[2]
-    if values == "raw":
-        used = of_images
-    elif values == "code":
+    used = of_images
+    if values == "code":
         # The constants of the authors' backdoor library, whatever the images have.
         used = normalization("mnist" if channels == 1 else "cifar10", channels)
-    else:
-        raise InputError(
-            f"config.attack.trigger_values = '{values}' is unknown with trigger "
-            f"'{name}'; allowed: raw, code"
-        )
     bits = np.array(list(pattern.values()), np.uint8)
     bits = np.repeat(255 * bits[:, None], channels, axis=1)
     return _pixels(name, shape, list(pattern), np.asarray(normalize(bits, used)))
 
 
 def nine_pixel(
-    shape: Shape,
-    normalization: Normalization,
-    *,
-    values: Literal["raw", "code"] = "raw",
+    shape: Shape, normalization: Normalization, *, values: Values = "raw"
 ) -> Trigger:
     """Six white and three black pixels within rows 3-7, columns 23-25, [LeadFL] 5.1.
 
@@ -184,10 +165,7 @@ def nine_pixel(
 
 
 def leadfl_one_pixel(
-    shape: Shape,
-    normalization: Normalization,
-    *,
-    values: Literal["raw", "code"] = "raw",
+    shape: Shape, normalization: Normalization, *, values: Values = "raw"
 ) -> Trigger:
     """One white pixel at row 3, column 23, [LeadFL] 5.1; `values` as nine_pixel."""
     return _leadfl("leadfl_1pixel", {(3, 23): 1}, shape, normalization, values)
@@ -211,11 +189,6 @@ def block(
     assumed.
     """
     del normalization  # The values are those of the tensor.
-    if height < 1 or width < 1:
-        raise InputError(
-            f"config.attack.height = {height}, config.attack.width = {width}: at least "
-            "1 expected"
-        )
     value = (_red("block", shape) / 255).astype(np.float32)
     pixels = [
         (row + down, column + right) for down in range(height) for right in range(width)

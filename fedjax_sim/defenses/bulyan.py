@@ -8,23 +8,25 @@ from typing import Literal
 
 from jax import Array
 
-from fedjax_sim.contracts.defense import (
-    Cohort,
-    Defense,
-    FederationSpec,
-    RoundContext,
-    coordinatewise,
-    pipeline,
-)
-from fedjax_sim.defenses.multikrum import iterated_krum
-from fedjax_sim.defenses.parts.building import byzantine_count, stateless, told
-from fedjax_sim.defenses.parts.checks import check_choice, check_quorum, check_range
+from fedjax_sim.contracts.defense import Cohort, Defense, RoundContext
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.contracts.federation import FederationSpec
+from fedjax_sim.core.errors import check_range
+from fedjax_sim.core.options import Natural, Traced, checked
+from fedjax_sim.defenses.krum import iterated_krum
+from fedjax_sim.defenses.parts.building import stateless, with_count
+from fedjax_sim.defenses.parts.byzantine import byzantine_count, check_quorum
+from fedjax_sim.defenses.parts.pipeline import pipeline
+from fedjax_sim.defenses.parts.reductions import coordinatewise
 from fedjax_sim.numerics import order_statistics
 
 Variant = Literal["paper", "ndss"]
 
 
-def bulyan(*, variant: Variant = "paper", num_byzantine: int | None = None) -> Defense:
+@checked("defense")
+def bulyan(
+    *, variant: Variant = "paper", num_byzantine: Traced[Natural] | None = None
+) -> Defense:
     """Returns Bulyan with theta = n - 2f selected and beta = theta - 2f averaged.
 
     Krum selects theta clients one after the other, each time among those that are
@@ -33,22 +35,21 @@ def bulyan(*, variant: Variant = "paper", num_byzantine: int | None = None) -> D
     they are too few for f, at least one client and one value are taken.
 
     Args:
-      variant: `ndss` as in the code of Shejwalkar and Houmansadr, NDSS 2021: a client
-        counts among its own nearest ones, and of an even number of values the lower
-        middle one is the median.
+      variant: `paper` as above; `ndss` as in the code of Shejwalkar and Houmansadr,
+        NDSS 2021: a client counts among its own nearest ones, and of an even number of
+        values the lower middle one is the median.
       num_byzantine: f; by default the malicious clients to expect in a cohort (an
         oracle: a real server has to guess it). With f < 3 the last selections may tie
         exactly and go by client id.
 
     Raises:
-      InputError: for an unknown variant; by `init`, for a cohort of fewer than 4f + 3
+      InputError: an option outside its range; by `init`, a cohort of fewer than 4f + 3
         clients.
     """
-    check_choice("variant", variant, Variant)
     coded = variant == "ndss"
 
     def resolve(spec: FederationSpec) -> int:
-        check_range("num_byzantine", num_byzantine, 0, spec.cohort_size)
+        check_range("defense", "num_byzantine", num_byzantine, 0, spec.cohort_size)
         f = byzantine_count(spec, num_byzantine)
         check_quorum(spec, f, 4, 3)
         return f
@@ -56,7 +57,7 @@ def bulyan(*, variant: Variant = "paper", num_byzantine: int | None = None) -> D
     def rule(f: Array) -> Defense:
         def average(rows: Array, mask: Array) -> Array:
             count = mask.sum() - 2 * f
-            even = "lower" if coded else "midpoint"
+            even: order_statistics.Even = "lower" if coded else "midpoint"
             return order_statistics.mean_around_median(rows, mask, count, even)
 
         def select(cohort: Cohort, context: RoundContext) -> Cohort:
@@ -65,4 +66,11 @@ def bulyan(*, variant: Variant = "paper", num_byzantine: int | None = None) -> D
 
         return pipeline(stateless(select), reduce=coordinatewise(average))
 
-    return told(resolve, rule)
+    return with_count(resolve, rule)
+
+
+ENTRY = Entry(
+    bulyan,
+    paper="El Mhamdi et al., ICML 2018",
+    oracle="the number of malicious clients, unless num_byzantine is given",
+)

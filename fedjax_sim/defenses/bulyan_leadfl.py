@@ -9,22 +9,26 @@ import jax.numpy as jnp
 from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
-    FederationSpec,
     RoundContext,
     Stage,
     exclude,
     included,
-    pipeline,
 )
-from fedjax_sim.defenses.multikrum import ranks, with_krum_score
-from fedjax_sim.defenses.parts.checks import check_range
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.contracts.federation import FederationSpec
+from fedjax_sim.core.errors import check_range
+from fedjax_sim.core.options import Count, Natural, checked
+from fedjax_sim.defenses.krum import with_krum_score
+from fedjax_sim.defenses.parts.pipeline import pipeline
+from fedjax_sim.defenses.parts.ranking import ranks
 
 
+@checked("defense")
 def bulyan_leadfl(
     *,
-    num_neighbors: int = 6,
-    rank_start: int = 1,
-    rank_stop: int = 4,
+    num_neighbors: Count = 6,
+    rank_start: Natural = 1,
+    rank_stop: Count = 4,
     whole_state: bool = False,
 ) -> Defense:
     """Returns the mean of the clients of ranks rank_start..rank_stop-1.
@@ -33,20 +37,22 @@ def bulyan_leadfl(
     distances to their nearest others. With few clients left the last ranks count.
 
     Args:
-      num_neighbors: summed distances; the code fixes 6 for ten clients.
-      rank_start: first rank, from 0; the code discards the best client.
-      rank_stop: one past the last rank.
+      num_neighbors: nearest others whose distances are summed; the code fixes 6 for ten
+        clients.
+      rank_start: first rank that counts, from 0; the code discards the best client.
+      rank_stop: one past the last rank that counts.
       whole_state: distances over the running statistics of BatchNorm too, as coded.
 
     Raises:
-      InputError: by `init`, for counts that the cohort cannot meet.
+      InputError: an option outside its range; by `init`, counts that the cohort cannot
+        meet.
     """
 
     def init(spec: FederationSpec) -> tuple[()]:
-        check_range("num_neighbors", num_neighbors, 1, spec.cohort_size - 1)
-        check_range("rank_stop", rank_stop, 1, spec.cohort_size)
-        if isinstance(rank_stop, int):
-            check_range("rank_start", rank_start, 0, rank_stop - 1)
+        n = spec.cohort_size
+        check_range("defense", "num_neighbors", num_neighbors, 1, n - 1)
+        check_range("defense", "rank_stop", rank_stop, 1, n)
+        check_range("defense", "rank_start", rank_start, 0, rank_stop - 1)
         return ()
 
     def apply(
@@ -61,3 +67,9 @@ def bulyan_leadfl(
         return state, exclude(cohort, (rank < first) | (rank >= rank_stop))
 
     return pipeline(Stage(init, apply))
+
+
+ENTRY = Entry(
+    bulyan_leadfl,
+    paper="released code of Zhu et al., ICML 2023 (LeadFL)",
+)

@@ -7,19 +7,22 @@ an initial bound of 1 is implied by its text, the decay of 0.5 is assumed.
 import jax.numpy as jnp
 from jax import Array
 
-from fedjax_sim.contracts.defense import Cohort, Defense, RoundContext, pipeline
-from fedjax_sim.defenses.norm_bound import clip_factors, shorten
+from fedjax_sim.contracts.defense import Cohort, Defense, RoundContext
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.options import Count, NonNegative, Sizable, Traced, checked
 from fedjax_sim.defenses.parts.building import stateless
-from fedjax_sim.defenses.parts.checks import check_range
+from fedjax_sim.defenses.parts.clipping import clip_factors, shorten
+from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.numerics.distances import row_norms
 
 
+@checked("defense")
 def clip_avg(
     *,
-    clip_norm: float = 1.0,
-    clip_decay: float = 0.5,
-    lr: float = 0.01,
-    local_steps: int = 1,
+    clip_norm: Traced[Sizable] = 1.0,
+    clip_decay: Traced[NonNegative] = 0.5,
+    lr: Traced[Sizable] = 0.01,
+    local_steps: Count = 1,
 ) -> Defense:
     """Returns the mean of mean local gradients that are clipped in length.
 
@@ -28,15 +31,14 @@ def clip_avg(
     statistics are averaged as they are; the article treats them as parameters.
 
     Args:
-      clip_norm: bound in the first round, above 0.
-      clip_decay: exponent, not negative.
+      clip_norm: bound in the first round.
+      clip_decay: exponent of the decay over the rounds.
       lr: the clients' learning rate.
-      local_steps: their steps in a round.
+      local_steps: the clients' steps in a round.
 
     Raises:
-      InputError: for a number outside its range.
+      InputError: an option outside its range.
     """
-    check_gradient_bound(clip_norm, clip_decay, lr, local_steps)
 
     def judge(cohort: Cohort, context: RoundContext) -> Cohort:
         norms = row_norms(cohort.updates) / (lr * local_steps)
@@ -53,9 +55,7 @@ def decayed_bound(
     return clip_norm * jnp.power(round_index.astype(jnp.float32), -clip_decay)
 
 
-def check_gradient_bound(clip_norm, clip_decay, lr, local_steps) -> None:
-    """Raises InputError for a number outside its range."""
-    check_range("clip_norm", clip_norm, 1e-12)
-    check_range("clip_decay", clip_decay, 0)
-    check_range("lr", lr, 1e-12)
-    check_range("local_steps", local_steps, 1)
+ENTRY = Entry(
+    clip_avg,
+    paper="article on backdoors in federated CIFAR-10",
+)

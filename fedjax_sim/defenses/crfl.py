@@ -10,28 +10,24 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from fedjax_sim.contracts.defense import (
-    After,
-    Cohort,
-    Defense,
-    FederationSpec,
-    GlobalModel,
-    RoundContext,
-    pipeline,
-)
-from fedjax_sim.defenses.norm_bound import clip_factors
-from fedjax_sim.defenses.parts.checks import check_range
-from fedjax_sim.models import Network
+from fedjax_sim.contracts.defense import After, Cohort, Defense, RoundContext
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.contracts.federation import FederationSpec, GlobalModel
+from fedjax_sim.contracts.model import Network
+from fedjax_sim.core.options import Natural, NonNegative, Sizable, Traced, checked
+from fedjax_sim.defenses.parts.clipping import clip_factors
+from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.numerics.distances import row_norms
 
 
+@checked("defense")
 def crfl(
     *,
-    clip_start: float = 2.0,
-    clip_slope: float = 0.1,
-    clip_cap: float = 15.0,
-    noise_sigma: float = 0.01,
-    num_votes: int = 1000,
+    clip_start: Traced[Sizable] = 2.0,
+    clip_slope: Traced[NonNegative] = 0.1,
+    clip_cap: Traced[Sizable] = 15.0,
+    noise_sigma: Traced[NonNegative] = 0.01,
+    num_votes: Natural = 1000,
 ) -> Defense:
     """Returns FedAvg whose new global model is clipped as a whole, then blurred.
 
@@ -41,20 +37,15 @@ def crfl(
     smaller label.
 
     Args:
-      clip_start, clip_slope, clip_cap: bound on the norm of all parameters; larger
-        networks need larger ones.
+      clip_start, clip_slope, clip_cap: bound on the norm of all parameters, in the
+        first round, more in every round, and at most; larger networks need larger ones.
       noise_sigma: standard deviation of the noise, of training and of the copies.
       num_votes: copies that vote at every evaluation, each a pass over the test set;
         0 predicts with the clipped model alone.
 
     Raises:
-      InputError: for a number outside its range.
+      InputError: an option outside its range.
     """
-    check_range("clip_start", clip_start, 1e-12)
-    check_range("clip_slope", clip_slope, 0)
-    check_range("clip_cap", clip_cap, 1e-12)
-    check_range("noise_sigma", noise_sigma, 0)
-    check_range("num_votes", num_votes, 0)
 
     def init(spec: FederationSpec) -> Array:
         return jnp.zeros(spec.layout.size)  # f32 [d], the noise in the global model
@@ -103,3 +94,9 @@ def vote(
     outputs = jax.eval_shape(network.logits, *model, images).shape[-1]
     counts = jnp.zeros((len(images), outputs))
     return lax.fori_loop(0, num_votes, add_votes, counts).argmax(-1)
+
+
+ENTRY = Entry(
+    crfl,
+    paper="Xie et al., ICML 2021",
+)

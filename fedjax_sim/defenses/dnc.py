@@ -11,25 +11,29 @@ from jax import Array, lax
 from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
-    FederationSpec,
     RoundContext,
     exclude,
     included,
-    pipeline,
     with_score,
 )
-from fedjax_sim.defenses.multikrum import ranks
-from fedjax_sim.defenses.parts.building import byzantine_count, stateless, told
-from fedjax_sim.defenses.parts.checks import check_range
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.contracts.federation import FederationSpec
+from fedjax_sim.core.errors import check_range
+from fedjax_sim.core.options import Count, Natural, NonNegative, Traced, checked
+from fedjax_sim.defenses.parts.building import stateless, with_count
+from fedjax_sim.defenses.parts.byzantine import byzantine_count
+from fedjax_sim.defenses.parts.pipeline import pipeline
+from fedjax_sim.defenses.parts.ranking import ranks
 from fedjax_sim.numerics.distances import gram, row_norms
 
 
+@checked("defense")
 def dnc(
     *,
-    num_byzantine: int | None = None,
-    num_iterations: int = 1,
-    num_coordinates: int = 10_000,
-    filter_fraction: float = 1.0,
+    num_byzantine: Traced[Natural] | None = None,
+    num_iterations: Count = 1,
+    num_coordinates: Count = 10_000,
+    filter_fraction: Traced[NonNegative] = 1.0,
 ) -> Defense:
     """Returns DnC: the mean of the clients that no iteration removed.
 
@@ -41,19 +45,17 @@ def dnc(
     Args:
       num_byzantine: f; by default the malicious clients to expect in a cohort (an
         oracle: a real server has to guess it).
-      num_iterations: at least 1.
-      num_coordinates: b, at most all.
-      filter_fraction: c, not negative; one client always stays.
+      num_iterations: random choices of coordinates that may each remove clients.
+      num_coordinates: b, of an iteration; more than there are means all.
+      filter_fraction: c, clients that an iteration removes for each Byzantine one; one
+        client always stays.
 
     Raises:
-      InputError: for a number outside its range; by `init`, for a num_byzantine of all.
+      InputError: an option outside its range; by `init`, a num_byzantine of all.
     """
-    check_range("num_iterations", num_iterations, 1)
-    check_range("num_coordinates", num_coordinates, 1)
-    check_range("filter_fraction", filter_fraction, 0)
 
     def resolve(spec: FederationSpec) -> int:
-        check_range("num_byzantine", num_byzantine, 0, spec.cohort_size - 1)
+        check_range("defense", "num_byzantine", num_byzantine, 0, spec.cohort_size - 1)
         return byzantine_count(spec, num_byzantine)
 
     def rule(f: Array) -> Defense:
@@ -73,7 +75,7 @@ def dnc(
 
         return pipeline(stateless(judge))
 
-    return told(resolve, rule)
+    return with_count(resolve, rule)
 
 
 def keep_inliers(cohort: Cohort, coordinates: Array, removed: Array | int) -> Cohort:
@@ -113,3 +115,10 @@ def outlier_scores(rows: Array, mask: Array) -> Array:
     values, vectors = jnp.linalg.eigh(gram(centred))
     scores = (unit * vectors[:, -1]) ** 2 * jnp.maximum(values[-1], 0.0)
     return jnp.where(mask, scores, 0.0)
+
+
+ENTRY = Entry(
+    dnc,
+    paper="Shejwalkar and Houmansadr, NDSS 2021",
+    oracle="the number of malicious clients, unless num_byzantine is given",
+)

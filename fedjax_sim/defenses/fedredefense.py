@@ -15,15 +15,16 @@ from jax import Array
 from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
-    FederationSpec,
     RoundContext,
     Stage,
     exclude,
-    filtered,
     included,
     with_score,
 )
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.contracts.federation import FederationSpec
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.options import Count, Natural, Positive, Traced, checked, gather
 from fedjax_sim.defenses.bulyan import bulyan
 from fedjax_sim.defenses.clip_avg import clip_avg
 from fedjax_sim.defenses.dnc import dnc
@@ -35,9 +36,9 @@ from fedjax_sim.defenses.krum import krum
 from fedjax_sim.defenses.median import median
 from fedjax_sim.defenses.multikrum import multikrum
 from fedjax_sim.defenses.norm_bound import norm_bound
-from fedjax_sim.defenses.parts.checks import check_choice
+from fedjax_sim.defenses.parts.pipeline import filtered
 from fedjax_sim.defenses.parts.reconstruction import (
-    Knowledge,
+    DistilledKnowledge,
     Mode,
     Reconstruction,
     ReconstructionState,
@@ -83,9 +84,10 @@ def reconstruction_filter(settings: Reconstruction) -> Stage:
                 f"statistics; config.model.name = {network.model.name!r} has "
                 f"{spec.num_buffers} of them"
             )
+        assert spec.key is not None, "a run gives every rule a key"
         count = s.images_per_class * network.num_classes
         # All clients begin with the same noise.
-        start = Knowledge(
+        start = DistilledKnowledge(
             jax.random.normal(spec.key, (count, *network.image_shape)),
             jnp.zeros((count, network.num_classes)),
             jnp.float32(s.initial_rate),
@@ -130,77 +132,56 @@ def reconstruction_filter(settings: Reconstruction) -> Stage:
             expelled=state.expelled.at[ids].set(state.expelled[ids] | flagged),
         )
         cohort = with_score(cohort, "reconstruction_error", found.error)
-        cohort = with_score(cohort, "iterations", found.count)
+        cohort = with_score(cohort, "iterations", found.iterations)
         return state, exclude(cohort, flagged | state.expelled[ids])
 
     return Stage(init, apply)
 
 
+@checked("defense")
 def fedredefense(
     *,
-    threshold: float = 0.6,
-    first_limit: int = 800,
-    later_limit: int = 2000,
+    threshold: Traced[Positive] = 0.6,
+    first_limit: Natural = 800,
+    later_limit: Natural = 2000,
     mode: Mode = "dynamic",
-    interval: int = 10,
-    lr_images: float = 0.5,
-    lr_labels: float = 0.2,
-    lr_rate: float = 5e-6,
-    initial_rate: float = 0.1,
-    inner_steps: int = 5,
-    images_per_class: int = 1,
-    stack: int | None = None,
+    interval: Count = 10,
+    lr_images: Traced[Positive] = 0.5,
+    lr_labels: Traced[Positive] = 0.2,
+    lr_rate: Traced[Positive] = 5e-6,
+    initial_rate: Traced[Positive] = 0.1,
+    inner_steps: Count = 5,
+    images_per_class: Count = 1,
+    stack: Count | None = None,
     base: Base = "fedavg",
 ) -> Defense:
-    """Returns FedREDefense; the defaults are FashionMNIST's.
+    """Returns FedREDefense; the defaults are FashionMNIST's in Table 7.
 
     CIFAR-10: lr_images 0.1, lr_labels 0.05, initial_rate 0.05, lr_rate 5e-5, limits 500
-    and 1500; CINIC-10 the same with limits 2000 and 4000 (Table 7). The paper
-    multiplies `later_limit` by 2 for two local epochs and by 5 for five.
+    and 1500; CINIC-10 the same with limits 2000 and 4000. The paper multiplies
+    `later_limit` by 2 for two local epochs and by 5 for five.
 
-    Args: see `fedjax_sim.reconstruction.Reconstruction`; and
+    Args:
+      threshold: gamma, of stopping and of detection.
+      first_limit, later_limit: outer iterations in a client's first participation
+        (M_first) and in later ones (M_later).
+      mode: `dynamic` stops at the threshold; `continuous` always runs to the limits;
+        `intermittent` runs `later_limit` every `interval` rounds and only evaluates in
+        between (appendix B.3).
+      interval: T_I, of `intermittent`.
+      lr_images, lr_labels, lr_rate: learning rates of the outer optimiser.
+      initial_rate: a, the inner learning rate to start from.
+      inner_steps: S, of the training on the synthetic images.
+      images_per_class: synthetic images of a client.
+      stack: clients side by side (None: 1 on a CPU, 16 elsewhere).
       base: what aggregates the clients that remain, under its own defaults;
         `median_lower` and `norm_bound_oracle` are the forms of the paper's code and of
         its Table 3.
 
     Raises:
-      InputError: a number outside its range, or a model with batch statistics.
+      InputError: an option outside its range; by `init`, a model with batch statistics.
     """
-    check_choice("mode", mode, Mode)
-    check_choice("base", base, Base)
-    for key, value, least in (
-        ("first_limit", first_limit, 0),
-        ("later_limit", later_limit, 0),
-        ("interval", interval, 1),
-        ("inner_steps", inner_steps, 1),
-        ("images_per_class", images_per_class, 1),
-        ("stack", stack, 1),
-    ):
-        if value is not None and value < least:
-            raise InputError(f"config.defense.{key} = {value} must be at least {least}")
-    for key, value in (
-        ("threshold", threshold),
-        ("lr_images", lr_images),
-        ("lr_labels", lr_labels),
-        ("lr_rate", lr_rate),
-        ("initial_rate", initial_rate),
-    ):
-        if isinstance(value, int | float) and not value > 0:
-            raise InputError(f"config.defense.{key} = {value} must be positive")
-    settings = Reconstruction(
-        threshold=threshold,
-        first_limit=first_limit,
-        later_limit=later_limit,
-        mode=mode,
-        interval=interval,
-        lr_images=lr_images,
-        lr_labels=lr_labels,
-        lr_rate=lr_rate,
-        initial_rate=initial_rate,
-        inner_steps=inner_steps,
-        images_per_class=images_per_class,
-        stack=stack,
-    )
+    settings = gather(Reconstruction, locals())
     return filtered(
         reconstruction_filter(settings),
         _BASES[base](),
@@ -231,3 +212,10 @@ _BASES: dict[str, Callable[[], Defense]] = {
 def _remaining(state: Any) -> Array:
     reconstruction, _ = state
     return ~reconstruction.expelled
+
+
+ENTRY = Entry(
+    fedredefense,
+    paper="Xie, Fang, Gong, ICML 2024",
+    oracle="none, and what its base is told",
+)

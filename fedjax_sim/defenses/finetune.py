@@ -8,16 +8,22 @@ from fedjax_sim.contracts.defense import (
     After,
     Cohort,
     Defense,
-    GlobalModel,
     RootRequest,
     RoundContext,
-    pipeline,
+    root_of,
 )
-from fedjax_sim.defenses.parts.checks import check_range
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.contracts.federation import GlobalModel
+from fedjax_sim.core.options import Count, Fraction, NonNegative, checked
+from fedjax_sim.defenses.parts.pipeline import pipeline
 
 
+@checked("defense")
 def finetune(
-    *, num_samples: int = 1000, momentum: float = 0.9, weight_decay: float = 0.005
+    *,
+    num_samples: Count = 1000,
+    momentum: Fraction = 0.9,
+    weight_decay: NonNegative = 0.005,
 ) -> Defense:
     """Returns FedAvg with the server's own training after every round.
 
@@ -25,20 +31,17 @@ def finetune(
 
     Args:
       num_samples: clean samples of the server.
-      momentum, weight_decay: of its training.
+      momentum, weight_decay: of the server's training.
 
     Raises:
-      InputError: for a number outside its range.
+      InputError: an option outside its range.
     """
-    check_range("num_samples", num_samples, 1)
-    check_range("momentum", momentum, 0, 1)
-    check_range("weight_decay", weight_decay, 0)
 
     def tune(
         state: tuple[()], model: GlobalModel, cohort: Cohort, context: RoundContext
     ) -> tuple[tuple[()], GlobalModel]:
         del cohort
-        return state, context.root.train(model, context.key)
+        return state, root_of(context).train(model, context.key)
 
     return pipeline(
         after=After(lambda spec: (), tune),
@@ -46,3 +49,10 @@ def finetune(
             num_samples, balanced=True, momentum=momentum, weight_decay=weight_decay
         ),
     )
+
+
+ENTRY = Entry(
+    finetune,
+    paper="released code of Syros et al. 2025 (DROP)",
+    oracle="clean samples, taken from the training set",
+)

@@ -16,27 +16,29 @@ from fedjax_sim.contracts.defense import (
     After,
     Cohort,
     Defense,
-    GlobalModel,
     RoundContext,
     Stage,
     included,
-    pipeline,
     with_score,
 )
-from fedjax_sim.defenses.norm_bound import clip_factors, median_norm, shorten
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.contracts.federation import GlobalModel
+from fedjax_sim.core.options import NonNegative, Traced, checked
 from fedjax_sim.defenses.parts.building import stateless
-from fedjax_sim.defenses.parts.checks import check_choice, check_range
+from fedjax_sim.defenses.parts.clipping import clip_factors, median_norm, shorten
 from fedjax_sim.defenses.parts.majority_component import Features, majority_component
+from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.numerics.distances import row_norms
 
 Variant = Literal["paper", "authors"]
 
 
+@checked("defense")
 def flame(
     *,
     variant: Variant = "paper",
     features: Features = "models",
-    noise_sigma: float = 0.001,
+    noise_sigma: Traced[NonNegative] = 0.001,
 ) -> Defense:
     """Returns FLAME: the mean of the clipped updates of the majority, and noise.
 
@@ -50,14 +52,11 @@ def flame(
         clients, multiplies their whole *models* by the factors, and adds noise of
         standard deviation (noise_sigma * S)^2 to parameters and buffers.
       features: what is clustered; `updates` is an option of other implementations.
-      noise_sigma: lambda of the paper.
+      noise_sigma: lambda of the paper, the noise in lengths of S.
 
     Raises:
-      InputError: for an unknown name or a negative noise_sigma.
+      InputError: an option outside its range.
     """
-    check_choice("variant", variant, Variant)
-    check_choice("features", features, Features)
-    check_range("noise_sigma", noise_sigma, 0)
     if variant == "paper":
         return pipeline(
             median_bound(),
@@ -136,3 +135,9 @@ def gaussian_noise(
 
 def _factors(cohort: Cohort) -> Array:
     return clip_factors(row_norms(cohort.updates), cohort.scores["clip_bound"])
+
+
+ENTRY = Entry(
+    flame,
+    paper="Nguyen et al., USENIX Security 2022",
+)

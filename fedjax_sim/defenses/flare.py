@@ -6,7 +6,7 @@ variant `authors` is what the released code of DROP computes under that name (Sy
 al. 2025, arXiv 2502.07011).
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,29 +16,33 @@ from jax import Array, lax
 from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
-    GlobalModel,
     Root,
     RootRequest,
     RoundContext,
     included,
-    pipeline,
+    root_of,
     with_score,
 )
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.contracts.federation import GlobalModel
+from fedjax_sim.core.options import Range, Traced, checked
 from fedjax_sim.defenses.parts.building import stateless
-from fedjax_sim.defenses.parts.checks import check_choice, check_range
+from fedjax_sim.defenses.parts.pipeline import pipeline
 
 Variant = Literal["paper", "authors"]
+Width = Annotated[float, Range(1e-6)]
 
 # Images per pass of the network: a thousand at once would not fit beside the updates.
 _BATCH = 128
 
 
+@checked("defense")
 def flare(
     *,
     variant: Variant = "paper",
-    num_samples: int = 1000,
-    temperature: float = 1.0,
-    kernel_width: float = 1.0,
+    num_samples: Annotated[int, Range(2)] = 1000,
+    temperature: Traced[Width] = 1.0,
+    kernel_width: Traced[Width] = 1.0,
 ) -> Defense:
     """Returns FLARE: the mean of models, weighted by how often each is a neighbour.
 
@@ -48,19 +52,15 @@ def flare(
     client is chosen, scores `chosen` and `trust` f32 [n].
 
     Args:
-      variant: `authors` trains the global model on the samples before the first
-        round, with momentum 0.9 and weight decay 0.005.
+      variant: `paper` as above; `authors` trains the global model on the samples before
+        the first round, with momentum 0.9 and weight decay 0.005.
       num_samples: clean samples of the server, augmented once and for all.
-      temperature: of the softmax, above 0.
-      kernel_width: sigma of the Gaussian kernel, above 0.
+      temperature: of the softmax.
+      kernel_width: sigma of the Gaussian kernel.
 
     Raises:
-      InputError: for an unknown variant or a number outside its range.
+      InputError: an option outside its range.
     """
-    check_choice("variant", variant, Variant)
-    check_range("num_samples", num_samples, 2)
-    check_range("temperature", temperature, 1e-6)
-    check_range("kernel_width", kernel_width, 1e-6)
 
     def judge(cohort: Cohort, context: RoundContext) -> Cohort:
         features = client_features(cohort, context)
@@ -80,7 +80,7 @@ def _pretrain(model: GlobalModel, root: Root, key: Array) -> GlobalModel:
 
 def client_features(cohort: Cohort, context: RoundContext) -> Array:
     """Returns the penultimate features f32 [n, m, p] of the root samples."""
-    images = context.root.images
+    images = root_of(context).images
     m = len(images)
     size = min(_BATCH, m)
     # The last batch is filled up with samples of the first.
@@ -151,3 +151,10 @@ def with_trust(cohort: Cohort, chosen: Array, temperature: float | Array) -> Coh
     trust = jnp.where(mask, trust, 0.0)
     cohort = with_score(cohort._replace(weights=trust), "trust", trust)
     return with_score(cohort, "chosen", chosen)
+
+
+ENTRY = Entry(
+    flare,
+    paper="Wang et al., AsiaCCS 2022",
+    oracle="clean samples, taken from the training set",
+)

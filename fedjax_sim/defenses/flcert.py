@@ -14,22 +14,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from fedjax_sim.contracts.config import Config
 from fedjax_sim.contracts.defense import (
     Aggregate,
     Cohort,
     Defense,
-    FederationSpec,
-    GlobalModel,
     Groups,
     RoundContext,
-    coordinatewise,
-    exclude_non_finite,
     included,
-    weighted_mean,
 )
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.contracts.federation import FederationSpec, GlobalModel
+from fedjax_sim.contracts.model import Network
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.defenses.parts.checks import check_choice
-from fedjax_sim.models import Network
+from fedjax_sim.core.options import Count, Natural, checked
+from fedjax_sim.defenses.parts.pipeline import exclude_non_finite
+from fedjax_sim.defenses.parts.reductions import coordinatewise, weighted_mean
 from fedjax_sim.numerics import order_statistics
 
 Base = Literal["median", "median_lower", "fedavg"]
@@ -43,8 +43,9 @@ class FLCertState(NamedTuple):
     begun: Array  # bool [], before that all groups have the global model
 
 
+@checked("defense")
 def flcert(
-    *, num_groups: int = 10, base: Base = "median", grouping_seed: int = 0
+    *, num_groups: Count = 10, base: Base = "median", grouping_seed: Natural = 0
 ) -> Defense:
     """Returns FLCert: G models, a majority vote at prediction, ties to the lower label.
 
@@ -52,17 +53,14 @@ def flcert(
     replaced by the vote. `config.server.lr` must be 1: the groups take full steps.
 
     Args:
-      num_groups: G.
+      num_groups: G, of clients, each with a model of its own.
       base: aggregation inside a group: median, with the smaller of the two middle
         values (`median_lower`, the released code of FedREDefense), or mean.
       grouping_seed: of the permutation that divides the clients evenly.
 
     Raises:
-      InputError: an unknown base, or more groups than clients.
+      InputError: an option outside its range; by `init`, more groups than clients.
     """
-    check_choice("base", base, Base)
-    if num_groups < 1:
-        raise InputError(f"config.defense.num_groups = {num_groups} must be at least 1")
     reduce = {
         "median": coordinatewise(order_statistics.median),
         "median_lower": coordinatewise(partial(order_statistics.median, even="lower")),
@@ -144,7 +142,8 @@ def flcert(
         state: FLCertState, model: GlobalModel, network: Network, images: Array
     ) -> Array:
         answers = lax.map(
-            lambda own: network.logits(*own, images).argmax(-1), models(state, model)
+            lambda own: network.logits(own.params, own.buffers, images).argmax(-1),
+            models(state, model),
         )
         return majority_vote(answers, network.num_classes)
 
@@ -161,3 +160,20 @@ def flcert(
 def majority_vote(answers: Array, num_classes: int) -> Array:
     """Returns the most frequent label i32 [B] of i32 [G, B]; ties: the smallest."""
     return jax.nn.one_hot(answers, num_classes).sum(0).argmax(-1)
+
+
+def needs_full_steps(config: Config) -> None:
+    """Refuses a server step of its own: the groups' models are what is voted on."""
+    if config.server.lr != 1 or config.server.optimizer != "none":
+        raise InputError(
+            f"config.server.lr = {config.server.lr}, config.server.optimizer = "
+            f"{config.server.optimizer!r}: the groups of config.defense.name = "
+            "'flcert' take full steps of their own; allowed: 1 and none"
+        )
+
+
+ENTRY = Entry(
+    flcert,
+    paper="Cao, Zhang, Jia, Gong, IEEE TIFS 2022",
+    check=needs_full_steps,
+)

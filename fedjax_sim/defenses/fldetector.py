@@ -13,16 +13,16 @@ from jax import Array
 from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
-    FederationSpec,
-    GlobalModel,
     RoundContext,
     exclude,
     included,
-    pipeline,
     with_score,
 )
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.contracts.federation import FederationSpec, GlobalModel
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.defenses.parts.checks import check_range
+from fedjax_sim.core.options import Count, checked
+from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.numerics.distances import row_norms
 from fedjax_sim.numerics.gap_statistic import gap_statistic
 from fedjax_sim.numerics.kmeans_1d import upper_cluster
@@ -48,7 +48,8 @@ class FLDetectorState(NamedTuple):
     restart: Array  # bool [], the model of this round is thrown away
 
 
-def fldetector(*, window: int = 10, cold_start: int = 50) -> Defense:
+@checked("defense")
+def fldetector(*, window: Count = 10, cold_start: Count = 50) -> Defense:
     """Returns FLDetector: FedAvg, one detection, and a restart without the flagged.
 
     The server predicts each update as the client's last one plus the change that an
@@ -62,14 +63,12 @@ def fldetector(*, window: int = 10, cold_start: int = 50) -> Defense:
 
     Args:
       window: past pairs of the estimate, and rounds whose errors are summed.
-      cold_start: rounds after the first that are not scored, at least 1.
+      cold_start: rounds after the first that are not scored.
 
     Raises:
-      InputError: for a number outside its range; by `init`, where not every client
-        takes part in every round.
+      InputError: an option outside its range; by `init`, where not every client takes
+        part in every round.
     """
-    check_range("window", window, 1)
-    check_range("cold_start", cold_start, 1)
     mean = pipeline()
 
     def init(spec: FederationSpec) -> FLDetectorState:
@@ -98,7 +97,7 @@ def fldetector(*, window: int = 10, cold_start: int = 50) -> Defense:
     def aggregate(state: FLDetectorState, cohort: Cohort, context: RoundContext):
         cohort = exclude(cohort, state.expelled[cohort.client_ids])
         state = _remember_first(state, context)
-        _, screened, result = mean.aggregate(mean.init(None), cohort, context)
+        _, screened, result = mean.aggregate(((), ()), cohort, context)
         errors = prediction_errors(state, screened, context.global_params)
         screened = with_score(screened, "prediction_error", errors)
         state = _record(state, screened, errors, context.round - 1 > cold_start)
@@ -206,3 +205,9 @@ def _remember_round(
 
 def _pushed(rows: Array, row: Array) -> Array:
     return jnp.concatenate([rows[1:], row[None]])
+
+
+ENTRY = Entry(
+    fldetector,
+    paper="Zhang et al., KDD 2022",
+)

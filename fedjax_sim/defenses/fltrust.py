@@ -13,21 +13,24 @@ from jax import Array, lax
 from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
-    GlobalModel,
     RootRequest,
     RoundContext,
     included,
-    pipeline,
+    root_of,
     with_score,
 )
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.contracts.federation import GlobalModel
+from fedjax_sim.core.options import Count, checked
 from fedjax_sim.defenses.parts.building import stateless
-from fedjax_sim.defenses.parts.checks import check_choice, check_range
+from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.numerics.distances import row_norms, unit_rows
 
 Variant = Literal["paper", "authors"]
 
 
-def fltrust(*, variant: Variant = "paper", num_samples: int = 100) -> Defense:
+@checked("defense")
+def fltrust(*, variant: Variant = "paper", num_samples: Count = 100) -> Defense:
     """Returns FLTrust: the mean of rescaled updates, weighted by their trust.
 
     Each round the server trains on its own samples from the broadcast model as a
@@ -44,10 +47,8 @@ def fltrust(*, variant: Variant = "paper", num_samples: int = 100) -> Defense:
         FedREDefense, as many as a client has in DROP).
 
     Raises:
-      InputError: for an unknown variant or a num_samples below 1.
+      InputError: an option outside its range.
     """
-    check_choice("variant", variant, Variant)
-    check_range("num_samples", num_samples, 1)
     if variant == "paper":
         return pipeline(stateless(_trust_updates), root=RootRequest(num_samples))
     root = RootRequest(num_samples, balanced=True, momentum=0.9, weight_decay=0.005)
@@ -63,7 +64,7 @@ def trust_in(rows: Array, reference: Array) -> Array:
 
 def _server_model(context: RoundContext) -> GlobalModel:
     model = GlobalModel(context.global_params, context.global_buffers)
-    return context.root.train(model, context.key)
+    return root_of(context).train(model, context.key)
 
 
 def _trust_updates(cohort: Cohort, context: RoundContext) -> Cohort:
@@ -91,3 +92,10 @@ def _trust_models(cohort: Cohort, context: RoundContext) -> Cohort:
         weights=jnp.where(trusted, trust, cohort.weights),
     )
     return with_score(cohort, "trust", trust)
+
+
+ENTRY = Entry(
+    fltrust,
+    paper="Cao et al., NDSS 2021",
+    oracle="clean samples, taken from the training set",
+)

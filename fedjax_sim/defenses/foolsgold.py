@@ -13,19 +13,21 @@ from jax import Array
 from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
-    FederationSpec,
     RoundContext,
     Stage,
     included,
-    pipeline,
     with_score,
 )
-from fedjax_sim.defenses.parts.checks import check_choice
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.contracts.federation import FederationSpec
+from fedjax_sim.core.options import checked
+from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.numerics.distances import cosine_distances
 
 Variant = Literal["paper", "authors"]
 
 
+@checked("defense")
 def foolsgold(*, variant: Variant = "paper") -> Defense:
     """Returns FoolsGold: the sum of v_i u_i / n, v by the similarity of histories.
 
@@ -35,18 +37,17 @@ def foolsgold(*, variant: Variant = "paper") -> Defense:
     normalised: n counts all participants.
 
     Args:
-      variant: `authors` applies only half of the sum.
+      variant: `paper` as above; `authors` applies only half of the sum.
 
     Raises:
-      InputError: for an unknown variant.
+      InputError: an option outside its range.
     """
-    check_choice("variant", variant, Variant)
     return pipeline(_similarity(1.0 if variant == "paper" else 0.5))
 
 
 def _similarity(scale: float) -> Stage:
     def init(spec: FederationSpec) -> Array:
-        head = spec.network.head(jnp.zeros(spec.layout.size))
+        head = spec.network.last_layer(jnp.zeros(spec.layout.size))
         return jnp.zeros((spec.population, len(head)))
 
     def apply(
@@ -55,7 +56,7 @@ def _similarity(scale: float) -> Stage:
         mask = included(cohort)
         ids = cohort.client_ids
         moved = jnp.where(mask[:, None], cohort.updates, 0.0)
-        history = history.at[ids].add(context.network.head(moved))
+        history = history.at[ids].add(context.network.last_layer(moved))
         weights = foolsgold_weights(history[ids], mask)
         # The mean with the weights v, times this share, is the sum over n.
         share = scale * weights.sum() / jnp.maximum(mask.sum(), 1)
@@ -88,3 +89,9 @@ def foolsgold_weights(history: Array, mask: Array) -> Array:
     v = v / jnp.where(v.max() > 0, v.max(), 1.0)
     v = jnp.where(v == 1.0, 0.99, v)
     return jnp.clip(jnp.log(v / (1.0 - v) + 1e-5) + 0.5, 0.0, 1.0)
+
+
+ENTRY = Entry(
+    foolsgold,
+    paper="Fung et al., RAID 2020",
+)

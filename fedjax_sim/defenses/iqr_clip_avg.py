@@ -13,27 +13,29 @@ from fedjax_sim.contracts.defense import (
     Defense,
     RoundContext,
     included,
-    pipeline,
     with_score,
 )
-from fedjax_sim.defenses.clip_avg import check_gradient_bound, decayed_bound
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.options import Count, NonNegative, Sizable, Traced, checked
+from fedjax_sim.defenses.clip_avg import decayed_bound
 from fedjax_sim.defenses.iqr_filter import above_fence
-from fedjax_sim.defenses.norm_bound import shorten
 from fedjax_sim.defenses.parts.building import stateless
-from fedjax_sim.defenses.parts.checks import check_choice, check_range
+from fedjax_sim.defenses.parts.clipping import shorten
+from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.numerics.distances import row_norms
 
 Variant = Literal["corrected", "as_printed"]
 
 
+@checked("defense")
 def iqr_clip_avg(
     *,
     variant: Variant = "corrected",
-    clip_norm: float = 1.0,
-    clip_decay: float = 0.5,
-    lr: float = 0.01,
-    local_steps: int = 1,
-    iqr_k: float = 0.3,
+    clip_norm: Traced[Sizable] = 1.0,
+    clip_decay: Traced[NonNegative] = 0.5,
+    lr: Traced[Sizable] = 0.01,
+    local_steps: Count = 1,
+    iqr_k: Traced[NonNegative] = 0.3,
 ) -> Defense:
     """Returns the mean of updates, in which outliers of the norm are clipped.
 
@@ -44,15 +46,16 @@ def iqr_clip_avg(
     Args:
       variant: `corrected` divides the bound by the length of the flagged gradient
         itself; `as_printed` by that of the last client (of the largest id) instead.
-      clip_norm, clip_decay, lr, local_steps: see `clip_avg`.
-      iqr_k: not negative.
+      clip_norm: bound in the first round.
+      clip_decay: exponent of the decay over the rounds.
+      lr: the clients' learning rate.
+      local_steps: the clients' steps in a round.
+      iqr_k: how far above the third quartile a norm stands out, in lengths of the range
+        between the quartiles.
 
     Raises:
-      InputError: for an unknown variant or a number outside its range.
+      InputError: an option outside its range.
     """
-    check_choice("variant", variant, Variant)
-    check_gradient_bound(clip_norm, clip_decay, lr, local_steps)
-    check_range("iqr_k", iqr_k, 0)
 
     def judge(cohort: Cohort, context: RoundContext) -> Cohort:
         mask = included(cohort)
@@ -68,3 +71,9 @@ def iqr_clip_avg(
         return shorten(cohort, jnp.where(flagged, factors, 1.0))
 
     return pipeline(stateless(judge))
+
+
+ENTRY = Entry(
+    iqr_clip_avg,
+    paper="article on backdoors in federated CIFAR-10",
+)

@@ -14,16 +14,18 @@ from fedjax_sim.contracts.defense import (
     RoundContext,
     exclude,
     included,
-    pipeline,
     with_score,
 )
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.options import NonNegative, Traced, checked
 from fedjax_sim.defenses.parts.building import stateless
-from fedjax_sim.defenses.parts.checks import check_range
+from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.numerics import order_statistics
 from fedjax_sim.numerics.distances import pairwise_distances, row_norms
 
 
-def iqr_filter(*, iqr_k: float = 1.5) -> Defense:
+@checked("defense")
+def iqr_filter(*, iqr_k: Traced[NonNegative] = 1.5) -> Defense:
     """Returns the mean without the clients that are too far from the others.
 
     The score `mean_distance` f32 [n] is a client's mean Euclidean distance to the
@@ -31,12 +33,12 @@ def iqr_filter(*, iqr_k: float = 1.5) -> Defense:
     judged.
 
     Args:
-      iqr_k: not negative; 0.3 is the article's "high sensitivity".
+      iqr_k: how far above the third quartile a distance stands out, in lengths of the
+        range between the quartiles; 0.3 is the article's "high sensitivity".
 
     Raises:
-      InputError: for a negative iqr_k.
+      InputError: an option outside its range.
     """
-    check_range("iqr_k", iqr_k, 0)
 
     def judge(cohort: Cohort, context: RoundContext) -> Cohort:
         del context
@@ -62,3 +64,9 @@ def above_fence(values: Array, mask: Array, iqr_k: float | Array) -> Array:
     """Returns bool [n]: included and above Q3 + iqr_k (Q3 - Q1) of the included."""
     low, high = (order_statistics.quantile(values, mask, q) for q in (0.25, 0.75))
     return mask & (values > high + iqr_k * (high - low))
+
+
+ENTRY = Entry(
+    iqr_filter,
+    paper="article on backdoors in federated CIFAR-10",
+)

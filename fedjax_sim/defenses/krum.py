@@ -6,57 +6,68 @@ is what the released code of FedREDefense computes under that name (Xie, Fang, G
 ICML 2024).
 """
 
-import math
 from typing import Literal
 
-from jax import Array
+import jax.numpy as jnp
+from jax import Array, lax
 
 from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
-    FederationSpec,
     RoundContext,
+    exclude,
     included,
-    pipeline,
+    with_score,
 )
-from fedjax_sim.defenses.multikrum import keep_lowest, with_krum_score
-from fedjax_sim.defenses.parts.building import byzantine_count, stateless, told
-from fedjax_sim.defenses.parts.checks import check_choice, check_quorum, check_range
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.contracts.federation import FederationSpec
+from fedjax_sim.core.errors import check_range
+from fedjax_sim.core.options import Count, Natural, Traced, checked
+from fedjax_sim.defenses.parts.building import stateless, with_count
+from fedjax_sim.defenses.parts.byzantine import (
+    byzantine_count,
+    check_quorum,
+    count_of_authors,
+)
+from fedjax_sim.defenses.parts.pipeline import pipeline
+from fedjax_sim.defenses.parts.ranking import keep_lowest, ranks
+from fedjax_sim.numerics.distances import squared_distances
 
 Variant = Literal["paper", "authors"]
 
 
+@checked("defense")
 def krum(
     *,
     variant: Variant = "paper",
-    num_byzantine: int | None = None,
-    num_neighbors: int | None = None,
+    num_byzantine: Traced[Natural] | None = None,
+    num_neighbors: Traced[Count] | None = None,
     whole_state: bool = False,
 ) -> Defense:
     """Returns Krum: the one client that is nearest to its k nearest others.
 
-    With n the clients that still count, k = n - f - 2. The cohort gets the scores f32
-    [n] `krum_score`, +inf for excluded clients.
+    With n the clients that still count, k = n - f - 2. Score: `krum_score` f32 [n],
+    +inf for excluded clients.
 
     Args:
       variant: `paper` takes squared Euclidean distances; `authors` Euclidean ones, and
         one Byzantine client more than it is told.
       num_byzantine: f; by default the malicious clients to expect in a cohort (an
         oracle: a real server has to guess it).
-      num_neighbors: k in place of n - f - 2. (The code of LeadFL, Zhu, Roos, Chen,
-        ICML 2023, takes 5 of 10 clients.)
+      num_neighbors: k, nearest others that count for a score, in place of n - f - 2.
+        (The code of LeadFL, Zhu, Roos, Chen, ICML 2023, takes 5 of 10 clients.)
       whole_state: distances over the running statistics of BatchNorm too, as that code
         has it.
 
     Raises:
-      InputError: for an unknown variant; by `init`, for numbers that the cohort cannot
+      InputError: an option outside its range; by `init`, numbers that the cohort cannot
         meet, among them the paper's condition 2f + 2 < n wherever f is used.
     """
-    check_choice("variant", variant, Variant)
 
     def resolve(spec: FederationSpec) -> int:
-        check_range("num_byzantine", num_byzantine, 0, spec.cohort_size)
-        check_range("num_neighbors", num_neighbors, 1, spec.cohort_size - 1)
+        n = spec.cohort_size
+        check_range("defense", "num_byzantine", num_byzantine, 0, n)
+        check_range("defense", "num_neighbors", num_neighbors, 1, n - 1)
         if variant == "authors":
             return count_of_authors(spec, num_byzantine)
         f = byzantine_count(spec, num_byzantine)
@@ -66,30 +77,94 @@ def krum(
 
     def rule(f: Array) -> Defense:
         def judge(cohort: Cohort, context: RoundContext) -> Cohort:
-            k = included(cohort).sum() - f - 2
-            k = k if num_neighbors is None else num_neighbors
-            squared = variant == "paper"
+            n = included(cohort).sum()
             cohort = with_krum_score(
                 cohort,
                 context,
-                num_neighbors=k,
-                squared=squared,
+                num_neighbors=n - f - 2 if num_neighbors is None else num_neighbors,
+                squared=variant == "paper",
                 whole_state=whole_state,
             )
             return keep_lowest(cohort, "krum_score", 1)
 
         return pipeline(stateless(judge))
 
-    return told(resolve, rule)
+    return with_count(resolve, rule)
 
 
-def count_of_authors(spec: FederationSpec, num_byzantine: int | None) -> int:
-    """Returns f = ceil(r n) + 1 of FedREDefense's code, r the malicious share.
+def with_krum_score(
+    cohort: Cohort,
+    context: RoundContext,
+    *,
+    num_neighbors: int | Array,
+    squared: bool = True,
+    whole_state: bool = False,
+) -> Cohort:
+    """Adds the score `krum_score` f32 [n], from plain or squared distances.
 
-    The product is rounded as floats are: 0.28 * 100 is a little more than 28, so that
-    f = 30 in the published tables. An explicit `num_byzantine` replaces ceil(r n).
+    They are those of the parameters, with `whole_state` of the buffers too: of their
+    changes, since float32 cannot tell large values apart.
     """
-    if num_byzantine is None:
-        share = spec.num_malicious / spec.population
-        num_byzantine = math.ceil(share * spec.cohort_size)
-    return num_byzantine + 1
+    distances = squared_distances(cohort.updates)
+    if whole_state:
+        changes = cohort.buffers - context.global_buffers[None]
+        distances = distances + squared_distances(changes)
+    distances = distances if squared else jnp.sqrt(distances)
+    scores = krum_scores(distances, included(cohort), num_neighbors)
+    return with_score(cohort, "krum_score", scores)
+
+
+def iterated_krum(
+    cohort: Cohort, num_byzantine: Array, remaining: Array, with_itself: bool = False
+) -> Cohort:
+    """Lets Krum select clients in turn, each among those that are left.
+
+    Adds the score `place` i32 [n]: in which turn, from 0; n if never.
+
+    Args:
+      cohort: of n clients.
+      num_byzantine: i32 [], f; of r clients left r - f - 2 distances are summed.
+      remaining: i32 [], clients to leave; at least one is selected.
+      with_itself: one of the distances is that of a client to itself.
+    """
+    distances = squared_distances(cohort.updates)
+    mask = included(cohort)
+    n = len(mask)
+    count = jnp.maximum(mask.sum() - remaining, 1)
+
+    def select(i: Array, place: Array) -> Array:
+        left = mask & (place == n)
+        neighbors = jnp.maximum(left.sum() - num_byzantine - 2, 1) - with_itself
+        scores = krum_scores(distances, left, neighbors, least=1 - with_itself)
+        best = left & (ranks(scores, left, cohort.client_ids) == 0)
+        return jnp.where(best & (i < count), i, place)
+
+    place = lax.fori_loop(0, n, select, jnp.full(n, n))
+    return exclude(with_score(cohort, "place", place), place == n)
+
+
+def krum_scores(
+    distances: Array, mask: Array, num_neighbors: int | Array, least: int = 1
+) -> Array:
+    """Returns the sum f32 [n] of the distances to the nearest other clients.
+
+    Args:
+      distances: f32 [n, n], plain or squared.
+      mask: bool [n], clients that count; the others get +inf.
+      num_neighbors: i32 [], clipped to least..(number of other clients).
+      least: see above.
+    """
+    n = len(mask)
+    others = mask[None, :] & ~jnp.eye(n, dtype=bool)
+    nearest = jnp.sort(jnp.where(others, distances, jnp.inf), axis=1)
+    num_neighbors = jnp.clip(num_neighbors, least, jnp.maximum(mask.sum() - 1, 1))
+    counted = jnp.arange(n)[None, :] < num_neighbors
+    scores = jnp.where(counted, nearest, 0.0).sum(1)
+    return jnp.where(mask, scores, jnp.inf)
+
+
+ENTRY = Entry(
+    krum,
+    paper="Blanchard et al., NeurIPS 2017",
+    oracle="the number of malicious clients, unless num_byzantine is given",
+)

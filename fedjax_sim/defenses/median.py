@@ -7,13 +7,17 @@ Optimal Statistical Rates", ICML 2018, Definition 1 and Algorithm 1 (option I).
 from functools import partial
 from typing import Literal
 
-from fedjax_sim.contracts.defense import Defense, coordinatewise, pipeline
-from fedjax_sim.defenses.parts.checks import check_choice
+from fedjax_sim.contracts.defense import Defense
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.options import checked
+from fedjax_sim.defenses.parts.pipeline import pipeline
+from fedjax_sim.defenses.parts.reductions import coordinatewise
 from fedjax_sim.numerics import order_statistics
 
 Variant = Literal["paper", "authors"]
 
 
+@checked("defense")
 def median(*, variant: Variant = "paper") -> Defense:
     """Returns the median of the surviving clients in each coordinate.
 
@@ -23,8 +27,13 @@ def median(*, variant: Variant = "paper") -> Defense:
         FedREDefense does (torch.median).
 
     Raises:
-      InputError: for an unknown variant.
+      InputError: an option outside its range.
     """
-    check_choice("variant", variant, Variant)
-    even = "midpoint" if variant == "paper" else "lower"
+    even: order_statistics.Even = "midpoint" if variant == "paper" else "lower"
     return pipeline(reduce=coordinatewise(partial(order_statistics.median, even=even)))
+
+
+ENTRY = Entry(
+    median,
+    paper="Yin et al., ICML 2018",
+)

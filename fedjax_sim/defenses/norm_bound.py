@@ -8,24 +8,24 @@ Sun, Kairouz, Suresh, McMahan, "Can You Really Backdoor Federated Learning?", 20
 from typing import Literal
 
 import jax.numpy as jnp
-from jax import Array
 
 from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
     RoundContext,
     included,
-    pipeline,
-    with_score,
 )
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.options import checked
 from fedjax_sim.defenses.parts.building import stateless
-from fedjax_sim.defenses.parts.checks import check_choice
-from fedjax_sim.numerics import order_statistics
+from fedjax_sim.defenses.parts.clipping import clip_factors, median_norm, shorten
+from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.numerics.distances import row_norms
 
 Bound = Literal["median", "oracle"]
 
 
+@checked("defense")
 def norm_bound(*, bound: Bound = "median") -> Defense:
     """Returns the mean of updates that are shortened to a common bound.
 
@@ -37,9 +37,8 @@ def norm_bound(*, bound: Bound = "median") -> Defense:
         knows.
 
     Raises:
-      InputError: for an unknown bound.
+      InputError: an option outside its range.
     """
-    check_choice("bound", bound, Bound)
 
     def judge(cohort: Cohort, context: RoundContext) -> Cohort:
         norms = row_norms(cohort.updates)
@@ -55,17 +54,8 @@ def norm_bound(*, bound: Bound = "median") -> Defense:
     return pipeline(stateless(judge))
 
 
-def median_norm(norms: Array, mask: Array) -> Array:
-    """Returns the median f32 [] of the norms (f32 [n]) of the clients of `mask`."""
-    return order_statistics.median(norms[:, None], mask)[0]
-
-
-def clip_factors(norms: Array, limit: Array | float) -> Array:
-    """Returns min(1, limit / norm) f32 [n]."""
-    return jnp.where(norms > limit, limit / norms, 1.0)
-
-
-def shorten(cohort: Cohort, factors: Array) -> Cohort:
-    """Multiplies the updates by `factors` f32 [n]; the score is `clip_factor`."""
-    cohort = cohort._replace(updates=factors[:, None] * cohort.updates)
-    return with_score(cohort, "clip_factor", factors)
+ENTRY = Entry(
+    norm_bound,
+    paper="Sun et al. 2019, arXiv 1911.07963",
+    oracle="none; with bound=oracle the norms of the truly benign updates",
+)

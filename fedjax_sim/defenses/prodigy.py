@@ -12,15 +12,18 @@ from jax import Array, lax
 from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
-    FederationSpec,
     RoundContext,
     included,
-    pipeline,
     with_score,
 )
-from fedjax_sim.defenses.multikrum import ranks
-from fedjax_sim.defenses.parts.building import stateless, told
-from fedjax_sim.defenses.parts.checks import check_quorum, check_range
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.contracts.federation import FederationSpec
+from fedjax_sim.core.errors import check_range
+from fedjax_sim.core.options import Natural, Traced, checked
+from fedjax_sim.defenses.parts.building import stateless, with_count
+from fedjax_sim.defenses.parts.byzantine import check_quorum
+from fedjax_sim.defenses.parts.pipeline import pipeline
+from fedjax_sim.defenses.parts.ranking import ranks
 from fedjax_sim.numerics.distances import gram, squared_distances
 
 
@@ -32,7 +35,8 @@ class ProdigyScores(NamedTuple):
     score: Array  # f32 [n], a / b
 
 
-def prodigy(*, num_byzantine: int | None = None) -> Defense:
+@checked("defense")
+def prodigy(*, num_byzantine: Traced[Natural] | None = None) -> Defense:
     """Returns ProDiGy: the mean with weights a_i / b_i, the f smallest set to 0.
 
     a_i is the spread of a client and its f - 1 nearest others, relative to their mean;
@@ -46,11 +50,12 @@ def prodigy(*, num_byzantine: int | None = None) -> Defense:
         least 2, as a spread needs two clients.
 
     Raises:
-      InputError: by `init`, for a cohort of fewer than 2f + 1 clients.
+      InputError: an option outside its range; by `init`, a cohort of fewer than 2f + 1
+        clients.
     """
 
     def resolve(spec: FederationSpec) -> int:
-        check_range("num_byzantine", num_byzantine, 0, spec.cohort_size)
+        check_range("defense", "num_byzantine", num_byzantine, 0, spec.cohort_size)
         expected = spec.cohort_size * spec.num_malicious // spec.population
         f = expected if num_byzantine is None else num_byzantine
         check_quorum(spec, f, 2, 1)
@@ -63,7 +68,7 @@ def prodigy(*, num_byzantine: int | None = None) -> Defense:
 
         return pipeline(stateless(judge))
 
-    return told(resolve, rule)
+    return with_count(resolve, rule)
 
 
 def with_trust(cohort: Cohort, num_byzantine: int | Array) -> Cohort:
@@ -121,3 +126,10 @@ def _sum_within(group: Array, matrix: Array) -> Array:
     members = group.astype(jnp.float32)
     sums = jnp.matmul(members, matrix, precision=lax.Precision.HIGHEST)
     return (sums * members).sum(1)
+
+
+ENTRY = Entry(
+    prodigy,
+    paper="Ergisi et al. 2025, arXiv 2509.09534",
+    oracle="the number of malicious clients, unless num_byzantine is given",
+)

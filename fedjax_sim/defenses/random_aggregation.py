@@ -16,20 +16,22 @@ from fedjax_sim.contracts.defense import (
     Defense,
     RoundContext,
     included,
-    pipeline,
 )
-from fedjax_sim.defenses.multikrum import ranks
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.options import Count, checked
 from fedjax_sim.defenses.parts.building import stateless
-from fedjax_sim.defenses.parts.checks import check_choice, check_range
+from fedjax_sim.defenses.parts.pipeline import pipeline
+from fedjax_sim.defenses.parts.ranking import ranks
 from fedjax_sim.numerics.flat import FlatLayout
 
 Normalization = Literal["sum", "softmax"]
 
 
+@checked("defense")
 def random_aggregation(
     *,
     normalization: Normalization = "sum",
-    num_selected: int | None = None,
+    num_selected: Count | None = None,
     per_layer: bool = False,
 ) -> Defense:
     """Returns the mean with weights drawn uniformly from [0, 1) in every round.
@@ -43,10 +45,8 @@ def random_aggregation(
         the report then shows no weights.
 
     Raises:
-      InputError: for an unknown normalization or a num_selected below 1.
+      InputError: an option outside its range.
     """
-    check_choice("normalization", normalization, Normalization)
-    check_range("num_selected", num_selected, 1)
 
     def weighed(cohort: Cohort, key: Array) -> Cohort:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, cohort.client_ids)
@@ -89,3 +89,9 @@ def with_random_weights(
     weights = jnp.exp(draws) if normalization == "softmax" else draws
     weights = jnp.where(mask, weights, 0.0)
     return cohort._replace(weights=weights / weights.sum())
+
+
+ENTRY = Entry(
+    random_aggregation,
+    paper="released code of Syros et al. 2025 (DROP)",
+)

@@ -11,36 +11,40 @@ from fedjax_sim.contracts.defense import (
     Aggregate,
     Cohort,
     Defense,
-    FederationSpec,
     Reduce,
     RoundContext,
     included,
-    pipeline,
-    weighted_mean,
 )
-from fedjax_sim.defenses.parts.building import told
-from fedjax_sim.defenses.parts.checks import check_range
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.contracts.federation import FederationSpec
+from fedjax_sim.core.errors import check_range
+from fedjax_sim.core.options import Count, Traced, checked
+from fedjax_sim.defenses.parts.building import with_count
+from fedjax_sim.defenses.parts.pipeline import pipeline
+from fedjax_sim.defenses.parts.reductions import weighted_mean
 
 
-def rlr(*, threshold: int = 4) -> Defense:
+@checked("defense")
+def rlr(*, threshold: Traced[Count] = 4) -> Defense:
     """Returns the mean, negated where fewer clients than the threshold agree.
 
     In each coordinate the signs of the updates vote; the mean counts where their sum
     reaches the threshold, and its negative elsewhere.
 
     Args:
-      threshold: theta, from 1 to n (4 for ten clients in the paper). It should exceed
-        the number of malicious clients.
+      threshold: theta, at most n (4 for ten clients in the paper). It should exceed the
+        number of malicious clients.
 
     Raises:
-      InputError: by `init`, for a threshold that no cohort could reach.
+      InputError: an option outside its range; by `init`, a threshold that no cohort
+        could reach.
     """
 
     def resolve(spec: FederationSpec) -> int:
-        check_range("threshold", threshold, 1, spec.cohort_size)
+        check_range("defense", "threshold", threshold, 1, spec.cohort_size)
         return threshold
 
-    return told(resolve, lambda theta: pipeline(reduce=_by_signs(theta)))
+    return with_count(resolve, lambda theta: pipeline(reduce=_by_signs(theta)))
 
 
 def _by_signs(threshold: Array) -> Reduce:
@@ -53,3 +57,9 @@ def _by_signs(threshold: Array) -> Reduce:
         return result._replace(update=jnp.where(agreed, 1.0, -1.0) * result.update)
 
     return reduce
+
+
+ENTRY = Entry(
+    rlr,
+    paper="Ozdayi et al., AAAI 2021",
+)

@@ -10,17 +10,13 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from fedjax_sim.contracts.defense import (
-    Cohort,
-    Defense,
-    FederationSpec,
-    RoundContext,
-    included,
-    pipeline,
-)
-from fedjax_sim.defenses.norm_bound import clip_factors, shorten
+from fedjax_sim.contracts.defense import Cohort, Defense, RoundContext, included
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.contracts.federation import FederationSpec
+from fedjax_sim.core.options import Fraction, Sizable, Traced, checked
 from fedjax_sim.defenses.parts.building import stateless
-from fedjax_sim.defenses.parts.checks import check_range
+from fedjax_sim.defenses.parts.clipping import clip_factors, shorten
+from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.numerics.distances import row_norms
 from fedjax_sim.numerics.order_statistics import largest
 
@@ -32,8 +28,12 @@ class SparseFedState(NamedTuple):
     momentum: Array  # f32 [d]
 
 
+@checked("defense")
 def sparsefed(
-    *, fraction: float = 0.1, momentum: float = 0.0, clip_norm: float | None = None
+    *,
+    fraction: Fraction = 0.1,
+    momentum: Traced[Fraction] = 0.0,
+    clip_norm: Traced[Sizable] | None = None,
 ) -> Defense:
     """Returns the top k of the mean update, with error feedback and momentum.
 
@@ -42,19 +42,17 @@ def sparsefed(
     the momentum are cleared there.
 
     Args:
-      fraction: share of the coordinates that a round changes, above 0 and at most 1.
-      momentum: of the server, between 0 and 1.
+      fraction: share of the coordinates that a round changes; one at least.
+      momentum: of the mean updates, kept by the server.
       clip_norm: updates are shortened to it before the mean; None leaves them.
 
     Raises:
-      InputError: for a number outside its range.
+      InputError: an option outside its range.
     """
-    check_range("fraction", fraction, 0, 1)
-    check_range("momentum", momentum, 0, 1)
-    check_range("clip_norm", clip_norm, 1e-12)
 
     def clip(cohort: Cohort, context: RoundContext) -> Cohort:
         del context
+        assert clip_norm is not None  # else nothing clips, see below
         return shorten(cohort, clip_factors(row_norms(cohort.updates), clip_norm))
 
     mean = pipeline(*() if clip_norm is None else (stateless(clip),))
@@ -97,3 +95,9 @@ def sparsify(
         momentum=jnp.where(applied, 0.0, velocity),
     )
     return state, jnp.where(applied, error, 0.0)
+
+
+ENTRY = Entry(
+    sparsefed,
+    paper="Panda et al., AISTATS 2022",
+)

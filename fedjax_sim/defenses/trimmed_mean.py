@@ -9,22 +9,23 @@ from typing import Literal
 
 from jax import Array
 
-from fedjax_sim.contracts.defense import (
-    Defense,
-    FederationSpec,
-    coordinatewise,
-    pipeline,
-)
-from fedjax_sim.defenses.krum import count_of_authors
-from fedjax_sim.defenses.parts.building import byzantine_count, told
-from fedjax_sim.defenses.parts.checks import check_choice, check_range
+from fedjax_sim.contracts.defense import Defense
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.contracts.federation import FederationSpec
+from fedjax_sim.core.errors import check_range
+from fedjax_sim.core.options import Natural, Traced, checked
+from fedjax_sim.defenses.parts.building import with_count
+from fedjax_sim.defenses.parts.byzantine import byzantine_count, count_of_authors
+from fedjax_sim.defenses.parts.pipeline import pipeline
+from fedjax_sim.defenses.parts.reductions import coordinatewise
 from fedjax_sim.numerics import order_statistics
 
 Variant = Literal["paper", "authors"]
 
 
+@checked("defense")
 def trimmed_mean(
-    *, variant: Variant = "paper", num_byzantine: int | None = None
+    *, variant: Variant = "paper", num_byzantine: Traced[Natural] | None = None
 ) -> Defense:
     """Returns the mean without the f smallest and f largest values of a coordinate.
 
@@ -38,13 +39,12 @@ def trimmed_mean(
         oracle: a real server has to guess it).
 
     Raises:
-      InputError: for an unknown variant; by `init`, for a num_byzantine outside the
-        cohort.
+      InputError: an option outside its range; by `init`, a num_byzantine larger than
+        the cohort.
     """
-    check_choice("variant", variant, Variant)
 
     def resolve(spec: FederationSpec) -> int:
-        check_range("num_byzantine", num_byzantine, 0, spec.cohort_size)
+        check_range("defense", "num_byzantine", num_byzantine, 0, spec.cohort_size)
         count = count_of_authors if variant == "authors" else byzantine_count
         return count(spec, num_byzantine)
 
@@ -52,4 +52,11 @@ def trimmed_mean(
         trim = partial(order_statistics.trimmed_mean, trim=f)
         return pipeline(reduce=coordinatewise(trim))
 
-    return told(resolve, rule)
+    return with_count(resolve, rule)
+
+
+ENTRY = Entry(
+    trimmed_mean,
+    paper="Yin et al., ICML 2018",
+    oracle="the number of malicious clients, unless num_byzantine is given",
+)

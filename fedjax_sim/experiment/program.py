@@ -2,8 +2,8 @@
 
 A config has two kinds of values: some shape the program (the model, the rule, the
 number of clients), the others are inputs of it: the seed, the partition of the data,
-the rates of the optimisers, and of attack and defence the numbers that their entry in
-`ATTACKS`, `DEFENSES` and `CLIENT_DEFENSES` lists as `traced`. Runs that differ in
+the rates of the optimisers, and of attack and defences the numbers that their factories
+annotate as `Traced`. Runs that differ in
 inputs alone are compiled once, and may be carried out together.
 """
 
@@ -12,16 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from fedjax_sim.attacks import ATTACKS
-from fedjax_sim.client_defenses import CLIENT_DEFENSES
-from fedjax_sim.defenses import DEFENSES
-from fedjax_sim.experiment.config import Config, flatten, to_dict
+from fedjax_sim.contracts.config import Config
+from fedjax_sim.experiment.config import TABLES, flatten, to_dict
 
-TABLES = {
-    "attack": ATTACKS,
-    "defense": DEFENSES,
-    "client_defense": CLIENT_DEFENSES,
-}
+SIDES = ("attack", "defense", "client_defense")
 RATES = ("client.lr", "client.momentum", "client.weight_decay", "server.lr")
 
 
@@ -31,9 +25,9 @@ def traced_options(config: Config) -> dict[str, np.generic]:
     An option that is None in this config is no number: it shapes the program.
     """
     found: dict[str, np.generic] = {}
-    for section, table in TABLES.items():
+    for section in SIDES:
         chosen = getattr(config, section)
-        for key in table[chosen.name].traced:
+        for key in TABLES[section].find(chosen.name).traced:
             value = chosen.options[key]
             if isinstance(value, float):
                 found[f"{section}.{key}"] = np.float32(value)

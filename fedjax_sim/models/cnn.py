@@ -1,10 +1,13 @@
 """The small convolutional networks of FedREDefense, PoisonedFL and LeadFL."""
 
+from typing import Any, ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from fedjax_sim.models.layers import BatchNorm, Conv, Dense, Lowering, max_pool
+from fedjax_sim.contracts.model import Lowering
+from fedjax_sim.models.layers import BatchNorm, Conv, Dense, max_pool
 
 
 class TwoLayerCNN(nn.Module):
@@ -22,12 +25,14 @@ class TwoLayerCNN(nn.Module):
     lowering: Lowering = "patches"
     xavier: bool = False
 
+    last_layer: ClassVar[str] = "fc2"
+
     @nn.compact
     def __call__(
         self, x: Array, *, train: bool = False, mask: Array | None = None
     ) -> Array:
         del train, mask  # no running statistics, no coupling between samples
-        init = {}
+        init: dict[str, Any] = {}
         if self.xavier:
             init = {
                 "kernel_init": nn.initializers.glorot_uniform(),
@@ -61,6 +66,8 @@ class LeadFLFashionCNN(nn.Module):
     batch_norm: bool = True
     lowering: Lowering = "patches"
 
+    last_layer: ClassVar[str] = "fc"
+
     @nn.compact
     def __call__(
         self, x: Array, *, train: bool = False, mask: Array | None = None
@@ -86,6 +93,8 @@ class LeadFLCifarCNN(nn.Module):
     num_classes: int
     double_softmax: bool = False
     lowering: Lowering = "patches"
+
+    last_layer: ClassVar[str] = "fc2"
 
     @nn.compact
     def __call__(

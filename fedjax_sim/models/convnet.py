@@ -1,16 +1,12 @@
 """FedREDefense's "ConvNet": three blocks of conv-InstanceNorm-ReLU-average pool."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 from jax import Array
 
-from fedjax_sim.models.layers import (
-    Conv,
-    Dense,
-    InstanceNorm,
-    Lowering,
-    avg_pool,
-    in_groups,
-)
+from fedjax_sim.contracts.model import Lowering
+from fedjax_sim.models.layers import Conv, Dense, InstanceNorm, avg_pool, in_groups
 
 # Images that go through the first block together on a CPU: its maps are four and
 # sixteen times the size of the others', and so they stay in the cache. Measured for 2,
@@ -29,6 +25,8 @@ class ConvNet(nn.Module):
     width: int = 128
     depth: int = 3
     lowering: Lowering = "patches"
+
+    last_layer: ClassVar[str] = "linear"
 
     @nn.compact
     def __call__(

@@ -6,14 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from fedjax_sim.models.layers import (
-    BatchNorm,
-    Conv,
-    Dense,
-    InstanceNorm,
-    Lowering,
-    upsample,
-)
+from fedjax_sim.contracts.model import Lowering
+from fedjax_sim.models.layers import BatchNorm, Conv, Dense, InstanceNorm, upsample
 
 
 class Generator(nn.Module):

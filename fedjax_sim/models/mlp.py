@@ -12,6 +12,11 @@ class MLP(nn.Module):
     num_classes: int
     widths: tuple[int, ...] = (64,)
 
+    @property
+    def last_layer(self) -> str:
+        """Name of the last linear layer."""
+        return f"fc{len(self.widths) + 1}"
+
     @nn.compact
     def __call__(
         self, x: Array, *, train: bool = False, mask: Array | None = None
@@ -20,4 +25,4 @@ class MLP(nn.Module):
         x = x.reshape(x.shape[0], -1)
         for i, width in enumerate(self.widths):
             x = nn.relu(Dense(width, name=f"fc{i + 1}")(x))
-        return Dense(self.num_classes, name=f"fc{len(self.widths) + 1}")(x)
+        return Dense(self.num_classes, name=self.last_layer)(x)

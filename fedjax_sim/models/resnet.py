@@ -5,18 +5,14 @@ A 3x3 stride-1 stem; on RGB images a 3x3 stride-2 max pool follows it, on grey o
 classes, 11 191 791 for grey and 47.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from fedjax_sim.models.layers import (
-    BatchNorm,
-    Conv,
-    Dense,
-    Lowering,
-    he_fan_out,
-    max_pool,
-)
+from fedjax_sim.contracts.model import Lowering
+from fedjax_sim.models.layers import BatchNorm, Conv, Dense, he_fan_out, max_pool
 
 
 class BasicBlock(nn.Module):
@@ -64,6 +60,8 @@ class ResNet(nn.Module):
     stem: str = "pool"
     blocks: tuple[int, ...] = (2, 2, 2, 2)
     lowering: Lowering = "patches"
+
+    last_layer: ClassVar[str] = "fc"
 
     @nn.compact
     def __call__(

@@ -1,13 +1,13 @@
 """Weight tensors of a parameter tree, and noise of its shape."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
-PyTree = optax.Params
+PyTree = Any
 
 # The tensors that PyTorch calls "weight": kernels and the scales of norms.
 _WEIGHTS = ("kernel", "embedding", "scale")
@@ -45,6 +45,6 @@ def normal_like(key: Array, tree: PyTree, scale: Array | float) -> PyTree:
 def _noise_like(draw, key: Array, tree: PyTree, scale: Array | float) -> PyTree:
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves))
-    return structure.unflatten(
-        [scale * draw(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(
+        structure, [scale * draw(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
     )

@@ -9,8 +9,13 @@ from typing import Literal
 
 import numpy as np
 
+from fedjax_sim.contracts.config import Config
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.contracts.participation import Participation
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.participation.sampling import Participation, explicit
+from fedjax_sim.core.options import Natural, checked
+from fedjax_sim.participation.parts.malicious_clients import published_clients
+from fedjax_sim.participation.parts.replayed import replayed
 
 Mode = Literal["random", "bursty", "periodic", "consistent", "random_clients"]
 FORCED_ROUNDS = (0, 10, 12)
@@ -26,42 +31,23 @@ _BURSTS: dict[Mode, tuple[int, int]] = {
 }
 
 
-def malicious_clients(population: int, num_malicious: int) -> np.ndarray:
-    """Returns the published malicious set, int64 [M] ascending, ids from 0."""
-    drawn = np.random.RandomState(0).choice(population, num_malicious, replace=False)
-    return np.sort(drawn)
-
-
 def leadfl_schedule(
     *,
     population: int,
     cohort_size: int,
     num_malicious: int,
     rounds: int,
-    mode: Mode = "random",
-    offset: int = 100,
-    forced: bool = False,
-    malicious_in_burst: int | None = None,
+    mode: Mode,
+    offset: int,
+    forced: bool,
+    malicious_in_burst: int | None,
 ) -> np.ndarray:
     """Returns the schedule int64 [rounds, n], ids from 0; benign clients come first.
 
-    Args:
-      population, cohort_size, num_malicious: N, n, M.
-      rounds: how many.
-      mode: `random` draws from all clients; `bursty` (report) takes 6 malicious clients
-        in the first two rounds of every ten and none in the others; `periodic` (code
-        as shipped) 2 in the first five; `consistent` 2 in every round;
-        `random_clients` 0, 2 or 5, of (0, 0, 2, 2, 5) one at random.
-      offset: of the seeds.
-      forced: rounds 0, 10 and 12 take half malicious clients (hard-wired in the code;
-        always so with `periodic` there).
-      malicious_in_burst: in place of 6 and 2; not with `random_clients`.
-
-    Raises:
-      InputError: a group is larger than there are clients, or no seed.
+    Args and errors: see `leadfl`.
     """
-    bad = malicious_clients(population, num_malicious)
-    good = np.setdiff1d(np.arange(population), bad)
+    malicious = published_clients(population, num_malicious)
+    benign = np.setdiff1d(np.arange(population), malicious)
     burst, usual = _BURSTS[mode]
     if mode == "random_clients" and malicious_in_burst is not None:
         raise InputError(
@@ -70,11 +56,11 @@ def leadfl_schedule(
         )
     inside = usual if malicious_in_burst is None else malicious_in_burst
     half = cohort_size // 2
-    enough = population if mode == "random" else len(good)
+    enough = population if mode == "random" else len(benign)
     if forced:  # half of either kind
-        enough = min(enough, 2 * len(good), 2 * len(bad) + 1)
+        enough = min(enough, 2 * len(benign), 2 * len(malicious) + 1)
     for name, wanted, available in (
-        ("malicious_in_burst", inside, min(len(bad), cohort_size)),
+        ("malicious_in_burst", inside, min(len(malicious), cohort_size)),
         ("clients_per_round", cohort_size, enough),
     ):
         if not 0 <= wanted <= available:
@@ -82,15 +68,17 @@ def leadfl_schedule(
                 f"config.participation.{name} = {wanted} must lie between 0 and "
                 f"{available}, the clients there are for it"
             )
-    if not 0 <= offset <= 2**32 - rounds:
+    if offset > 2**32 - rounds:
         raise InputError(
-            f"config.participation.offset = {offset} must lie between 0 and "
+            f"config.participation.offset = {offset} must be at most "
             f"{2**32 - rounds}: it is added to the round to give a seed"
         )
 
     def groups(generator: np.random.RandomState, attackers: int) -> np.ndarray:
-        first = generator.choice(good, cohort_size - attackers, replace=False)
-        return np.concatenate([first, generator.choice(bad, attackers, replace=False)])
+        first = generator.choice(benign, cohort_size - attackers, replace=False)
+        return np.concatenate(
+            [first, generator.choice(malicious, attackers, replace=False)]
+        )
 
     def draw(t: int) -> np.ndarray:
         generator = np.random.RandomState(t + offset)
@@ -107,6 +95,7 @@ def leadfl_schedule(
     return np.stack([draw(t) for t in range(rounds)])
 
 
+@checked("participation")
 def leadfl(
     *,
     population: int,
@@ -114,11 +103,29 @@ def leadfl(
     num_malicious: int,
     rounds: int,
     mode: Mode = "random",
-    offset: int = 100,
+    offset: Natural = 100,
     forced: bool = False,
-    malicious_in_burst: int | None = None,
+    malicious_in_burst: Natural | None = None,
 ) -> Participation:
-    """The published schedule as a participation; see `leadfl_schedule`."""
+    """The published schedule.
+
+    Args:
+      population, cohort_size, num_malicious: N, n, M.
+      rounds: how many.
+      mode: `random` draws from all clients; `bursty` (report) takes 6 malicious clients
+        in the first two rounds of every ten and none in the others; `periodic` (code
+        as shipped) 2 in the first five; `consistent` 2 in every round;
+        `random_clients` 0, 2 or 5, of (0, 0, 2, 2, 5) one at random.
+      offset: added to the round, from 0, to give its seed.
+      forced: rounds 0, 10 and 12 take half malicious clients (hard-wired in the code;
+        always so with `periodic` there).
+      malicious_in_burst: malicious clients in a round of a burst, in place of 6 and 2;
+        not with `random_clients`.
+
+    Raises:
+      InputError: an option outside its range, a group that is larger than there are
+        clients, or no seed.
+    """
     schedule = leadfl_schedule(
         population=population,
         cohort_size=cohort_size,
@@ -129,4 +136,21 @@ def leadfl(
         forced=forced,
         malicious_in_burst=malicious_in_burst,
     )
-    return explicit(population=population, schedule=schedule)
+    return replayed(population=population, schedule=schedule)
+
+
+def needs_published_clients(config: Config) -> None:
+    """Refuses other malicious clients than those of the published schedule."""
+    if config.attack.malicious_clients != "leadfl" or config.attack.num_fake:
+        raise InputError(
+            "config.participation.name = 'leadfl' is a schedule of published clients: "
+            "it needs config.attack.malicious_clients = 'leadfl' and "
+            "config.attack.num_fake = 0"
+        )
+
+
+ENTRY = Entry(
+    leadfl,
+    paper="Zhu, Roos, Chen, ICML 2023, public code",
+    check=needs_published_clients,
+)

@@ -2,9 +2,11 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from fedjax_sim.reports.render import column_names, label
@@ -17,11 +19,11 @@ _ATTACK_RATES = ("asr", "asr_all", "asr_any_source")
 _STYLES = ("-", "--", ":", "-.")
 
 
-def _look(index: int) -> dict:
+def _look(index: int) -> dict[str, Any]:
     """Colour and dash of the index-th line; 40 of them differ."""
-    colors = matplotlib.colormaps["tab10"].colors
+    colors = matplotlib.colormaps["tab10"]
     return {
-        "color": colors[index % 10],
+        "color": colors(index % 10),
         "linestyle": _STYLES[index // 10 % len(_STYLES)],
     }
 
@@ -69,25 +71,25 @@ def over_rounds(table: Table, rounds: Sequence[Row]) -> bytes | None:
     axes = figure.subplots(2 * lines, width, squeeze=False, sharey=True)
     names = dict(zip(table.columns, column_names(table), strict=True))
     for j, column in enumerate(columns):
-        line, place = divmod(j, width)
+        line, across = divmod(j, width)
         for i, rate in enumerate(rates):
-            axis = axes[2 * line + i, place]
-            for k, row in enumerate(table.rows):
-                _curve(axis, curves.get((row, column), []), rate, row, k)
+            axis = axes[2 * line + i, across]
+            for k, cells in enumerate(table.rows):
+                _curve(axis, curves.get((cells, column), []), rate, cells, k)
             axis.set_ylim(-3, 103)
             axis.grid(alpha=0.3)
-            if place == 0:
+            if across == 0:
                 axis.set_ylabel(f"{label(rate)} %")
-        axes[2 * line, place].set_title(names[column], fontsize=9)
-        axes[2 * line, place].tick_params(labelbottom=False)
-        axes[2 * line + 1, place].set_xlabel("round")
-    for line in axes[-2:]:
-        for axis in line[len(columns) - width * (lines - 1) :]:
+        axes[2 * line, across].set_title(names[column], fontsize=9)
+        axes[2 * line, across].tick_params(labelbottom=False)
+        axes[2 * line + 1, across].set_xlabel("round")
+    for last in axes[-2:]:
+        for axis in last[len(columns) - width * (lines - 1) :]:
             axis.set_axis_off()
-    handles = {}
+    handles: dict[str, Artist] = {}
     for axis in axes.flat:
-        lines, names = axis.get_legend_handles_labels()
-        handles |= dict(zip(names, lines, strict=True))
+        drawn, labels = axis.get_legend_handles_labels()
+        handles |= dict(zip(labels, drawn, strict=True))
     _legend(figure, handles.values(), handles.keys())
     return svg(figure)
 

@@ -67,7 +67,7 @@ def _is_number(text: str) -> bool:
 def _legend(table: Table) -> list[str]:
     """What the numbers and letters of a table mean, in short sentences."""
     values = [v for cell in table.cells.values() for v in cell.values.values()]
-    counts = sorted({value.count for value in values if value.count})
+    counts = sorted({value.num_runs for value in values if value.num_runs})
     lines = []
     if counts == [1]:
         lines.append("Single runs.")
@@ -79,7 +79,7 @@ def _legend(table: Table) -> list[str]:
             "Beside or below it the published value, and measured minus published."
         )
         lines.append(f"Published: {table.source}")
-    missing = sum(value.count == 0 for value in values)
+    missing = sum(value.num_runs == 0 for value in values)
     if missing:
         lines.append(f"-: not measured: {missing} of {len(values)} numbers.")
     used = {letter for value in values for letter in value.flags}

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedjax_sim.reports.figures import svg
 from fedjax_sim.reports.render import column_names
 from fedjax_sim.reports.tables import Table
-from fedjax_sim.runs.directory import Rows
+from fedjax_sim.runs.files import Rows
 
 _PANELS = 4  # in a line
 _BINS = 40
@@ -90,13 +91,13 @@ def distributions(table: Table, results: Path) -> bytes | None:
         axis.set_xlabel(f"{score.replace('_', ' ')}{note}", fontsize=8)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    handles = {}
+    handles: dict[str, Artist] = {}
     for axis in axes:
-        lines, names = axis.get_legend_handles_labels()
-        handles |= dict(zip(names, lines, strict=True))
+        drawn, names = axis.get_legend_handles_labels()
+        handles |= dict(zip(names, drawn, strict=True))
     figure.legend(
-        handles.values(),
-        handles.keys(),
+        list(handles.values()),
+        list(handles),
         loc="outside upper left",
         ncols=2,
         fontsize=8,
@@ -112,11 +113,13 @@ def _panel(axis: Axes, scores: Scores) -> None:
     logarithmic = low > 0 and high > 100 * low
     space = np.geomspace if logarithmic else np.linspace
     edges = space(low, high, _BINS + 1)
-    for bad, (name, color) in _LOOK.items():
-        own = values[malicious == bad]
+    for kind, (name, color) in _LOOK.items():
+        own = values[malicious == kind]
         if len(own):
             weights = np.full(len(own), 1 / len(own))
-            axis.hist(own, edges, weights=weights, label=name, color=color, alpha=0.5)
+            axis.hist(
+                own, edges.tolist(), weights=weights, label=name, color=color, alpha=0.5
+            )
     if logarithmic:
         axis.set_xscale("log")
     axis.set_ylabel("share", fontsize=8)

@@ -31,7 +31,8 @@ runs: one row per run directory
     rounds_skipped      rounds without a surviving client
     clients_non_finite  updates with NaN or Inf
     realised_dpr        mean poisoned fraction of a malicious client's data (a fraction)
-    seconds, seconds_train, seconds_defend, seconds_evaluate, seconds_compile
+    seconds, seconds_train, seconds_defend, seconds_rounds, seconds_evaluate,
+    seconds_compile
                         wall time, in all and by phase
 
 rounds: one row per evaluated round
@@ -51,7 +52,8 @@ import duckdb
 
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.experiment.config import flatten
-from fedjax_sim.runs.directory import Rows, read_json
+from fedjax_sim.runs.files import Rows, read_json
+from fedjax_sim.runs.rows import PHASES
 from fedjax_sim.sweeps import executors
 
 Row = dict[str, Any]
@@ -93,7 +95,6 @@ _COUNTS = (
     "rounds_skipped",
     "clients_non_finite",
 )
-_PHASES = ("train", "defend", "evaluate", "compile")
 
 # Columns that are there whatever was run.
 RUN_COLUMNS = {
@@ -108,12 +109,12 @@ RUN_COLUMNS = {
     **dict.fromkeys(_COUNTS, "BIGINT"),
     "diverged": "BOOLEAN",
     "realised_dpr": "DOUBLE",
-    **dict.fromkeys(("seconds", *(f"seconds_{p}" for p in _PHASES)), "DOUBLE"),
+    **dict.fromkeys(("seconds", *(f"seconds_{p}" for p in PHASES)), "DOUBLE"),
 }
 ROUND_COLUMNS = {
     "run": "VARCHAR",
     "round": "BIGINT",
-    **dict.fromkeys((*_LAST, *(f"seconds_{p}" for p in _PHASES)), "DOUBLE"),
+    **dict.fromkeys((*_LAST, *(f"seconds_{p}" for p in PHASES)), "DOUBLE"),
     **dict.fromkeys(_COUNTS, "BIGINT"),
     "diverged": "BOOLEAN",
 }
@@ -181,7 +182,7 @@ def _final_numbers(summary: Mapping[str, Any]) -> Row:
     row["rounds_skipped"] = summary["rounds_skipped"]
     row["realised_dpr"] = summary["realised_dpr"]
     row |= {f"seconds_{phase}": value for phase, value in seconds.items()}
-    row["seconds"] = sum(seconds.values())
+    row["seconds"] = sum(filter(None, seconds.values()))
     return row
 
 

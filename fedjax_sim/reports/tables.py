@@ -22,11 +22,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from fedjax_sim.commands.run import resolve_variants
 from fedjax_sim.core.errors import InputError, did_you_mean
-from fedjax_sim.experiment.config import flatten, load_file, to_dict
+from fedjax_sim.experiment.config import flatten, to_dict
+from fedjax_sim.experiment.config_files import load_file, resolve_variants
 from fedjax_sim.reports.store import Row, same, varying
-from fedjax_sim.runs.directory import plain
+from fedjax_sim.runs.files import plain
 from fedjax_sim.sweeps.executors import FINISHED
 
 Labels = tuple[str, ...]
@@ -51,7 +51,7 @@ class Value(NamedTuple):
 
     mean: float | None  # None: no finished run has it
     spread: float | None  # sample standard deviation over runs; None below two
-    count: int  # runs
+    num_runs: int
     published: float | None
     flags: str  # letters of FLAGS
     decimals: int = 1  # to show of what was measured
@@ -124,10 +124,11 @@ def published_table(
     match = [key for key in layout["match"] if key not in ignore]
     grouped: dict[tuple[Labels, Labels], list[dict[str, Any]]] = {}
     for record in records:
-        place = tuple(
+        row, column = (
             tuple(format_value(record[field]) for field in layout[side])
             for side in ("rows", "columns")
         )
+        place = row, column
         grouped.setdefault(place, []).append(record)
     found: dict[tuple[Labels, Labels], Cell] = {}
     deviations: dict[tuple[str, str, str], int] = {}
@@ -294,7 +295,7 @@ def _value(runs: Sequence[Row], name: str, published, doubtful: bool) -> Value:
     return Value(
         mean=mean(numbers) if numbers else None,
         spread=stdev(numbers) if len(numbers) > 1 else None,
-        count=len(numbers),
+        num_runs=len(numbers),
         published=published,
         flags="".join(letter for letter, is_set in flags.items() if is_set),
         decimals=1 if _is_percent(name) else 3,

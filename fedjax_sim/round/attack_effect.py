@@ -7,7 +7,7 @@ by I - eta H, with H the Hessian of the loss there, and the server averages.
 
 With `config.evaluation.attack_effect` a run is coupled to its replay without the
 attacker: their distance measures delta, and from each attack on the recursion
-estimates how it goes on (`federation.Coupled`).
+estimates how it goes on (`round.twin`).
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from fedjax_sim.round.training import GradientFn
+from fedjax_sim.contracts.client import GradientFn
 
 PyTree = Any
 

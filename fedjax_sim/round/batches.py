@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fedjax_sim.contracts.attack import ClientContext, Poison
+from fedjax_sim.contracts.attack import Poison
+from fedjax_sim.contracts.client import Batch, ClientContext
+from fedjax_sim.contracts.dataset import Normalization, Trigger
 from fedjax_sim.data.augment import Augmentation, augment
-from fedjax_sim.data.normalize import Normalization, normalize
-from fedjax_sim.data.triggers import Trigger, stamp
+from fedjax_sim.data.normalize import normalize
+from fedjax_sim.data.triggers import stamp
 
 PyTree = Any
 
@@ -22,14 +24,6 @@ class TrainData(NamedTuple):
     indices: Array  # i32 [N, max_m], the samples of each client
     counts: Array  # i32 [N]
     poison_plan: PyTree  # arrays of the attack's `Poison`
-
-
-class Batch(NamedTuple):
-    """Samples ready for the model; the real ones come first."""
-
-    images: Array  # f32 [B, H, W, C], normalised
-    labels: Array  # i32 [B]
-    mask: Array  # bool [B], False = padding
 
 
 class Reader(NamedTuple):

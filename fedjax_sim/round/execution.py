@@ -19,8 +19,8 @@ from jax import Array, lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from fedjax_sim.contracts.model import Lowering
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.models.layers import Lowering
 
 PyTree = Any
 

@@ -9,18 +9,22 @@ The number of steps depends on the client's data, so it is the trip count of a l
 and not a shape: under `map` a client costs what its samples cost.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from fedjax_sim.contracts.attack import ClientContext
-from fedjax_sim.models import Model
-from fedjax_sim.round.batches import (
+from fedjax_sim.contracts.client import (
     Batch,
+    ClientContext,
+    ClientTask,
+    GradientFn,
+    MemoryGradientFn,
+)
+from fedjax_sim.contracts.model import Model
+from fedjax_sim.round.batches import (
     Reader,
     TrainData,
     batch_ids,
@@ -30,7 +34,6 @@ from fedjax_sim.round.batches import (
 )
 
 PyTree = Any
-GradientFn = Callable[[PyTree, PyTree, Batch], tuple[Array, PyTree, PyTree]]
 
 
 class LocalWork(NamedTuple):
@@ -41,16 +44,6 @@ class LocalWork(NamedTuple):
     steps: int | None = None  # a number of steps instead of epochs
     microbatch: int | None = None  # samples per backward pass; None = the whole batch
     persist_momentum: bool = False  # a client goes on with the buffer of its last round
-
-
-class ClientTask(NamedTuple):
-    """One client of the cohort; under `vmap` every field has a leading axis."""
-
-    client_id: Array  # i32 []
-    malicious: Array  # bool [], malicious and active in this round
-    present: Array  # bool [], False: an empty place, trains nothing
-    round: Array  # i32 [], from 1
-    key: Array  # of this client in this round
 
 
 class ClientResult(NamedTuple):
@@ -146,7 +139,7 @@ def batch_gradient(model: Model, microbatch: int | None) -> GradientFn:
         (loss, buffers), grads = value_and_grad(params, buffers, batch)
         return loss, buffers, grads
 
-    def in_parts(params, buffers, batch):
+    def in_parts(params, buffers, batch, microbatch: int):
         # A slice that reaches beyond the end would begin earlier: samples twice.
         missing = -batch.mask.shape[0] % microbatch
         if missing:
@@ -167,8 +160,10 @@ def batch_gradient(model: Model, microbatch: int | None) -> GradientFn:
         return loss, buffers, grads
 
     def gradient(params, buffers, batch):
-        split = microbatch and batch.mask.shape[0] > microbatch
-        loss, buffers, grads = (in_parts if split else whole)(params, buffers, batch)
+        if microbatch and batch.mask.shape[0] > microbatch:
+            loss, buffers, grads = in_parts(params, buffers, batch, microbatch)
+        else:
+            loss, buffers, grads = whole(params, buffers, batch)
         count = jnp.maximum(batch.mask.sum(), 1)
         return loss, buffers, jax.tree.map(lambda g: g / count, grads)
 
@@ -179,7 +174,7 @@ def train_client(
     *,
     reader: Reader,
     work: LocalWork,
-    gradient: GradientFn,
+    gradient: GradientFn | MemoryGradientFn,
     optimizer: optax.GradientTransformationExtraArgs,
     data: TrainData,
     params: PyTree,
@@ -203,9 +198,7 @@ def train_client(
       params, buffers: trees of the global model.
       task: the client.
       first_epoch: the number of the first epoch, where other work went before.
-      memory: what the client remembers. With it `gradient` is `(params, buffers,
-        batch, memory, round, key) -> (loss, buffers, gradient, memory, trained)`; a
-        batch that is not `trained` (bool []) makes no step.
+      memory: what the client remembers. With it `gradient` is a `MemoryGradientFn`.
       momentum: tree of the buffer to begin with; None is a fresh one.
 
     Returns:
@@ -241,13 +234,15 @@ def train_client(
                 grads, state, params, epoch_start=i == 0, key=noise_key
             )
             if memory is None:
-                total, buffers, grads = gradient(params, buffers, batch)
+                plain = cast(GradientFn, gradient)
+                total, buffers, grads = plain(params, buffers, batch)
                 updates, state = advance(grads)
                 new = optax.apply_updates(params, updates)
             else:
                 # The optimiser's noise is the same with and without a memory.
                 own_key = jax.random.fold_in(noise_key, 1)
-                total, moved, grads, memory, trained = gradient(
+                remembering = cast(MemoryGradientFn, gradient)
+                total, moved, grads, memory, trained = remembering(
                     params, buffers, batch, memory, task.round, own_key
                 )
                 updates, changed = advance(grads)

@@ -1,6 +1,5 @@
 """Checkpoints of a run's state, by orbax: whole or absent, never half."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,7 @@ class Checkpoints:
         try:
             self.folder.mkdir(exist_ok=True)
         except OSError as error:
-            raise InputError(f"{self.folder}: {os.strerror(error.errno)}") from None
+            raise InputError(f"{self.folder}: {error.strerror}") from None
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2,
             create=False,

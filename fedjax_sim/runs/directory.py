@@ -5,7 +5,7 @@
     metrics.jsonl    one row per evaluated round
     rounds.jsonl     one row per round
     summary.json     written last: its presence means that the run is finished
-    geometry/        updates of some rounds in a plane: `fedjax_sim.commands.geometry`
+    geometry/        updates of some rounds in a plane: `runs.update_plane`
     checkpoints/     orbax checkpoints of the federation's state, the newest two
     tensorboard/     the numbers of metrics.jsonl (config.log.tensorboard)
     lock             held while a process works here
@@ -47,10 +47,12 @@ metrics.jsonl
     detection_accuracy, false_positive_rate, false_negative_rate
                         of the clients in the cohorts since the last row; positive =
                         malicious and active, flagged = weight 0 in the aggregate
-    seconds_train, seconds_defend, seconds_evaluate, seconds_compile
+    seconds_train, seconds_defend, seconds_rounds, seconds_evaluate, seconds_compile
                         wall time since the last row; defend includes crafting of the
-                        aggregate and the server step. The only fields that differ
-                        between two runs of the same seed.
+                        updates, the aggregate and the server step. Without the clock
+                        (config.execution.clock) train and defend are null and rounds
+                        is the time of both; with it, rounds is null. The only fields
+                        that differ between two runs of the same seed.
 
 rounds.jsonl
     round, clients, malicious (ids of attacking clients), excluded (ids with weight 0),
@@ -74,201 +76,145 @@ provenance.json
     versions, python, platform, backend, processes, devices (of all processes), git,
     started, data (sizes), partition (fingerprint, sizes), execution (what `auto`
     chose), parameters, malicious_clients, realised_dpr (of each of them),
-    malicious_majority (probability in a round, [DROP] Appendix A; null unless uniform)
+    malicious_majority (probability in a round; null unless uniform)
 """
 
-import fcntl
-import json
-import math
-import os
-import platform
-import subprocess
-import sys
-from collections.abc import Iterable, Mapping
-from importlib import metadata
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
+from fedjax_sim.contracts.config import Config
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.experiment.config import to_dict
+from fedjax_sim.runs.checkpoint import Checkpoints
+from fedjax_sim.runs.files import (
+    SUMMARY,
+    Lock,
+    Rows,
+    environment,
+    plain,
+    read_json,
+    write_json,
+)
+from fedjax_sim.runs.listener import Listener, PyTree, Row
 
-SUMMARY = ("name", "final", "late", "detection", "seconds")  # what readers need
-PACKAGES = ("fedjax_sim", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 
+class RunDirectory(Listener):
+    """A run's files, held while a process works there.
 
-class Busy(InputError):
-    """Another process works in the run directory."""
-
-
-class Lock:
-    """Holds a run directory; the kernel lets go when the process dies.
+    Attributes:
+      summary: of a finished run, else None.
 
     Raises:
-      Busy: another process works there.
-      InputError: the lock cannot be written.
+      InputError: the directory cannot be written, is in use, or of another config.
     """
 
-    def __init__(self, workdir: Path):
+    def __init__(self, config: Config, workdir: Path):
+        self._config, self._workdir = config, workdir
+        self._saved_at = time.monotonic()
+        self._opened = False
+        self.summary: dict[str, Any] | None = None
         try:
-            self._file = open(workdir / "lock", "w")  # noqa: SIM115 - held for the run
+            workdir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            reason = os.strerror(error.errno)
-            raise InputError(f"--workdir={workdir}: lock: {reason}") from None
+            reason = error.strerror
+            raise InputError(f"--workdir={workdir}: {reason}") from None
+        self._lock = Lock(workdir)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise Busy(
-                f"--workdir={workdir}: another run is working there; wait for it or "
-                "choose another folder"
-            ) from None
+            _check_same_config(config, workdir)
+            if (workdir / "summary.json").exists():
+                self.summary = read_json(workdir / "summary.json", *SUMMARY)
+        except InputError:
+            self._lock.release()
+            raise
 
-    def release(self) -> None:
+    def open(self, facts: Mapping[str, Any]) -> tuple[int, list[Row], list[Row]]:
+        """Writes what is known before the first round and reads what is there.
+
+        Returns:
+          The rounds done, and the rows of rounds.jsonl and metrics.jsonl until then.
+        """
+        write_json(self._workdir / "config.json", to_dict(self._config))
+        started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        provenance = {**environment(), "started": started, **facts}
+        write_json(self._workdir / "provenance.json", provenance)
+        self._opened = True
+        self._checkpoints = Checkpoints(self._workdir / "checkpoints")
+        done = self._checkpoints.latest() or 0
+        self._rounds_file = Rows(self._workdir / "rounds.jsonl")
+        self._metrics_file = Rows(self._workdir / "metrics.jsonl")
+        rounds, every = self._config.rounds, self._config.evaluation.every
+        evaluated = [r for r in range(1, done + 1) if r % every == 0 or r == rounds]
+        return (
+            done,
+            self._rounds_file.keep_until(done, range(1, done + 1)),
+            self._metrics_file.keep_until(done, evaluated),
+        )
+
+    def restore(self, done: int, states: PyTree) -> PyTree:
+        """Returns the states of the newest checkpoint, without one the given ones."""
+        return self._checkpoints.restore(done, states) if done else states
+
+    # As a listener.
+
+    def rounds_done(self, rows: list[Row]) -> None:
+        """Appends to rounds.jsonl."""
+        self._rounds_file.append(rows)
+
+    def evaluated(self, row: Row) -> None:
+        """Appends to metrics.jsonl."""
+        self._metrics_file.append([row])
+
+    def state_reached(
+        self, done: int, states: Callable[[], PyTree], last: bool
+    ) -> None:
+        """Writes a checkpoint if one is due, unless there is one of this round."""
+        policy, now = self._config.checkpoint, time.monotonic()
+        timely = now - self._saved_at >= policy.every_seconds
+        whole = policy.every_rounds is not None and done % policy.every_rounds == 0
+        if not (timely or whole or last):
+            return
+        if done not in (0, self._checkpoints.latest()):
+            self._checkpoints.save(done, states())
+        self._saved_at = now
+
+    def finished(self, summary: Mapping[str, Any]) -> None:
+        """Writes summary.json."""
+        write_json(self._workdir / "summary.json", summary)
+
+    def close(self) -> None:
         """Lets another process work in the directory."""
-        self._file.close()
+        if self._opened:
+            self._checkpoints.close()
+        self._lock.release()
 
 
-def plain(value: Any) -> Any:
-    """Converts arrays and non-finite numbers to what JSON can hold (null)."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if isinstance(value, (np.ndarray, jax.Array)):
-        return plain(np.asarray(value).tolist())
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a file so that a kill leaves the old one or the new one, never half."""
-    temporary = path.with_suffix(path.suffix + ".partial")
-    with open(temporary, "w") as file:
-        json.dump(plain(value), file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-_RESTORE = "restore the file or start in a new --workdir"
-
-
-def read_json(path: Path, *keys: str) -> dict[str, Any]:
-    """Reads a file with a JSON object.
-
-    Raises:
-      InputError: it is damaged, no object, or lacks one of the keys.
-    """
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not valid JSON ({error}); {_RESTORE}") from None
-    missing = [key for key in keys if not isinstance(value, dict) or key not in value]
-    if missing or not isinstance(value, dict):
-        lacks = f"without '{missing[0]}'" if missing else "no object"
-        raise InputError(f"{path}: {lacks}; {_RESTORE}")
-    return value
-
-
-class Rows:
-    """A file of one JSON object per line, in rising `round`."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def read(self) -> list[dict[str, Any]]:
-        """Returns the rows; a last line cut short by a kill is left out.
-
-        Raises:
-          InputError: another line is damaged.
-        """
-        if not self.path.exists():
-            return []
-        try:
-            lines = self.path.read_text().splitlines(keepends=True)
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{self.path}: unreadable ({error}); {_RESTORE}") from None
-        rows = []
-        for number, line in enumerate(lines, start=1):
-            if not line.endswith("\n"):
-                break
-            try:
-                rows.append(json.loads(line))
-                rows[-1]["round"] + 0
-            except (ValueError, TypeError, KeyError) as error:
-                raise InputError(
-                    f"{self.path}: line {number} is not a row in JSON ({error}); "
-                    f"{_RESTORE}"
-                ) from None
-        return rows
-
-    def keep_until(
-        self, last_round: int, expected: Iterable[int]
-    ) -> list[dict[str, Any]]:
-        """Drops rows after `last_round`: a resumed run writes them again.
-
-        Args:
-          last_round: of the checkpoint that the run goes on from.
-          expected: rounds that have rows by then.
-
-        Raises:
-          InputError: one of them has none, so the file is older than the checkpoint.
-        """
-        rows = [row for row in self.read() if row["round"] <= last_round]
-        missing = sorted({*expected} - {row["round"] for row in rows})
-        if missing:
-            raise InputError(
-                f"{self.path}: round {missing[0]} is missing, and the newest "
-                f"checkpoint is of round {last_round}; {_RESTORE}"
-            )
-        temporary = self.path.with_suffix(".partial")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(temporary, self.path)
-        return rows
-
-    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Adds rows; they are on the disk before a checkpoint of their rounds is."""
-        with open(self.path, "a") as file:
-            file.writelines(json.dumps(plain(row)) + "\n" for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def environment() -> dict[str, Any]:
-    """What a run's numbers may depend on besides its config."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "versions": versions,
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "backend": jax.default_backend(),
-        "processes": jax.process_count(),
-        "devices": [str(device.device_kind) for device in jax.devices()],
-        "git": _git_revision(),
-    }
-
-
-def _git_revision() -> str:
-    """Revision of the checkout the package runs from, "+" if it has changes."""
-    folder = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "not a git checkout"
+def _check_same_config(config: Config, workdir: Path) -> None:
+    """A run directory belongs to one config."""
+    path = workdir / "config.json"
+    new = plain(to_dict(config))
+    rounds = workdir / "rounds.jsonl"
+    begun = rounds.exists() and rounds.stat().st_size > 0
+    if not path.exists() or not (begun or (workdir / "summary.json").exists()):
+        return  # nothing was computed there
+    old = read_json(path)
+    for section in sorted({*old, *new}):
+        before, after = old.get(section), new.get(section)
+        if section in ("checkpoint", "log") or before == after:
+            continue  # how a run is recorded may change, what it computes may not
+        if isinstance(before, dict) and isinstance(after, dict):
+            differing = [
+                key
+                for key in sorted({*before, *after})
+                if before.get(key, ...) != after.get(key, ...)
+                and (section, key) != ("data", "data_dir")  # data may move
+            ]
+            if not differing:
+                continue
+            key = differing[0]
+            section, before, after = f"{section}.{key}", before.get(key), after.get(key)
+        raise InputError(
+            f"--workdir={workdir} holds a run with config.{section} = {before!r}, not "
+            f"{after!r}; choose another folder or the same config"
+        )

@@ -8,14 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_sim.contracts.config import Config
+from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.contracts.defense import Defense, with_score
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.data.dataset import Dataset
 from fedjax_sim.experiment import build as experiment
-from fedjax_sim.experiment.config import Config, resolve
-from fedjax_sim.round import federation as fed
+from fedjax_sim.experiment.config import resolve
+from fedjax_sim.experiment.data import load_data
+from fedjax_sim.experiment.layout import clock_of
+from fedjax_sim.round.clock import timed
+from fedjax_sim.round.federation import run_rounds
+from fedjax_sim.round.state import FedState
+from fedjax_sim.round.twin import couple
 from fedjax_sim.runs.checkpoint import Checkpoints
-from fedjax_sim.runs.directory import Lock, Rows, read_json
+from fedjax_sim.runs.files import Lock, Rows, read_json
 
 # Between the norms of a recorded and of a replayed update: the round runs in another
 # program than it did then, and rounds otherwise.
@@ -56,14 +62,14 @@ def replay(workdir: Path, round_index: int | None = None) -> Replayed:
         )
     row = rows[round_index or max(rows)]
     config = resolve(read_json(workdir / "config.json"))
-    dataset = experiment.load_data(config)
+    dataset = load_data(config)
     lock = Lock(workdir)
     try:
         state = _state_before(row["round"], config, dataset, workdir)
     finally:
         lock.release()
     recording = experiment.build(config, dataset, adapt=_recording)
-    _, report = jax.jit(recording.federation.round_step)(state, recording.inputs)
+    _, report = jax.jit(recording.round_step)(state, recording.inputs)
     report = jax.device_get(report)
     here = report.present
     found = Replayed(
@@ -90,11 +96,13 @@ def _recording(defense: Defense) -> Defense:
 
 def _state_before(
     round_index: int, config: Config, dataset: Dataset, workdir: Path
-) -> fed.FedState:
-    # With a clock, as the run itself: the same program rounds the same way.
-    built = experiment.build(config, dataset, time.monotonic())
+) -> FedState:
+    built = experiment.build(config, dataset)
     inputs = built.inputs
-    init, _ = fed.couple(built.federation, built.twin)
+    # With a clock, as the run itself: the same program rounds the same way.
+    origin = time.monotonic() if clock_of(config) else None
+    one_round = timed(origin)(built.parts)
+    init, _ = couple(built.parts, built.twin, timed(origin))
     states = jax.jit(init)(inputs)
     checkpoints = Checkpoints(workdir / "checkpoints")
     done = max((r for r in checkpoints.rounds() if r < round_index), default=0)
@@ -109,9 +117,7 @@ def _state_before(
 
     @jax.jit
     def advance(state, inputs, count):
-        return fed.run_rounds(
-            built.federation.round_step, state, inputs, count, capacity
-        )
+        return run_rounds(one_round, state, inputs, count, capacity)
 
     state = states[0]
     while done < round_index - 1:

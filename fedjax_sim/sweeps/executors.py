@@ -21,19 +21,23 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
+from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.progress import note
 from fedjax_sim.experiment import build as experiment
 from fedjax_sim.experiment import program
+from fedjax_sim.experiment.data import load_data
 from fedjax_sim.round.execution import Strategy
 from fedjax_sim.runs import loop as runner
-from fedjax_sim.runs.directory import Busy
-from fedjax_sim.runs.loop import Job, run_together
+from fedjax_sim.runs.files import Busy
+from fedjax_sim.runs.loop import run_together
+from fedjax_sim.runs.run import Job
 from fedjax_sim.sweeps.sweep import Run
 
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
@@ -77,8 +81,9 @@ def check(runs: Sequence[Run]) -> dict[str, int]:
     Raises:
       InputError: what a run's config asks for and this machine or data cannot give.
     """
-    datasets, built = {}, {}
-    shapes = {}
+    datasets: dict[str, Dataset] = {}
+    built: dict[str, int | None] = {}
+    shapes: dict[str, str] = {}
     for run in runs:
         shape = json.dumps({k: str(v) for k, v in run.values.items() if k != "seed"})
         shapes[run.folder] = shape
@@ -87,7 +92,7 @@ def check(runs: Sequence[Run]) -> dict[str, int]:
         source = str(run.config.data)
         try:
             if source not in datasets:
-                datasets[source] = experiment.load_data(run.config)
+                datasets[source] = load_data(run.config)
             found = experiment.build(run.config, datasets[source])
             built[shape] = found.estimated_bytes
         except InputError as error:
@@ -284,7 +289,8 @@ def run_pool(
     Raises:
       InputError: see `check`.
     """
-    waiting, active = deque(groups), {}
+    waiting = deque(groups)
+    active: dict[Connection, tuple[_Worker, Group]] = {}
     stopped = False
     runs = [run for group in groups for run in group]
     context = multiprocessing.get_context("spawn")  # JAX dislikes a fork
@@ -313,7 +319,7 @@ def run_pool(
                 with contextlib.suppress(BrokenPipeError):  # it died: seen below
                     worker.pipe.send(group)
                 active[worker.pipe] = worker, group
-            ready = wait([*active, signals])
+            ready = wait([*active, signals.fileno()])
             if signals.requested and not stopped:
                 stopped = True
                 for worker, _ in active.values():
@@ -378,7 +384,7 @@ def share_of_gpus(
 
 
 class _Worker(NamedTuple):
-    process: multiprocessing.Process
+    process: SpawnProcess
     pipe: Connection
     place: int  # among the shares of the machine
 
@@ -391,7 +397,7 @@ _STOPPED = (runner.EXIT_INTERRUPTED, -signal.SIGTERM, -signal.SIGINT)
 def _check_with(worker: _Worker, signals: Signals) -> bool:
     """`check` in a worker, for it may take an accelerator's memory; False: a signal."""
     worker.pipe.send(CHECK)
-    wait([worker.pipe, signals])
+    wait([worker.pipe, signals.fileno()])
     if signals.requested:
         worker.process.terminate()
         worker.process.join()
@@ -406,9 +412,11 @@ def _check_with(worker: _Worker, signals: Signals) -> bool:
     return True
 
 
-def _death(process: multiprocessing.Process) -> str:
+def _death(process: SpawnProcess) -> str:
     """How a process ended by itself."""
     code = process.exitcode
+    if code is None:
+        return "the process does not end"
     how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
     return f"the process ended with {how}; out of memory?"
 

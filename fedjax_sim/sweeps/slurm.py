@@ -73,6 +73,7 @@ class Job(Checkpointable):
         """Carries out the runs, until a signal comes; called by submitit."""
         warning = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]
         requeue = signal.getsignal(warning)  # submitit's: pickles this job again
+        assert callable(requeue), "submitit has set a handler"
         warned = stopped = False
 
         def note(number, frame):
@@ -262,7 +263,7 @@ def _wait(
     # A job counts as gone if it is twice: until then its files are visible here, too.
     before = set(ids)
     while waiting:
-        wait([signals], timeout=seconds)
+        wait([signals.fileno()], timeout=seconds)
         if signals.requested:
             print("the jobs go on without this command", flush=True)
             return False

@@ -27,16 +27,11 @@ from itertools import product as cartesian
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedjax_sim.commands.run import resolve_variants
+from fedjax_sim.contracts.config import Config
 from fedjax_sim.core.errors import InputError, did_you_mean
-from fedjax_sim.experiment.config import (
-    Config,
-    flatten,
-    load_file,
-    parse_value,
-    to_dict,
-)
-from fedjax_sim.runs.directory import plain
+from fedjax_sim.experiment.config import flatten, to_dict
+from fedjax_sim.experiment.config_files import load_file, parse_value, resolve_variants
+from fedjax_sim.runs.files import plain
 
 Point = Mapping[str, Any]
 
@@ -106,6 +101,7 @@ def load_sweep(path: str) -> Sweep:
     if not Path(path).is_file() or not path.endswith(".py"):
         raise InputError(f"--sweep={path}: a Python file (.py) is expected there")
     spec = importlib.util.spec_from_file_location("fedjax_sim_sweep_file", path)
+    assert spec is not None and spec.loader is not None  # of any .py file
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

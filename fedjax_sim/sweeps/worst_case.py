@@ -31,10 +31,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedjax_sim.attacks import ATTACKS
+from fedjax_sim.contracts.config import Config
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.experiment.config import Config, flatten
-from fedjax_sim.metrics.evaluation import consistency
-from fedjax_sim.runs.directory import Rows, plain, read_json
+from fedjax_sim.experiment.config import flatten
+from fedjax_sim.metrics.over_rounds import consistency
+from fedjax_sim.runs.files import Rows, plain, read_json
 from fedjax_sim.sweeps.executors import FAILED, FINISHED, status
 from fedjax_sim.sweeps.sweep import Run, Sweep, expand, folder_name
 
@@ -281,15 +282,11 @@ def search(
             return None
         if any(status(root / folder) not in (FINISHED, FAILED) for folder in runs):
             return None
-        alive = [
-            sorted(
-                candidates,
-                key=lambda c, n=rung.rounds: _order(
-                    outcome(_cut(c, n), least_mta, root), least_mta
-                ),
-            )[:number]
-            for candidates in alive
-        ]
+
+        def order(candidate: Candidate, rounds: int = rung.rounds):
+            return _order(outcome(_cut(candidate, rounds), least_mta, root), least_mta)
+
+        alive = [sorted(candidates, key=order)[:number] for candidates in alive]
     return [
         _answer(problem, last, list(own.values()), least_mta, root)
         for problem, (last,), own in zip(given, alive, used, strict=True)
@@ -346,8 +343,8 @@ def outcome(candidate: Candidate, least_mta: float, root: Path) -> Outcome:
     steady = []
     for folder in folders:
         rows = Rows(folder / "metrics.jsonl").read()
-        rates = [[row[rate] for row in rows] for rate in ("mta", "asr")]
-        steady.append(consistency(*rates, least_mta))
+        mta, asr = ([row[rate] for row in rows] for rate in ("mta", "asr"))
+        steady.append(consistency(mta, asr, least_mta))
     losses = [final["backdoor_loss"] for final in finals]
     known = [s.least_asr for s in steady if s.least_asr is not None]
     return Outcome(
@@ -362,7 +359,7 @@ def outcome(candidate: Candidate, least_mta: float, root: Path) -> Outcome:
 
 def _order(found: Outcome, least_mta: float) -> tuple[int, float, float]:
     """Acceptable and of high ASR first; of equal ones, that of the lower loss."""
-    if found.mta is None:
+    if found.mta is None or found.asr is None:
         return (2, 0.0, 0.0)
     if not found.acceptable(least_mta):
         return (1, -found.mta, 0.0)

@@ -10,7 +10,7 @@ from fedjax_sim.attacks import ATTACKS
 from fedjax_sim.attacks.adaptive_label_flip import largest_factor
 from fedjax_sim.contracts.attack import CraftView
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.defenses.parts.reconstruction import Reconstruction
+from fedjax_sim.defenses.fedredefense import fedredefense
 
 NAMES = ("adaptive_label_flip", "adaptive_targeted_label_flip")
 FEW = {"first_limit": 2, "later_limit": 1, "inner_steps": 2, "stack": 1}
@@ -33,7 +33,7 @@ def test_scales_with_the_server_s_threshold(name):
     """With no threshold to fear the update grows to its limit; with one of 0, not."""
     built = build(SERVER | {"attack.name": name})
     state = start_state(built)
-    network = built.federation.network
+    network = built.parts.network
     rng = np.random.default_rng(0)
     updates = jnp.asarray(0.01 * rng.normal(size=(4, network.layout.size)), "f4")
     view = CraftView(
@@ -49,7 +49,8 @@ def test_scales_with_the_server_s_threshold(name):
     )
     attack = ATTACKS[name].factory()
     for threshold, factor in ((1e9, 4.875), (1e-9, 1.0)):
-        server = view._replace(settings=Reconstruction(threshold=threshold, **FEW))
+        settings = fedredefense(threshold=threshold, **FEW).settings
+        server = view._replace(settings=settings)
         _, crafted = jax.jit(lambda server=server: attack.craft((), server))()
         rows = view.malicious
         np.testing.assert_allclose(crafted[rows], factor * updates[rows], rtol=1e-6)
@@ -59,7 +60,7 @@ def test_is_told_the_server_s_settings():
     """In a round, with the config's numbers: a large threshold lets all pass."""
     changes = {"attack.name": NAMES[0], "participation.clients_per_round": 6}
     built = build(SERVER | changes)
-    step, state, grown = jax.jit(built.federation.round_step), start_state(built), {}
+    step, state, grown = jax.jit(built.round_step), start_state(built), {}
     for threshold in (1e9, 1e-9):  # an input of the program
         hyper = built.inputs.hyper
         options = hyper.options | {"defense.threshold": np.float32(threshold)}

@@ -6,7 +6,8 @@ import pytest
 
 from fedjax_sim.attacks import ATTACKS
 from fedjax_sim.attacks.backdoor import backdoor
-from fedjax_sim.contracts.attack import AttackSpec, ClientContext
+from fedjax_sim.contracts.attack import AttackSpec
+from fedjax_sim.contracts.client import ClientContext
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.normalize import normalization
 from fedjax_sim.data.partition import drop_iid
@@ -25,6 +26,8 @@ def spec(image_shape=(8, 8, 1), malicious=(1, 3)):
         image_shape=image_shape,
         normalization=normalization("half", image_shape[-1]),
         layout=None,
+        test_images=None,
+        test_labels=None,
     )
 
 
@@ -155,7 +158,11 @@ def test_impossible_attacks(options, message):
         ({"target_class": 10}, (8, 8, 1), "attack.target_class = 10"),
         ({}, (3, 3, 1), "4pixel"),
         ({"trigger": "9pixel"}, (8, 8, 1), "9pixel"),
-        ({"position": "middle"}, (8, 8, 1), "position"),
+        (
+            {"position": "middle"},
+            (8, 8, 1),
+            "position.*bottom_left, top_left, top_right",
+        ),
         ({}, (8, 8, 2), "channels"),
     ],
 )

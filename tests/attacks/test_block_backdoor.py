@@ -41,6 +41,8 @@ def test_boost():
 
 
 def test_bad_options():
+    with pytest.raises(InputError, match=r"config\.attack\.height = 0"):
+        block_backdoor(height=0)
     with pytest.raises(InputError, match=r"config\.attack\.alpha = 1\.1"):
         block_backdoor(alpha=1.1)
     with pytest.raises(InputError, match="target_class = 10"):

@@ -12,11 +12,13 @@ from helpers import BASE, digits, spied, spy, start_state
 
 from fedjax_sim.attacks import ATTACKS
 from fedjax_sim.contracts.attack import Attack, Knowledge
-from fedjax_sim.data.dataset import Dataset
-from fedjax_sim.defenses import DEFENSES, DefenseEntry
+from fedjax_sim.contracts.dataset import Dataset
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.defenses import DEFENSES
 from fedjax_sim.experiment import build as experiment
 from fedjax_sim.experiment.config import override, resolve
-from fedjax_sim.round.federation import FedState, RoundReport, run_rounds
+from fedjax_sim.round.federation import run_rounds
+from fedjax_sim.round.state import FedState, RoundReport
 
 # Everybody takes part, the last two are malicious.
 COHORT = {"participation.clients_per_round": 6, "attack.malicious_clients": "last"}
@@ -58,7 +60,7 @@ def name(request):
 
 @pytest.fixture(autouse=True)
 def spy_defense(monkeypatch):
-    monkeypatch.setitem(DEFENSES, "spy", DefenseEntry(spy, "-", "none"))
+    monkeypatch.setitem(DEFENSES, "spy", Entry(spy, "-", "none"))
 
 
 class Run(NamedTuple):
@@ -90,7 +92,7 @@ def run(name: str, clients: str = "map") -> Run:
     start = start_state(built)
     rounds = quick_jit(
         lambda state, count: run_rounds(
-            built.federation.round_step, state, built.inputs, count, ROUNDS
+            built.round_step, state, built.inputs, count, ROUNDS
         )
     )
     first, _ = rounds(start, jnp.int32(1))

@@ -96,6 +96,7 @@ def test_test_images_of_all_other_classes(trigger):
     ("options", "message"),
     [
         ({"trigger": "4pixel"}, "trigger = '4pixel'"),
+        ({"trigger_values": "cooked"}, "trigger_values = 'cooked'.*allowed: code, raw"),
         ({"mixing": "mean"}, "mixing = 'mean'"),
         ({"loss_scale": "l1"}, "loss_scale = 'l1'"),
         ({"clean_weight": 1.5}, "clean_weight"),

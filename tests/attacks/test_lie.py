@@ -7,15 +7,15 @@ from attacks.views import crafted, make_view
 
 from fedjax_sim.attacks.lie import lie, max_shift
 from fedjax_sim.contracts.attack import AttackSpec
+from fedjax_sim.contracts.dataset import Partition
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.data.partition import Partition
 
 VIEW = make_view([True, False, True, True, False, False, False, False])
 
 
 def spec(population, malicious):
     partition = Partition(np.zeros((population, 1)), np.zeros(population))
-    return AttackSpec(None, partition, np.arange(malicious), 10, (8, 8, 1), None, None)
+    return AttackSpec(None, partition, np.arange(malicious), 10, (8, 8, 1), *[None] * 4)
 
 
 @pytest.mark.parametrize(("attackers", "z"), [(8, 0.0818), (28, 0.4693), (48, 1.5744)])

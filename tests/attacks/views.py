@@ -11,15 +11,14 @@ from fedjax_sim import models
 from fedjax_sim.contracts.attack import (
     Attack,
     AttackSpec,
-    ClientContext,
     CraftView,
     LocalTools,
     PoisonDecision,
 )
+from fedjax_sim.contracts.client import Batch, ClientContext
+from fedjax_sim.contracts.dataset import Partition
 from fedjax_sim.data.normalize import normalization
-from fedjax_sim.data.partition import Partition
 from fedjax_sim.numerics.flat import FlatLayout
-from fedjax_sim.round.batches import Batch
 from fedjax_sim.round.training import batch_gradient, sgd
 
 # Tests compile more than they compute: leave out the compiler's slow passes.
@@ -50,6 +49,7 @@ def make_view(
         malicious=jnp.asarray(malicious, bool),
         present=jnp.ones(n, bool),
         client_ids=jnp.arange(n, dtype=jnp.int32),
+        network=None,
     )
 
 
@@ -75,6 +75,8 @@ def make_spec(
         image_shape=image_shape,
         normalization=normalization("half", image_shape[-1]),
         layout=layout,
+        test_images=None,
+        test_labels=None,
     )
 
 

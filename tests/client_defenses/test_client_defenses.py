@@ -11,17 +11,18 @@ from fedjax_sim.client_defenses import CLIENT_DEFENSES
 from fedjax_sim.client_defenses.fl_wbc import fl_wbc
 from fedjax_sim.client_defenses.ldp import ldp
 from fedjax_sim.client_defenses.leadfl import leadfl
+from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.defenses import DEFENSES, DefenseEntry
+from fedjax_sim.defenses import DEFENSES
 from fedjax_sim.round.training import sgd
 
 ALL = {
-    "leadfl": leadfl(),
-    "leadfl report": leadfl(variant="report"),
-    "leadfl noise_norm": leadfl(clipping="noise_norm"),
-    "fl_wbc": fl_wbc(),
-    "ldp": ldp(),
-    "ldp gaussian": ldp(mechanism="gaussian"),
+    "leadfl": leadfl().optimizer,
+    "leadfl report": leadfl(variant="report").optimizer,
+    "leadfl noise_norm": leadfl(clipping="noise_norm").optimizer,
+    "fl_wbc": fl_wbc().optimizer,
+    "ldp": ldp().optimizer,
+    "ldp gaussian": ldp(mechanism="gaussian").optimizer,
 }
 every = pytest.mark.parametrize("name", ALL)
 
@@ -91,7 +92,8 @@ def test_biases_are_left_alone(name):
 def test_leadfl_repeats_the_gradient_on_biases_clipped():
     gradients = [start(1), start(2)]
     got, plain = (
-        steps(o, gradients, [True, False], (0.1, 0.0, 0.0))[1] for o in (leadfl(), sgd)
+        steps(o, gradients, [True, False], (0.1, 0.0, 0.0))[1]
+        for o in (leadfl().optimizer, sgd)
     )
     extra = got["conv"]["bias"] - plain["conv"]["bias"]
     expected = -0.1 * jnp.clip(gradients[1]["conv"]["bias"], -0.2, 0.2)
@@ -101,18 +103,20 @@ def test_leadfl_repeats_the_gradient_on_biases_clipped():
 def test_reset_per_round_remembers_across_epochs():
     gradients = [start(1), start(2)]
     plain = steps(sgd, gradients, [True, True])[1]
-    kept = steps(leadfl(reset="round"), gradients, [True, True])[1]
+    kept = steps(leadfl(reset="round").optimizer, gradients, [True, True])[1]
     assert not same(kept, plain)
-    assert same(steps(leadfl(reset="epoch"), gradients, [True, True])[1], plain)
+    assert same(
+        steps(leadfl(reset="epoch").optimizer, gradients, [True, True])[1], plain
+    )
 
 
 def test_fl_wbc_needs_a_small_change_of_the_gradient():
     gradient = start(1)
     far = jax.tree.map(lambda g: g + 1e3, gradient)
     plain = steps(sgd, [gradient, far], [True, False])[1]
-    assert same(steps(fl_wbc(), [gradient, far], [True, False])[1], plain)
-    still = steps(fl_wbc(), [gradient, gradient], [True, False])[1]
-    noise = steps(ldp(), [gradient, gradient], [True, False])[1]
+    assert same(steps(fl_wbc().optimizer, [gradient, far], [True, False])[1], plain)
+    still = steps(fl_wbc().optimizer, [gradient, gradient], [True, False])[1]
+    noise = steps(ldp().optimizer, [gradient, gradient], [True, False])[1]
     assert same(still, noise)  # where nothing changed FL-WBC is LDP
 
 
@@ -120,7 +124,12 @@ def test_fl_wbc_of_the_paper_compares_what_the_weights_moved_by():
     """The same without momentum, until there is noise; then the noise counts too."""
     gradients = [start(1), jax.tree.map(lambda g: 1.2 * g, start(1)), start(2)]
     code, paper = (
-        steps(fl_wbc(variant=v), gradients, [True, False, False], (0.1, 0.0, 0.0))
+        steps(
+            fl_wbc(variant=v).optimizer,
+            gradients,
+            [True, False, False],
+            (0.1, 0.0, 0.0),
+        )
         for v in ("code", "paper")
     )
     assert same(code[1], paper[1]) and not same(code[2], paper[2])
@@ -161,7 +170,7 @@ def test_bad_options_are_refused(factory, options, key):
     ["leadfl", "ldp", "ldp_update", pytest.param("fl_wbc", marks=pytest.mark.slow)],
 )
 def test_benign_clients_use_it_and_malicious_ones_do_not(name, monkeypatch):
-    monkeypatch.setitem(DEFENSES, "spy", DefenseEntry(spy, "-", "none"))
+    monkeypatch.setitem(DEFENSES, "spy", Entry(spy, "-", "none"))
     changes = {
         "defense.name": "spy",
         "participation.clients_per_round": 6,
@@ -170,9 +179,7 @@ def test_benign_clients_use_it_and_malicious_ones_do_not(name, monkeypatch):
     sent = []
     for choice in ("none", name):
         built = build({**changes, "client_defense.name": choice})
-        state, _ = jax.jit(built.federation.round_step)(
-            start_state(built), built.inputs
-        )
+        state, _ = jax.jit(built.round_step)(start_state(built), built.inputs)
         sent.append(spied(state))
     plain, defended = sent
     np.testing.assert_allclose(defended[4:], plain[4:], rtol=1e-5, atol=1e-7)

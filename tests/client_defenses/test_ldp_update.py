@@ -7,14 +7,15 @@ import pytest
 from helpers import build, spied, spy, start_state
 
 from fedjax_sim.client_defenses.ldp_update import ldp_update
+from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.defenses import DEFENSES, DefenseEntry
+from fedjax_sim.defenses import DEFENSES
 
 KEY = jax.random.key(0)
 
 
 def test_only_long_updates_are_clipped():
-    release = ldp_update(clip_norm=2.0, noise_multiplier=0.0)
+    release = ldp_update(clip_norm=2.0, noise_multiplier=0.0).release
     np.testing.assert_allclose(release(jnp.array([3.0, 4.0]), KEY), [1.2, 1.6])
     np.testing.assert_array_equal(release(jnp.array([0.5, 0.25]), KEY), [0.5, 0.25])
     np.testing.assert_array_equal(release(jnp.zeros(2), KEY), [0.0, 0.0])
@@ -22,7 +23,9 @@ def test_only_long_updates_are_clipped():
 
 def test_the_noise_is_normal_and_in_units_of_the_bound():
     update = jnp.zeros(20_000).at[0].set(1.0)
-    noise = ldp_update(clip_norm=3.0, noise_multiplier=0.5)(update, KEY) - update
+    noise = (
+        ldp_update(clip_norm=3.0, noise_multiplier=0.5).release(update, KEY) - update
+    )
     np.testing.assert_allclose(noise.mean(), 0, atol=0.05)
     np.testing.assert_allclose(noise.std(), 1.5, rtol=0.03)
     within = (jnp.abs(noise) < 1.5).mean()  # of one standard deviation
@@ -43,7 +46,7 @@ def test_bad_numbers_are_refused(options, key):
 
 def test_every_client_draws_its_own_noise_in_every_round(monkeypatch):
     """With nothing learned, what is sent is the noise."""
-    monkeypatch.setitem(DEFENSES, "spy", DefenseEntry(spy, "-", "none"))
+    monkeypatch.setitem(DEFENSES, "spy", Entry(spy, "-", "none"))
     changes = {
         "defense.name": "spy",
         "participation.clients_per_round": 6,
@@ -52,7 +55,7 @@ def test_every_client_draws_its_own_noise_in_every_round(monkeypatch):
         "client_defense.name": "ldp_update",
     }
     built = build(changes)
-    step = jax.jit(built.federation.round_step)
+    step = jax.jit(built.round_step)
     state, _ = step(start_state(built), built.inputs)
     first = spied(state)
     state, _ = step(state, built.inputs)

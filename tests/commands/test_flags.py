@@ -8,7 +8,8 @@ from helpers import BASE, ROOT, start, write_config
 from fedjax_sim.commands import flags as command_line
 from fedjax_sim.commands import run as cli
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.experiment.config import load_file, resolve
+from fedjax_sim.experiment.config import resolve
+from fedjax_sim.experiment.config_files import load_file
 
 # ------------------------------------------------------------------------ parse
 

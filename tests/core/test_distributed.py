@@ -11,7 +11,7 @@ import pytest
 from helpers import files, rows, start, without_times, write_config
 
 from fedjax_sim.commands import run as cli
-from fedjax_sim.runs.directory import Lock, read_json
+from fedjax_sim.runs.files import Lock, read_json
 
 # The defence calls the host in every round.
 FLAGS = ["--config.execution.devices=2", "--config.defense.name=droplet"]

@@ -7,14 +7,18 @@ import os
 import pickle
 import shutil
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.options import REQUIRED
 from fedjax_sim.data import cifar10, cinic10, gtsrb, idx, sources
-from fedjax_sim.data.dataset import Dataset, Origin, checked
+from fedjax_sim.data.dataset import Origin, verified
+from fedjax_sim.experiment.config import options
 
 RNG = np.random.default_rng(0)
 NEEDS_FILES = ["cifar10", "cinic10", "emnist", "fashion_mnist", "gtsrb", "mnist"]
@@ -38,20 +42,22 @@ def test_no_data_dir_and_wrong_data_dir(name, tmp_path):
 def test_unknown_names_and_options():
     with pytest.raises(InputError, match="did you mean 'cifar10'"):
         sources.load("cifar")
-    with pytest.raises(InputError, match="no option 'nois': did you mean 'noise'"):
+    with pytest.raises(InputError, match=r"data\.nois is not .* did you mean 'noise'"):
         sources.load("synthetic", nois=1.0)
-    with pytest.raises(InputError, match="'digits' has no option 'split': it has none"):
+    with pytest.raises(InputError, match=r"data\.split is not .*; allowed: data_dir"):
         sources.load("digits", split="x")
-    with pytest.raises(InputError, match="allowed: balanced, byclass"):
+    with pytest.raises(InputError, match=r"split = 'letters' .*: balanced, byclass"):
         sources.load("emnist", data_dir=".", split="letters")
 
 
 def test_options_are_typed():
     for name in [*sources.SOURCES, "tfds:mnist"]:
-        for option in sources.options(name).values():
-            assert option.annotation is not option.empty
-            assert option.default is not option.empty
-    assert list(sources.options("cinic10")) == ["use_valid"]
+        own = options("data", name)
+        assert "data_dir" not in own
+        for option in own.values():
+            assert option.annotation is not Any
+            assert option.default is not REQUIRED
+    assert list(options("data", "cinic10")) == ["use_valid"]
 
 
 # ------------------------------------------------------------------ built-in sets
@@ -100,7 +106,7 @@ def test_synthetic():
     [("num_train", 0), ("width", -1), ("noise", 1.5), ("noise", -0.1), ("seed", -1)],
 )
 def test_synthetic_options(key, value):
-    with pytest.raises(InputError, match=f"{key}={value}"):
+    with pytest.raises(InputError, match=f"config.data.{key} = {value} must"):
         sources.load("synthetic", **{key: value})
 
 
@@ -220,11 +226,11 @@ def test_damaged_idx(tmp_path, name, content, message):
     assert "official source: http" in str(caught.value)
 
 
-def test_checked_wants_images():
+def test_a_data_set_needs_images():
     empty = np.zeros((0, 8, 8, 1), np.uint8)
     made = Dataset("x", empty, np.zeros(0), empty, np.zeros(0), 2)
     with pytest.raises(InputError, match="no training images"):
-        checked(
+        verified(
             made, Origin("x", "", ""), image_shape=None, num_train=None, num_test=None
         )
 
@@ -431,8 +437,10 @@ def test_gtsrb_folders_and_official_counts(tmp_path, outer):
     _write_gtsrb(tmp_path / outer)
     with pytest.raises(InputError, match="43 training images found, 26640 expected"):
         sources.load("gtsrb", data_dir=str(tmp_path))
-    with pytest.raises(InputError, match="test_to_train=12630"):
+    with pytest.raises(InputError, match="test_to_train = 12630 must be at most 12629"):
         sources.load("gtsrb", data_dir=str(tmp_path), test_to_train=12630)
+    with pytest.raises(InputError, match="test_to_train = -1 must be at least 0"):
+        sources.load("gtsrb", data_dir=str(tmp_path), test_to_train=-1)
 
 
 @pytest.mark.parametrize(
@@ -523,7 +531,11 @@ def test_tfds(tfds_dir):
         ("tfds:tiny_images", {"test_split": "valid"}, "Unknown split 'valid'"),
         ("tfds:no_such_set", {}, "no_such_set not found"),
         ("tfds:mnist", {}, "not prepared in .*download=True"),
-        ("tfds:mnist", {"fetch": True}, "no option 'fetch'"),
+        (
+            "tfds:mnist",
+            {"fetch": True},
+            r"data\.fetch is not an option.*: data_dir, dataset, download",
+        ),
     ],
 )
 def test_tfds_errors(tfds_dir, name, options, message):

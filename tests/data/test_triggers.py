@@ -60,9 +60,6 @@ def test_a_pattern_that_does_not_fit(name):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("4pixel", {"position": "bottom_right"}, "allowed: top_left, top_right"),
-        ("9pixel", {"values": "cooked"}, "allowed: raw, code"),
-        ("block", {"height": 0}, "height = 0"),
         ("block", {"column": 30}, r"columns 30\.\.33"),
         ("block", {"row": -1}, r"rows -1\.\.2"),
     ],

@@ -9,15 +9,9 @@ import numpy as np
 import pytest
 
 from fedjax_sim import models
-from fedjax_sim.contracts.defense import (
-    Cohort,
-    Defense,
-    FederationSpec,
-    GlobalModel,
-    Root,
-    RoundContext,
-)
-from fedjax_sim.models import Network
+from fedjax_sim.contracts.defense import Cohort, Defense, Root, RoundContext
+from fedjax_sim.contracts.federation import FederationSpec, GlobalModel
+from fedjax_sim.contracts.model import Network
 from fedjax_sim.numerics.flat import flat_layout
 
 
@@ -57,6 +51,8 @@ def make_context() -> Callable[..., RoundContext]:
             key=jax.random.key(round_),
             global_params=jnp.linspace(-1.0, 1.0, num_params),
             global_buffers=jnp.linspace(0.0, 2.0, num_buffers),
+            network=None,  # the rules that need one are given it
+            malicious=None,
         )
 
     return make

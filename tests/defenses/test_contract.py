@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_sim.contracts.defense import Defense, GlobalModel
+from fedjax_sim.contracts.defense import Defense
+from fedjax_sim.contracts.federation import GlobalModel
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses import DEFENSES
 

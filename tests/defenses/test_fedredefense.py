@@ -15,13 +15,13 @@ from fedjax_sim.defenses.fedredefense import (
     fedredefense,
 )
 from fedjax_sim.defenses.parts.reconstruction import (
-    Reconstruction,
     inner_steps,
     known,
     limits,
     suspicious,
 )
 from fedjax_sim.numerics.flat import ravel
+from fedjax_sim.round import federation as fed
 
 N, POPULATION = 5, 12
 OPTIONS = {
@@ -42,7 +42,7 @@ SEEN = jnp.array([True, False])
 @pytest.mark.parametrize("mode", ["dynamic", "continuous"])
 @pytest.mark.parametrize("round_", [1, 2, 11])
 def test_limits_of_first_and_later_participations(mode, round_):
-    settings = Reconstruction(first_limit=3, later_limit=7, mode=mode)
+    settings = fedredefense(first_limit=3, later_limit=7, mode=mode).settings
 
     np.testing.assert_array_equal(limits(settings, SEEN, jnp.int32(round_)), [7, 3])
 
@@ -50,9 +50,9 @@ def test_limits_of_first_and_later_participations(mode, round_):
 @pytest.mark.parametrize(("interval", "due"), [(3, {1, 4, 7}), (1, set(range(1, 9)))])
 def test_intermittent_limits(interval, due):
     """Nothing but an evaluation in between; newcomers are not made to wait."""
-    settings = Reconstruction(
+    settings = fedredefense(
         first_limit=3, later_limit=7, mode="intermittent", interval=interval
-    )
+    ).settings
     for round_ in range(1, 9):
         found = limits(settings, SEEN, jnp.int32(round_))
         np.testing.assert_array_equal(found, [7 if round_ in due else 0, 3])
@@ -278,7 +278,7 @@ def test_the_base_rule_sees_only_who_remains(server, cohort, first):
 def test_every_base_can_be_built():
     assert set(_BASES) == set(get_args(Base))
     for base in _BASES:
-        assert fedredefense(base=base).settings == Reconstruction()
+        assert fedredefense(base=base).settings == fedredefense().settings
 
 
 # ------------------------------------------------------------------------- errors
@@ -293,12 +293,12 @@ def test_every_base_can_be_built():
         ({"inner_steps": 0}, "config.defense.inner_steps = 0 must be at least 1"),
         ({"images_per_class": 0}, "config.defense.images_per_class = 0"),
         ({"stack": 0}, "config.defense.stack = 0 must be at least 1"),
-        ({"threshold": 0.0}, "config.defense.threshold = 0.0 must be positive"),
+        ({"threshold": 0.0}, "config.defense.threshold = 0.0 must be above 0"),
         ({"threshold": float("nan")}, "config.defense.threshold = nan"),
-        ({"lr_images": -1.0}, "config.defense.lr_images = -1.0 must be positive"),
-        ({"lr_labels": 0}, "config.defense.lr_labels = 0 must be positive"),
-        ({"lr_rate": 0.0}, "config.defense.lr_rate = 0.0 must be positive"),
-        ({"initial_rate": 0.0}, "config.defense.initial_rate = 0.0 must be positive"),
+        ({"lr_images": -1.0}, "config.defense.lr_images = -1.0 must be above 0"),
+        ({"lr_labels": 0}, "config.defense.lr_labels = 0 must be above 0"),
+        ({"lr_rate": 0.0}, "config.defense.lr_rate = 0.0 must be above 0"),
+        ({"initial_rate": 0.0}, "config.defense.initial_rate = 0.0 must be above 0"),
     ],
 )
 def test_bad_numbers(options, part):
@@ -341,9 +341,9 @@ def test_a_short_federation():
 
     np.testing.assert_array_equal(reports.weights[0] == 0, malicious)
     np.testing.assert_array_equal(
-        ~built.federation.eligible(state, built.inputs), malicious
+        ~fed.eligible(built.parts, state, built.inputs), malicious
     )
-    assert built.federation.can_expel
+    assert fed.can_expel(built.parts)
     # Expelled clients leave their places empty, whoever they are.
     np.testing.assert_array_equal(reports.present.sum(1), [6, 4, 4])
     for ids, present in zip(reports.client_ids[1:], reports.present[1:], strict=True):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from fedjax_sim.contracts.defense import GlobalModel, RootRequest
+from fedjax_sim.contracts.defense import RootRequest
+from fedjax_sim.contracts.federation import GlobalModel
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.finetune import finetune
 

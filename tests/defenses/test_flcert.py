@@ -7,11 +7,11 @@ import pytest
 from helpers import build, digits, jitted_rounds, start_state
 
 from fedjax_sim.contracts.attack import Attack, CraftView
-from fedjax_sim.contracts.defense import GlobalModel
+from fedjax_sim.contracts.federation import GlobalModel
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.normalize import normalization, normalize
 from fedjax_sim.defenses.flcert import flcert, majority_vote
-from fedjax_sim.round.federation import _craft
+from fedjax_sim.round.adversary import adversary
 
 N, POPULATION, GROUPS, D, BUFFERS = 8, 9, 3, 5, 2
 
@@ -196,10 +196,12 @@ def seen(knowledge, cohort, state, defense, context, attacking):
         present=jnp.ones(N, bool),
         client_ids=cohort.client_ids,
         defense=state,
+        network=None,
     )
     attack = Attack(knowledge=knowledge, craft=craft)
     model = GlobalModel(context.global_params, context.global_buffers)
-    return _craft(attack, jnp.zeros(GROUPS, int), view, defense, model)
+    foe = adversary(attack, defense.groups)
+    return foe.craft(jnp.zeros(GROUPS, int), view, model)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +298,7 @@ def test_accuracy_is_that_of_the_vote():
     state = state._replace(defense=state.defense._replace(models=own))
     counts = built.evaluate(state, built.inputs, built.test_sets)["clean"]
 
-    data, network = digits(), built.federation.network
+    data, network = digits(), built.parts.network
     images = normalize(data.test_images, normalization("half", 1))
     answers = np.stack(
         [

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_sim.contracts.defense import GlobalModel, Root, RootRequest
+from fedjax_sim.contracts.defense import Root, RootRequest
+from fedjax_sim.contracts.federation import GlobalModel
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.fltrust import fltrust
 

@@ -75,7 +75,7 @@ def test_history_is_the_last_layer_by_client(play, make_network):
     updates = np.random.default_rng(2).normal(size=(2, 3, network.layout.size))
     updates = updates.astype("f4")
     history, *_ = play(foolsgold(), [([4, 0, 2], updates[0]), ([2, 1, 4], updates[1])])
-    head = network.head(updates)
+    head = network.last_layer(updates)
     assert head.shape == (2, 3, 8)
     expected = np.zeros((6, 8), "f4")
     expected[[4, 0, 2]] += head[0]

@@ -68,7 +68,7 @@ def test_f_from_the_threat_model(
     ("n", "arguments", "message"),
     [
         (6, {"num_byzantine": 2}, "num_byzantine = 2 must be at most 1 .* of 6"),
-        (5, {"num_byzantine": -1}, "num_byzantine = -1 must lie between 0 and 5"),
+        (5, {"num_byzantine": -1}, "num_byzantine = -1 must be at least 0"),
         (5, {"num_neighbors": 5}, "num_neighbors = 5 must lie between 1 and 4"),
         (4, {}, "num_byzantine = 1 must be at most 0 in a cohort of 4"),
     ],

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.defenses.norm_bound import clip_factors, norm_bound
+from fedjax_sim.defenses.norm_bound import norm_bound
+from fedjax_sim.defenses.parts.clipping import clip_factors
 
 UPDATES = [[3.0, 4.0], [0.0, 2.0], [-6.0, 8.0], [0.0, 0.0], [1e25, 0.0]]
 

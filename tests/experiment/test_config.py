@@ -7,20 +7,14 @@ import pytest
 from fedjax_sim import models
 from fedjax_sim.attacks import ATTACKS
 from fedjax_sim.client_defenses import CLIENT_DEFENSES
+from fedjax_sim.contracts.config import Config
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.partition import PARTITIONS
 from fedjax_sim.data.sources import SOURCES
 from fedjax_sim.defenses import DEFENSES
-from fedjax_sim.experiment.config import (
-    PARTICIPATIONS,
-    Config,
-    file_arguments,
-    load_file,
-    override,
-    parse_value,
-    resolve,
-    to_dict,
-)
+from fedjax_sim.experiment.config import override, resolve, to_dict
+from fedjax_sim.experiment.config_files import file_arguments, load_file, parse_value
+from fedjax_sim.participation import PARTICIPATIONS
 
 BACKDOOR = {"name": "backdoor", "num_malicious": 2}
 

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from fedjax_sim.contracts.client import Batch
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.experiment import memory
 from fedjax_sim.models import build
-from fedjax_sim.round.batches import Batch
 from fedjax_sim.round.execution import Strategy
 from fedjax_sim.round.training import batch_gradient
 

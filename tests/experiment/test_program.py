@@ -13,7 +13,7 @@ from fedjax_sim.attacks import ATTACKS
 from fedjax_sim.client_defenses import CLIENT_DEFENSES
 from fedjax_sim.defenses import DEFENSES
 from fedjax_sim.experiment import program
-from fedjax_sim.experiment.config import override, resolve
+from fedjax_sim.experiment.config import TABLES, override, resolve
 
 # Every client takes part in every round, the last ones are malicious.
 EVERYBODY = {
@@ -66,8 +66,8 @@ def entries(only=lambda entry: True):
     """(section, name) of the registered attacks and defences."""
     return [
         (section, name)
-        for section, table in program.TABLES.items()
-        for name, entry in table.items()
+        for section in program.SIDES
+        for name, entry in TABLES[section].items()
         if only(entry) and name not in LARGE_IMAGES
     ]
 
@@ -158,8 +158,8 @@ def test_what_is_traced_is_an_option(table):
 
 def traced_round(built):
     """The program of a round as text, and the constants in it."""
-    state = jax.eval_shape(built.federation.init, built.inputs)
-    closed = jax.make_jaxpr(built.federation.round_step)(state, built.inputs)
+    state = jax.eval_shape(built.init, built.inputs)
+    closed = jax.make_jaxpr(built.round_step)(state, built.inputs)
     return re.sub(r"0x[0-9a-f]+", "", str(closed.jaxpr)), closed.consts
 
 
@@ -194,8 +194,8 @@ def other_number(key, value):
 def two_rounds(built, options):
     hyper = built.inputs.hyper._replace(options=options)
     inputs = built.inputs._replace(hyper=hyper)
-    step = jax.jit(built.federation.round_step)
-    state = jax.device_put(built.federation.init(inputs), jax.devices()[0])
+    step = jax.jit(built.round_step)
+    state = jax.device_put(built.init(inputs), jax.devices()[0])
     for _ in range(2):
         state, _ = step(state, inputs)
     return state

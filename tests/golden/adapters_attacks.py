@@ -33,18 +33,17 @@ from fedjax_sim.attacks.poisonedfl import (
 from fedjax_sim.contracts.attack import (
     Attack,
     AttackSpec,
-    ClientContext,
     CraftView,
     LocalStage,
     LocalTools,
 )
+from fedjax_sim.contracts.client import Batch, ClientContext
+from fedjax_sim.contracts.dataset import Partition
+from fedjax_sim.contracts.model import Model
 from fedjax_sim.data.normalize import normalization
-from fedjax_sim.data.partition import Partition
 from fedjax_sim.data.triggers import stamp
-from fedjax_sim.models import Model
 from fedjax_sim.numerics.flat import FlatLayout, flat_layout, ravel
 from fedjax_sim.numerics.order_statistics import median, trimmed_mean
-from fedjax_sim.round.batches import Batch
 from fedjax_sim.round.training import batch_gradient, sgd
 
 Case = dict[str, np.ndarray]
@@ -68,6 +67,7 @@ def make_view(
         malicious=jnp.asarray(malicious, bool),
         present=jnp.ones(n, bool),
         client_ids=jnp.arange(n),
+        network=None,
     )
 
 
@@ -83,6 +83,8 @@ def make_spec(layout: FlatLayout, num_clients: int, num_malicious: int) -> Attac
         image_shape=(28, 28, 1),
         normalization=normalization("unit", 1),
         layout=layout,
+        test_images=None,
+        test_labels=None,
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from fedjax_sim.client_defenses.fl_wbc import noisy_sgd, small_change
 from fedjax_sim.client_defenses.leadfl import leadfl
-from fedjax_sim.metrics.evaluation import mitigation
+from fedjax_sim.metrics.over_rounds import mitigation
 from fedjax_sim.round.attack_effect import after_round
 
 Case = dict[str, np.ndarray]
@@ -52,7 +52,7 @@ def check_leadfl_code(case: Case) -> None:
     defense = leadfl(
         alpha=float(case["alpha"]), clip=float(case["q"]), clipping=clipping
     )
-    check_steps(defense, case, case["expected_params"])
+    check_steps(defense.optimizer, case, case["expected_params"])
 
 
 def check_leadfl_report(case: Case) -> None:
@@ -61,7 +61,7 @@ def check_leadfl_report(case: Case) -> None:
         defense = leadfl(
             alpha=float(case["alpha"]), clip=float(case["q"]), variant=variant
         )
-        check_steps(defense, case, case[key])
+        check_steps(defense.optimizer, case, case[key])
 
 
 def check_noise(case: Case, keep) -> None:

@@ -7,8 +7,9 @@ AssertionError on a difference.
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_sim.contracts.dataset import Normalization
 from fedjax_sim.data import partition, poison, triggers
-from fedjax_sim.data.normalize import Normalization, normalization
+from fedjax_sim.data.normalize import normalization
 
 Arrays = dict[str, np.ndarray]
 
@@ -76,7 +77,6 @@ def check_trigger(arrays: Arrays) -> None:
         [0],
         dpr=float(arrays["dpr"]),
         victim_class=None if victim < 0 else victim,
-        target_class=target,
     )
     np.testing.assert_array_equal(
         np.flatnonzero(poisoned), arrays["expected_poisoned_indices"]

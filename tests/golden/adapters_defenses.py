@@ -19,21 +19,19 @@ from fedjax_sim.contracts.defense import (
     Aggregate,
     Cohort,
     Defense,
-    FederationSpec,
-    GlobalModel,
     Reduce,
     Root,
     RoundContext,
-    coordinatewise,
-    pipeline,
-    weighted_mean,
 )
+from fedjax_sim.contracts.federation import FederationSpec, GlobalModel
 from fedjax_sim.defenses import DEFENSES
 from fedjax_sim.defenses.dnc import keep_inliers, outlier_scores
 from fedjax_sim.defenses.flame import median_bound, shorten_updates
 from fedjax_sim.defenses.flare import discrepancies
 from fedjax_sim.defenses.fldetector import prediction_errors
 from fedjax_sim.defenses.parts.majority_component import majority_component
+from fedjax_sim.defenses.parts.pipeline import pipeline
+from fedjax_sim.defenses.parts.reductions import coordinatewise, weighted_mean
 from fedjax_sim.defenses.prodigy import prodigy_scores
 from fedjax_sim.defenses.random_aggregation import with_random_weights
 from fedjax_sim.numerics.distances import cosine_distances, gram
@@ -72,6 +70,8 @@ def make_context(params: Array, buffers: Array | None = None) -> RoundContext:
         key=jax.random.key(0),
         global_params=jnp.asarray(params, jnp.float32),
         global_buffers=jnp.zeros(0) if buffers is None else jnp.asarray(buffers, "f4"),
+        network=None,  # the rules that need one are given it
+        malicious=None,
     )
 
 
@@ -88,6 +88,7 @@ def make_spec(
         num_malicious=num_malicious,
         layout=flat_layout({"w": jnp.zeros(d)}),
         num_buffers=cohort.buffers.shape[1],
+        network=None,
     )
 
 
@@ -251,7 +252,7 @@ def check_drop_foolsgold(case: Case) -> None:
     """FoolsGold as released, over several rounds."""
     start, size = int(case["head_start"]), int(case["head_size"])
     head = lambda vector: vector[..., start : start + size]
-    network = SimpleNamespace(head=head)
+    network = SimpleNamespace(last_layer=head)
     defense = DEFENSES["foolsgold"].factory(variant="authors")
     params, buffers = case["global_params"], case["global_buffers"]
     state = None

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from torch_state import filled_state, from_flax, to_flax
 
+from fedjax_sim.contracts.model import Model, Network
+from fedjax_sim.core.options import gather, options_of
+from fedjax_sim.defenses.drop import drop
 from fedjax_sim.defenses.drop.distillation import (
     Distillation,
     Draws,
@@ -22,7 +25,6 @@ from fedjax_sim.defenses.drop.distillation import (
     teacher_logits,
     trustworthy_logits,
 )
-from fedjax_sim.models import Model, Network
 from fedjax_sim.models.gan import Critic, Generator
 from fedjax_sim.models.layers import BatchNorm, Dense, avg_pool
 from fedjax_sim.numerics.flat import flat_layout, ravel
@@ -193,22 +195,26 @@ class Student(nn.Module):
 
 def check_kd_loop(case: Case) -> None:
     get = lambda name: case[name].item()
-    schedule = Schedule(
-        batch_size=get("batch_size"),
-        iter_gen=get("iter_gen"),
-        iter_clone=get("iter_clone"),
-        iter_exp=get("iter_exp"),
-        latent_dim=get("latent_dim"),
-        lr_clone=get("lr_clone"),
-        lr_gen=get("lr_gen"),
-        lr_dis=get("lr_dis"),
-        alpha_gan=get("alpha_gan"),
-        lambda1=get("lambda1"),
-        loss_type=get("loss_type"),
-        budget=get("iterations")
-        * get("batch_size")
-        * (get("iter_clone") - 1 + 11 * get("iter_gen")),
-    )
+    given = {
+        name: get(name)
+        for name in (
+            "batch_size",
+            "iter_gen",
+            "iter_clone",
+            "iter_exp",
+            "latent_dim",
+            "lr_clone",
+            "lr_gen",
+            "lr_dis",
+            "alpha_gan",
+            "lambda1",
+            "loss_type",
+        )
+    }
+    queries = get("batch_size") * (get("iter_clone") - 1 + 11 * get("iter_gen"))
+    usual = {name: option.default for name, option in options_of(drop).items()}
+    budget = get("iterations") * queries
+    schedule = gather(Schedule, usual | given | {"budget": budget})
     assert schedule.iterations == get("iterations")
     seeds = images(case["x_seed"])
     image_shape = seeds.shape[1:]

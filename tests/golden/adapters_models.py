@@ -14,15 +14,16 @@ import numpy as np
 import optax
 from torch_state import filled_state, split_flat, to_flax
 
+from fedjax_sim.contracts.client import Batch
+from fedjax_sim.contracts.model import Model
 from fedjax_sim.metrics import evaluation as metrics
-from fedjax_sim.models import Model
 from fedjax_sim.models.cnn import TwoLayerCNN
 from fedjax_sim.models.convnet import ConvNet
 from fedjax_sim.models.gan import Critic, Generator
 from fedjax_sim.models.mlp import MLP
 from fedjax_sim.models.resnet import ResNet
 from fedjax_sim.participation import leadfl as leadfl_schedule
-from fedjax_sim.round.batches import Batch
+from fedjax_sim.participation.parts.malicious_clients import published_clients
 from fedjax_sim.round.training import batch_gradient, sgd
 
 Arrays = dict[str, np.ndarray]
@@ -328,10 +329,11 @@ def check_selection(arrays: Arrays) -> None:
         "num_malicious": int(arrays["num_malicious"]),
         "rounds": rounds,
         "offset": int(arrays["round_seed_offset"]),
+        "mode": "random",
+        "forced": False,
+        "malicious_in_burst": None,
     }
-    malicious_ids = leadfl_schedule.malicious_clients(
-        population, facts["num_malicious"]
-    )
+    malicious_ids = published_clients(population, facts["num_malicious"])
     np.testing.assert_array_equal(
         malicious_ids + 1, np.sort(arrays["expected_malicious_ids"])
     )
@@ -343,9 +345,9 @@ def check_selection(arrays: Arrays) -> None:
         "expected_periodic_code": {"mode": "periodic", "forced": True},
     }
     for name, options in modes.items():
-        schedule = leadfl_schedule.leadfl_schedule(**facts, **options)
+        schedule = leadfl_schedule.leadfl_schedule(**facts | options)
         np.testing.assert_array_equal(schedule + 1, arrays[name], err_msg=name)
-        replay = leadfl_schedule.leadfl(**facts, **options)
+        replay = leadfl_schedule.leadfl(**facts | options)
         ids, present = jax.vmap(replay.sample, (None, 0, None, None))(
             jax.random.key(0),
             jnp.arange(1, rounds + 1),

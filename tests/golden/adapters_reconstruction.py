@@ -9,17 +9,17 @@ from adapters_models import quick_jit, small_network
 from torch_state import split_flat, to_flax
 
 from fedjax_sim.attacks.adaptive_label_flip import largest_factor
+from fedjax_sim.contracts.model import Network
 from fedjax_sim.defenses.flcert import majority_vote
 from fedjax_sim.defenses.parts.reconstruction import (
-    Knowledge,
+    DistilledKnowledge,
     Rates,
     inner_steps,
     reconstruct,
     reconstruction_error,
     suspicious,
 )
-from fedjax_sim.metrics.evaluation import detection_history
-from fedjax_sim.models import Network
+from fedjax_sim.metrics.detection import detection_history
 from fedjax_sim.numerics.flat import flat_layout
 
 Case = dict[str, np.ndarray]
@@ -52,7 +52,7 @@ def _check(case: Case, lowering: str, double: bool) -> None:
     images = lambda name: jnp.asarray(case[name].transpose(0, 2, 3, 1))
 
     def knowledge(images_name, labels_name, rate_name):
-        return Knowledge(
+        return DistilledKnowledge(
             images(images_name),
             jnp.asarray(case[labels_name]),
             jnp.asarray(case[rate_name]),
@@ -63,8 +63,10 @@ def _check(case: Case, lowering: str, double: bool) -> None:
     close = dict(rtol=1e-6, atol=1e-9) if double else dict(rtol=5e-3, atol=1e-5)
     loose = dict(rtol=1e-4, atol=1e-7) if double else dict(rtol=2e-2, atol=1e-4)
 
-    def compare(found: Knowledge, wanted: Knowledge, tolerance) -> None:
-        for name, a, b in zip(Knowledge._fields, found, wanted, strict=True):
+    def compare(
+        found: DistilledKnowledge, wanted: DistilledKnowledge, tolerance
+    ) -> None:
+        for name, a, b in zip(DistilledKnowledge._fields, found, wanted, strict=True):
             np.testing.assert_allclose(a, b, **tolerance, err_msg=f"{lowering} {name}")
 
     passed = quick_jit(lambda k: inner_steps(network, params, k, steps))(start)
@@ -113,7 +115,7 @@ def _check(case: Case, lowering: str, double: bool) -> None:
         )
     found = run(jnp.int32(get("max_outer_iters")), get("threshold"))
     slack = 0 if double else 1
-    assert abs(int(found.count) - get("expected_dynamic_iters")) <= slack
+    assert abs(int(found.iterations) - get("expected_dynamic_iters")) <= slack
     np.testing.assert_allclose(found.error, get("expected_dynamic_error"), **loose)
     if double:
         compare(

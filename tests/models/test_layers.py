@@ -9,8 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_sim.models import layers, taps, winograd
-from fedjax_sim.models.layers import BatchNorm, Conv, Dense, InstanceNorm
+from fedjax_sim.models import layers
+from fedjax_sim.models.layers import (
+    BatchNorm,
+    Conv,
+    Dense,
+    InstanceNorm,
+    convolution,
+    patches,
+    taps,
+    winograd,
+)
+from fedjax_sim.models.layers.dense import linear
+from fedjax_sim.models.layers.pooled_convolution import pooled_conv_by_patches
 from tests.models.helpers import (
     CONVOLUTIONS,
     close,
@@ -23,7 +34,7 @@ from tests.models.helpers import (
 # ------------------------------------------------------------------ convolution
 
 
-@pytest.mark.parametrize("conv", [layers.conv_by_patches, layers.conv_native])
+@pytest.mark.parametrize("conv", [patches.conv_by_patches, convolution.conv_native])
 @pytest.mark.parametrize(
     ("size", "stride", "padding", "height", "width", "channels"), CONVOLUTIONS
 )
@@ -41,15 +52,15 @@ def test_convolution_equals_lax(conv, size, stride, padding, height, width, chan
 
 def test_patches_are_ordered_row_column_channel():
     x = jnp.arange(2 * 3 * 2.0).reshape(1, 2, 3, 2)
-    patches = layers.extract_patches(x, 2, 1, 0)
-    assert patches[0, 0].tolist() == [
+    found = patches.extract_patches(x, 2, 1, 0)
+    assert found[0, 0].tolist() == [
         [0, 1, 2, 3, 6, 7, 8, 9],
         [2, 3, 4, 5, 8, 9, 10, 11],
     ]
 
 
 @pytest.mark.parametrize("channels", [2, 8])
-@pytest.mark.parametrize("conv", [layers.conv_by_patches, layers.conv_native])
+@pytest.mark.parametrize("conv", [patches.conv_by_patches, convolution.conv_native])
 def test_convolution_with_a_kernel_per_client(conv, channels):
     x, kernels = normal(0, 3, 2, 6, 6, channels), normal(1, 3, 3, 3, channels, 4)
 
@@ -79,7 +90,7 @@ def test_second_derivative_of_convolution(channels):
         return lambda x, k: (slope(x, k) ** 2).sum()
 
     gradient = lambda conv: quick_jit(jax.grad(penalty(conv), (0, 1)))(x, kernel)
-    trees_close(gradient(layers.conv_by_patches), gradient(lax_conv))
+    trees_close(gradient(patches.conv_by_patches), gradient(lax_conv))
 
 
 @pytest.mark.parametrize("block_bytes", [1, 3 * 4 * 36 * 27, 10**9])
@@ -91,10 +102,10 @@ def test_blocks_of_images_change_nothing(block_bytes):
         slope = lambda x, k: jnp.sin(conv(x, k))
         return quick_jit(jax.value_and_grad(loss, (0, 1)))(x, kernel)
 
-    blocked = lambda x, k: layers.conv_by_patches(x, k, 1, 1, block_bytes)
+    blocked = lambda x, k: patches.conv_by_patches(x, k, 1, 1, block_bytes)
     trees_close(
         value_and_gradients(blocked),
-        value_and_gradients(lambda x, k: layers.conv_by_patches(x, k, 1, 1)),
+        value_and_gradients(lambda x, k: patches.conv_by_patches(x, k, 1, 1)),
     )
 
 
@@ -106,7 +117,7 @@ def test_a_stride_folded_into_channels(size, stride, padding, height, width):
     x, kernel = normal(0, 2, height, width, 3), normal(1, size, size, 3, 5)
 
     def folded(x, kernel):
-        x, kernel = layers.fold_stride(x, kernel, stride, padding)
+        x, kernel = patches.fold_stride(x, kernel, stride, padding)
         assert kernel.shape == (size // stride, size // stride, 3 * stride**2, 5)
         return lax_conv(x, kernel, 1, 0)
 
@@ -179,7 +190,7 @@ def test_conv_module_pools_in_all_lowerings(monkeypatch, channels):
         )
 
     for lowering, block in product(("patches", "blocked", "native"), (1, 2**20)):
-        monkeypatch.setattr(layers, "_POOLED_BLOCK_BYTES", block)
+        monkeypatch.setattr(convolution, "POOLED_BLOCK_BYTES", block)
         module = Conv(4, 3, padding=1, pool=True, lowering=lowering)
         params = module.init(jax.random.key(1), x)["params"]
         pooled = lambda params, x, m=module: m.apply({"params": params}, x)
@@ -200,7 +211,7 @@ def test_derivatives_of_a_linear_layer(rows):
         )
         return quick_jit(both)(x, kernel)
 
-    trees_close(gradients(layers.linear), gradients(jnp.matmul))
+    trees_close(gradients(linear), gradients(jnp.matmul))
 
 
 def test_dense_is_affine():
@@ -226,7 +237,7 @@ def test_pooled_convolution(size, height, width, channels, joint):
         one = jax.value_and_grad(slope, (0, 1))
         return lambda x, k: (conv(x, k), one(x, k))
 
-    conv = lambda x, k: layers.pooled_conv_by_patches(x, k, joint)
+    conv = lambda x, k: pooled_conv_by_patches(x, k, joint)
     pooled = quick_jit(jax.vmap(derivatives(conv), (None, 0)))
     one = quick_jit(derivatives(apart))
     expected = [one(x, kernel) for kernel in kernels]
@@ -237,7 +248,7 @@ def test_pooled_convolution(size, height, width, channels, joint):
 @pytest.mark.parametrize("joint", [False, True])
 def test_ties_of_a_pooled_convolution_go_to_the_first_output(joint):
     kernel = jnp.ones((1, 1, 1, 1))
-    total = lambda x: layers.pooled_conv_by_patches(x, kernel, joint).sum()
+    total = lambda x: pooled_conv_by_patches(x, kernel, joint).sum()
     grad = quick_jit(jax.grad(total))(jnp.full((1, 5, 4, 1), 7.0))
     assert grad[0, ..., 0].tolist() == [[1, 0, 1, 0], [0] * 4] * 2 + [[0] * 4]
 

@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import pytest
 
-from fedjax_sim.models import taps
+from fedjax_sim.models.layers import taps
 from tests.models.helpers import (
     CONVOLUTIONS,
     lax_conv,

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
-from fedjax_sim.models import build, layers, winograd
+from fedjax_sim.models import build, layers
+from fedjax_sim.models.layers import winograd
 from tests.models.helpers import lax_conv, normal, quick_jit, trees_close
 
 SIZES = [(4, 4), (6, 9), (7, 5), (3, 8)]  # even, odd, and a single row of outputs
@@ -97,8 +99,8 @@ def test_groups_divide_the_batch():
     for batch, group in ((8, 4), (6, 3), (7, 1), (3, 3)):
         sizes.clear()
 
-        class Twice(layers.nn.Module):
-            @layers.nn.compact
+        class Twice(nn.Module):
+            @nn.compact
             def __call__(self, x):
                 return run(self, x)
 

@@ -9,11 +9,12 @@ import pytest
 from helpers import ROOT
 
 from fedjax_sim.commands.flags import parse
-from fedjax_sim.commands.run import USAGE, make_flags, resolve_variants
+from fedjax_sim.commands.run import USAGE, make_flags
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.synthetic import load_synthetic
 from fedjax_sim.experiment import build as experiment
-from fedjax_sim.experiment.config import load_file, override, resolve, to_dict
+from fedjax_sim.experiment.config import override, resolve, to_dict
+from fedjax_sim.experiment.config_files import load_file, resolve_variants
 from fedjax_sim.papers.drop import protocol as drop_protocol
 from fedjax_sim.papers.fedredefense import protocol as fedredefense_protocol
 from fedjax_sim.papers.iqr import protocol as iqr_protocol
@@ -314,7 +315,7 @@ def built(path, text, **changes):
     changes = {"execution.memory_gib": "unlimited", **changes}
     config = resolve(override(cell(path, text), changes))
     made = experiment.build(config, pictures(path.stem))
-    assert made.federation.spec.population == (
+    assert made.parts.spec.population == (
         config.partition.num_clients + config.attack.num_fake
     )
 

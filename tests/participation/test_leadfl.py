@@ -10,25 +10,29 @@ from helpers import build, jitted_rounds, start_state
 
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.experiment.config import resolve
-from fedjax_sim.participation.leadfl import Mode, leadfl_schedule, malicious_clients
+from fedjax_sim.participation.leadfl import Mode, leadfl, leadfl_schedule
+from fedjax_sim.participation.parts.malicious_clients import published_clients
 
 PUBLISHED = {"population": 100, "cohort_size": 10, "num_malicious": 25, "rounds": 40}
 
 
+USUAL = {"mode": "random", "offset": 100, "forced": False, "malicious_in_burst": None}
+
+
 def schedule(**options):
-    return leadfl_schedule(**{**PUBLISHED, **options})
+    return leadfl_schedule(**{**PUBLISHED, **USUAL, **options})
 
 
 def attackers(rows, population=100, count=25):
     """How many malicious clients each round has."""
-    return np.isin(rows, malicious_clients(population, count)).sum(1)
+    return np.isin(rows, published_clients(population, count)).sum(1)
 
 
 def test_the_malicious_set_is_fixed_and_sorted():
-    chosen = malicious_clients(100, 25)
+    chosen = published_clients(100, 25)
 
     assert len(set(chosen)) == 25 and (np.diff(chosen) > 0).all()
-    assert len(malicious_clients(100, 0)) == 0
+    assert len(published_clients(100, 0)) == 0
 
 
 @pytest.mark.parametrize("mode", get_args(Mode))
@@ -67,8 +71,8 @@ def test_forced_rounds_are_half_malicious_and_the_others_untouched(mode):
     rest = np.setdiff1d(np.arange(40), [0, 10, 12])
     np.testing.assert_array_equal(forced[rest], plain[rest])
     # Benign clients come first: boosting and ties go by the place.
-    bad = np.isin(forced[12], malicious_clients(100, 25))
-    np.testing.assert_array_equal(bad, [False] * 5 + [True] * 5)
+    malicious = np.isin(forced[12], published_clients(100, 25))
+    np.testing.assert_array_equal(malicious, [False] * 5 + [True] * 5)
 
 
 def test_rounds_of_random_cohorts_are_never_a_majority_with_the_first_offset():
@@ -120,13 +124,13 @@ def test_offsets_are_repetitions_moved_in_time():
             {"forced": True, "num_malicious": 97},
             "config.participation.clients_per_round = 10 must lie between 0 and 6",
         ),
-        ({"offset": -1}, "config.participation.offset = -1 must lie between 0 and"),
-        ({"offset": 2**32}, "config.participation.offset = 4294967296"),
+        ({"offset": -1}, "config.participation.offset = -1 must be at least 0"),
+        ({"offset": 2**32}, "config.participation.offset = 4294967296 must be at most"),
     ],
 )
 def test_what_cannot_be_drawn(options, part):
     with pytest.raises(InputError) as problem:
-        schedule(**options)
+        leadfl(**{**PUBLISHED, **options})
 
     assert str(problem.value).startswith(part)
     assert "\n" not in str(problem.value)
@@ -162,13 +166,13 @@ def test_a_short_run():
     built = build(
         {**LEADFL, **{f"participation.{key}": x for key, x in options.items()}}
     )
-    expected = leadfl_schedule(
+    expected = schedule(
         population=12, cohort_size=4, num_malicious=4, rounds=4, **options
     )
     run = jitted_rounds(built, 4)
     state, reports = run(start_state(built), built.inputs, jnp.int32(4))
 
-    assert built.facts["malicious_clients"] == malicious_clients(12, 4).tolist()
+    assert built.facts["malicious_clients"] == published_clients(12, 4).tolist()
     np.testing.assert_array_equal(reports.client_ids, np.sort(expected, axis=1))
     np.testing.assert_array_equal(reports.malicious.sum(1), [3, 3, 0, 0])
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(state.params))

@@ -4,7 +4,7 @@ from math import comb
 
 import pytest
 
-from fedjax_sim.participation.malicious_majority import (
+from fedjax_sim.participation.parts.malicious_majority import (
     chernoff_bound,
     majority_probability,
     printed_bound,

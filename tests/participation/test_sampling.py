@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.participation.sampling import enforced, explicit, periodic, uniform
+from fedjax_sim.participation.enforced import enforced
+from fedjax_sim.participation.parts.replayed import replayed
+from fedjax_sim.participation.periodic import periodic
+from fedjax_sim.participation.uniform import uniform
 
 ROUNDS = 4000
 
@@ -168,7 +171,7 @@ def test_periodic_with_own_numbers():
 
 
 def test_explicit_replays_again_and_again():
-    schedule = explicit(population=6, schedule=np.array([[5, 0, 3], [1, 2, 4]]))
+    schedule = replayed(population=6, schedule=np.array([[5, 0, 3], [1, 2, 4]]))
     ids, present = cohorts(schedule, is_malicious(6, 1), rounds=5)
     assert present.all()
     first, second = [0, 3, 5], [1, 2, 4]
@@ -176,7 +179,7 @@ def test_explicit_replays_again_and_again():
 
 
 def test_explicit_leaves_out_who_is_not_eligible():
-    schedule = explicit(population=4, schedule=np.array([[2, 1, 0]]))
+    schedule = replayed(population=4, schedule=np.array([[2, 1, 0]]))
     eligible = np.array([True, False, True, True])
     ids, present = cohorts(schedule, is_malicious(4, 0), eligible, rounds=1)
     assert ids.tolist() == [[0, 1, 2]]
@@ -203,7 +206,7 @@ PERIODIC = {"population": 20, "cohort_size": 5, "num_malicious": 6}
         ),
         (periodic, {**PERIODIC, "cohort_size": 21}, "clients_per_round = 21"),
         (periodic, {**PERIODIC, "burst": 11}, "burst = 11"),
-        (periodic, {**PERIODIC, "burst": -1}, "burst = -1"),
+        (periodic, {**PERIODIC, "burst": -1}, "burst = -1 must be at least 0"),
         (periodic, {**PERIODIC, "period": 0, "burst": 0}, "period = 0"),
         (periodic, {**PERIODIC, "malicious_in_burst": 6}, "malicious_in_burst = 6"),
         (periodic, {**PERIODIC, "malicious_in_burst": -1}, "malicious_in_burst = -1"),
@@ -212,22 +215,22 @@ PERIODIC = {"population": 20, "cohort_size": 5, "num_malicious": 6}
             {**PERIODIC, "num_malicious": 16, "malicious_in_burst": 5},
             "needs 5 benign clients",
         ),
-        (explicit, {"population": 4, "schedule": np.array([1, 2])}, r"int64 \[2\]"),
-        (explicit, {"population": 4, "schedule": np.array([[1.0, 2.0]])}, "float64"),
-        (explicit, {"population": 4, "schedule": np.array([[0, 4]])}, "from 0 to 4"),
-        (explicit, {"population": 4, "schedule": np.array([[-1, 0]])}, "from -1 to 0"),
+        (replayed, {"population": 4, "schedule": np.array([1, 2])}, r"int64 \[2\]"),
+        (replayed, {"population": 4, "schedule": np.array([[1.0, 2.0]])}, "float64"),
+        (replayed, {"population": 4, "schedule": np.array([[0, 4]])}, "from 0 to 4"),
+        (replayed, {"population": 4, "schedule": np.array([[-1, 0]])}, "from -1 to 0"),
         (
-            explicit,
+            replayed,
             {"population": 4, "schedule": np.array([[0, 1], [3, 3]])},
             "twice in round 2",
         ),
         (
-            explicit,
+            replayed,
             {"population": 2, "schedule": np.array([[0, 1, 2]])},
             "clients_per_round = 3",
         ),
-        (explicit, {"population": 4, "schedule": np.zeros((0, 3), int)}, "schedule"),
-        (explicit, {"population": 4, "schedule": np.zeros((3, 0), int)}, "between 1"),
+        (replayed, {"population": 4, "schedule": np.zeros((0, 3), int)}, "schedule"),
+        (replayed, {"population": 4, "schedule": np.zeros((3, 0), int)}, "between 1"),
     ],
 )
 def test_impossible_schedules(make, arguments, message):

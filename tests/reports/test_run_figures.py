@@ -9,9 +9,9 @@ import pytest
 from fedjax_sim.commands import report as cli
 from fedjax_sim.reports import store
 from fedjax_sim.reports.danger_zones import danger_zones, zones
-from fedjax_sim.reports.geometry import update_geometry
 from fedjax_sim.reports.scores import distributions, read_scores
 from fedjax_sim.reports.tables import grid
+from fedjax_sim.reports.update_plane import update_geometry
 
 
 def runs_of(make_run):

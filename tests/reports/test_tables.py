@@ -4,7 +4,8 @@ import pytest
 from helpers import BASE, ROOT
 
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.experiment.config import load_file, resolve, to_dict
+from fedjax_sim.experiment.config import resolve, to_dict
+from fedjax_sim.experiment.config_files import load_file
 from fedjax_sim.papers import layouts, load_layout
 from fedjax_sim.reports import store
 from fedjax_sim.reports.render import markdown
@@ -123,7 +124,7 @@ def test_measured_beside_published(make_run):
 
     assert [run["run"] for run in cell.runs] == ["drop0", "drop1"]
     mta, asr = cell.values["mta"], cell.values["asr"]
-    assert (mta.mean, mta.spread, mta.count) == (75.05, 0.0, 2)
+    assert (mta.mean, mta.spread, mta.num_runs) == (75.05, 0.0, 2)
     assert mta.published == 76.05 and mta.difference == pytest.approx(-1.0)
     assert (asr.mean, asr.published) == (2.0, 1.3)
     assert asr.spread == pytest.approx(2**0.5)  # sample standard deviation
@@ -212,7 +213,7 @@ def test_grid(make_run):
     assert table.rows == [("fedavg",), ("median",)]
     assert table.columns == [("0.25",), ("0.5",)]
     for place, cell in table.cells.items():
-        assert (cell.values["mta"].mean, cell.values["mta"].count) == (91.0, 2)
+        assert (cell.values["mta"].mean, cell.values["mta"].num_runs) == (91.0, 2)
         assert cell.values["asr"].mean == 100 * float(place[1][0])
         assert cell.values["mta"].flags == ""
         assert cell.values["mta"].published is None
@@ -229,7 +230,7 @@ def test_unfinished_runs_are_not_averaged(make_run):
     make_run("b", {"seed": 1}, mta=10, asr=1, finished=False)
 
     found = one_cell(make_run)
-    assert (found.mean, found.spread, found.count, found.flags) == (90, None, 1, "i")
+    assert (found.mean, found.spread, found.num_runs, found.flags) == (90, None, 1, "i")
 
 
 def test_flags(make_run):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_sim.contracts.client import ClientTask
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.augment import Augmentation
 from fedjax_sim.data.normalize import normalization
@@ -24,7 +25,7 @@ from fedjax_sim.round.execution import (
     parse_strategy,
     run_clients,
 )
-from fedjax_sim.round.training import ClientTask, LocalWork
+from fedjax_sim.round.training import LocalWork
 
 COUNTS = (7, 0, 3, 12, 5, 1, 9)
 WORK = LocalWork(batch_size=4, epochs=2)

@@ -1,6 +1,7 @@
 """A round of a federation, and rounds in a row, as a library user calls them."""
 
 import logging
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +17,17 @@ from helpers import (
     start_state,
 )
 
-from fedjax_sim.attacks import ATTACKS, AttackEntry
+from fedjax_sim.attacks import ATTACKS
 from fedjax_sim.attacks.parts.options import active_rounds
 from fedjax_sim.contracts.attack import Attack
-from fedjax_sim.contracts.defense import Stage, exclude, pipeline
+from fedjax_sim.contracts.defense import Stage, exclude
+from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.data.partition import PARTITIONS, drop_iid, with_fake_clients
-from fedjax_sim.defenses import DEFENSES, DefenseEntry
+from fedjax_sim.defenses import DEFENSES
+from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.round import federation as fed
+from fedjax_sim.round.clock import timed
+from fedjax_sim.round.twin import couple
 
 EVERYBODY = {
     "participation.clients_per_round": 6,
@@ -36,10 +41,10 @@ def register(monkeypatch):
 
     def add(name, *, attack=None, defense=None):
         if attack is not None:
-            entry = AttackEntry(lambda: attack, "-")
+            entry = Entry(lambda: attack, "-")
             monkeypatch.setitem(ATTACKS, name, entry)
         if defense is not None:
-            entry = DefenseEntry(lambda: defense, "-", "none")
+            entry = Entry(lambda: defense, "-", "none")
             monkeypatch.setitem(DEFENSES, name, entry)
 
     return add
@@ -61,7 +66,7 @@ def all_finite(tree):
 
 def test_a_round_is_a_pure_function():
     built = build({"defense.name": "droplet"})
-    step = jax.jit(built.federation.round_step)
+    step = jax.jit(built.round_step)
     state = start_state(built)
 
     assert_same_bits(step(state, built.inputs), step(state, built.inputs))
@@ -173,9 +178,7 @@ def first_step(built, server_lr=1.0):
     """(params before, params after the first round)."""
     hyper = built.inputs.hyper._replace(server_lr=jnp.float32(server_lr))
     state = start_state(built)
-    new, _ = jax.jit(built.federation.round_step)(
-        state, built.inputs._replace(hyper=hyper)
-    )
+    new, _ = jax.jit(built.round_step)(state, built.inputs._replace(hyper=hyper))
     return np.asarray(state.params), np.asarray(new.params)
 
 
@@ -256,7 +259,7 @@ def test_without_survivors_the_model_stays(register, optimizer):
     built = build({"defense.name": "strict", "server.optimizer": optimizer})
     start = start_state(built)
 
-    state, report = jax.jit(built.federation.round_step)(start, built.inputs)
+    state, report = jax.jit(built.round_step)(start, built.inputs)
 
     assert bool(report.skipped)
     assert float(report.global_norm) == 0
@@ -268,7 +271,7 @@ def test_diverging_clients_are_skipped_rounds():
     built = build({"client.lr": 1e38, "client.epochs": 3})
     start = start_state(built)
 
-    state, report = jax.jit(built.federation.round_step)(start, built.inputs)
+    state, report = jax.jit(built.round_step)(start, built.inputs)
 
     assert bool(report.skipped)
     assert report.scores["non_finite"].all()
@@ -293,7 +296,7 @@ def seen_by_craft(register, knowledge, active=None):
     register("spy", defense=spy())
     built = build({"attack.name": "curious", "defense.name": "spy", **EVERYBODY})
     start = start_state(built)
-    state, report = jax.jit(built.federation.round_step)(start, built.inputs)
+    state, report = jax.jit(built.round_step)(start, built.inputs)
     return np.asarray(state.attack), report, state
 
 
@@ -366,8 +369,8 @@ def test_poison_acts_inside_its_window_only(register):
         }
     )
     clean = build({"attack.name": "none", **shared})
-    attacked_step = jax.jit(attacked.federation.round_step)
-    clean_step = jax.jit(clean.federation.round_step)
+    attacked_step = jax.jit(attacked.round_step)
+    clean_step = jax.jit(clean.round_step)
 
     state = start_state(clean)
     for round_index in (1, 2, 3):
@@ -395,7 +398,7 @@ def fake_partition(monkeypatch):
         genuine = drop_iid(labels, num_clients=4, seed=seed)
         return with_fake_clients(genuine, num_clients - 4)
 
-    monkeypatch.setitem(PARTITIONS, "fake", fake)
+    monkeypatch.setitem(PARTITIONS, "fake", Entry(fake, "-"))
 
 
 @pytest.mark.parametrize(("strategy", "steps"), [("map", None), ("vmap", 2)])
@@ -414,7 +417,7 @@ def test_clients_without_data_send_exactly_nothing(
         }
     )
 
-    state, _ = jax.jit(built.federation.round_step)(start_state(built), built.inputs)
+    state, _ = jax.jit(built.round_step)(start_state(built), built.inputs)
 
     updates = spied(state)
     assert (updates[4:] == 0).all()
@@ -457,8 +460,8 @@ def test_carried_attack_effect_is_the_derivative_of_a_round(strategy):
             "execution.clients": strategy,
         }
     )
-    init, coupled_step = fed.couple(built.federation, built.twin)
-    step = jax.jit(built.federation.round_step)
+    init, coupled_step = couple(built.parts, built.twin, timed(None))
+    step = jax.jit(built.round_step)
     states, carry = init(built.inputs), jax.jit(coupled_step)
     for _ in range(2):
         states, _ = carry(states, built.inputs)
@@ -481,7 +484,7 @@ def test_momentum_persists_for_those_who_took_part():
     took_part = np.asarray(jnp.abs(state.momentum).max(1) > 0)
     assert took_part.sum() == 4
     # A second round, from the same model, with and without what was kept.
-    step = jax.jit(built.federation.round_step)
+    step = jax.jit(built.round_step)
     with_it, report = step(state, built.inputs)
     without, _ = step(
         state._replace(momentum=jnp.zeros_like(state.momentum)), built.inputs
@@ -495,7 +498,7 @@ def test_momentum_that_is_no_number_is_forgotten():
     built = build({"client.persist_momentum": True})
     state = after(built, 1)
     state = state._replace(momentum=state.momentum.at[:, 0].set(jnp.nan))
-    new, report = jax.jit(built.federation.round_step)(state, built.inputs)
+    new, report = jax.jit(built.round_step)(state, built.inputs)
     assert not new.momentum[report.client_ids].any() and bool(report.skipped)
     np.testing.assert_array_equal(new.params, state.params)
 
@@ -508,11 +511,12 @@ def test_twin_of_an_attacked_run_has_no_attackers(client):
     harmless = build(defended | {"attack.name": "none", "attack.num_malicious": 0})
     assert attacked.inputs.malicious.any() and not harmless.inputs.malicious.any()
     models = []
-    for federation, inputs in (
+    for parts, inputs in (
         (attacked.twin, attacked.inputs),
-        (harmless.federation, harmless.inputs),
+        (harmless.parts, harmless.inputs),
     ):
-        state, _ = jax.jit(federation.round_step)(federation.init(inputs), inputs)
+        step = jax.jit(partial(fed.round_step, parts))
+        state, _ = step(fed.init(parts, inputs), inputs)
         models.append(state.params)
     np.testing.assert_array_equal(*models)
 
@@ -528,6 +532,6 @@ def test_twin_of_an_attacked_run_has_no_attackers(client):
 )
 def test_attack_effect_without_its_recursion_is_nan(changes):
     built = build({"evaluation.attack_effect": True, "rounds": 1} | changes)
-    init, step = fed.couple(built.federation, built.twin)
+    init, step = couple(built.parts, built.twin, timed(None))
     states, _ = jax.jit(step)(init(built.inputs), built.inputs)
     assert jnp.isnan(states.effect).all()

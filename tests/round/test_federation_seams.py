@@ -9,20 +9,17 @@ import optax
 import pytest
 from helpers import build, digits, spied, spy, start_state
 
-from fedjax_sim.attacks import ATTACKS, AttackEntry
+from fedjax_sim.attacks import ATTACKS
 from fedjax_sim.contracts.attack import Attack, LocalStage, Poison, PoisonDecision
-from fedjax_sim.contracts.defense import (
-    ClientTraining,
-    Defense,
-    GlobalModel,
-    RootRequest,
-    Stage,
-    pipeline,
-)
+from fedjax_sim.contracts.client import ClientSide, ClientTraining
+from fedjax_sim.contracts.defense import RootRequest, Stage
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.contracts.federation import GlobalModel
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.rng import Purpose, stream
 from fedjax_sim.data.normalize import normalization, normalize
-from fedjax_sim.defenses import DEFENSES, DefenseEntry
+from fedjax_sim.defenses import DEFENSES
+from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.metrics import evaluation as metrics
 from fedjax_sim.round.training import batch_gradient
 
@@ -39,9 +36,9 @@ def register(monkeypatch):
 
     def add(name, *, attack=None, defense=None):
         if attack is not None:
-            monkeypatch.setitem(ATTACKS, name, AttackEntry(lambda: attack, "-"))
+            monkeypatch.setitem(ATTACKS, name, Entry(lambda: attack, "-"))
         if defense is not None:
-            entry = DefenseEntry(lambda: defense, "-", "none")
+            entry = Entry(lambda: defense, "-", "none")
             monkeypatch.setitem(DEFENSES, name, entry)
 
     return add
@@ -49,7 +46,7 @@ def register(monkeypatch):
 
 def first_round(built, state=None):
     state = start_state(built) if state is None else state
-    return jax.jit(built.federation.round_step)(state, built.inputs)
+    return jax.jit(built.round_step)(state, built.inputs)
 
 
 # ------------------------------------------------------------- malicious local work
@@ -315,21 +312,10 @@ def test_clients_remember_and_may_leave_batches_out(register):
 
         return of_batch
 
-    average = pipeline()
-    defense = Defense(
-        init=lambda spec: jnp.zeros(spec.population, jnp.int32),
-        aggregate=lambda state, cohort, context: (
-            state,
-            *average.aggregate(((), ()), cohort, context)[1:],
-        ),
-        after=lambda state, model, cohort, context: (state, model),
-        client_training=ClientTraining(
-            memory=lambda state: state,
-            remember=lambda state, memory: memory,
-            gradient=gradient,
-        ),
+    counting = ClientTraining(
+        init=lambda spec: jnp.zeros(spec.population, jnp.int32), gradient=gradient
     )
-    register("counting", defense=defense)
+    register("counting", defense=pipeline(client_side=ClientSide(training=counting)))
     built = build(
         {
             "defense.name": "counting",
@@ -338,8 +324,8 @@ def test_clients_remember_and_may_leave_batches_out(register):
         }
     )
     malicious = np.asarray(built.inputs.malicious)
-    state, size = start_state(built), built.federation.spec.layout.size
-    step = jax.jit(built.federation.round_step)
+    state, size = start_state(built), built.parts.spec.layout.size
+    step = jax.jit(built.round_step)
     times = np.zeros(6, int)
     for _ in range(3):
         new_to_it = times == 0
@@ -347,11 +333,12 @@ def test_clients_remember_and_may_leave_batches_out(register):
         ids = np.asarray(report.client_ids)
         times[ids] += 1
         np.testing.assert_array_equal(
-            state.defense, np.where(malicious, 0, BATCHES * times)
+            state.clients, np.where(malicious, 0, BATCHES * times)
         )
         expected = np.where(new_to_it[ids], 2 * 0.1 * size**0.5, 0.0)
-        good = ~malicious[ids]
-        np.testing.assert_allclose(report.update_norms[good], expected[good], rtol=1e-5)
+        benign = ~malicious[ids]
+        norms = report.update_norms[benign]
+        np.testing.assert_allclose(norms, expected[benign], rtol=1e-5)
     assert (times > 1).any()
 
 
@@ -368,7 +355,7 @@ def test_clients_may_start_from_models_of_their_own(register):
     changes = {"attack.name": "none", **EVERYBODY}
     built = build({"defense.name": "partial", **changes})
     plain = build({"defense.name": "spy", **changes})
-    step = jax.jit(plain.federation.round_step)
+    step = jax.jit(plain.round_step)
     start = start_state(plain)
     sent = spied(first_round(built)[0])
     usual = spied(step(start, plain.inputs)[0])
@@ -389,8 +376,8 @@ def test_schedule_of_the_learning_rate():
     """Round 3 of 3 with a tenth of the rate is a round with that rate."""
     scheduled = build({"client.schedule": "step", "rounds": 3})
     tenth = build({"client.lr": 0.01, "rounds": 3})
-    step = jax.jit(scheduled.federation.round_step)
-    usual = jax.jit(tenth.federation.round_step)
+    step = jax.jit(scheduled.round_step)
+    usual = jax.jit(tenth.round_step)
     start = start_state(scheduled)
 
     for done, built in ((1, build({"rounds": 3})), (2, tenth)):

@@ -12,20 +12,16 @@ import pytest
 
 from fedjax_sim.attacks.backdoor import backdoor
 from fedjax_sim.client_defenses import CLIENT_DEFENSES
-from fedjax_sim.contracts.attack import (
-    AttackSpec,
-    ClientContext,
-    Poison,
-    PoisonDecision,
-)
+from fedjax_sim.contracts.attack import AttackSpec, Poison, PoisonDecision
+from fedjax_sim.contracts.client import Batch, ClientContext, ClientTask
+from fedjax_sim.contracts.dataset import Partition
 from fedjax_sim.data.augment import AUGMENTATIONS, Augmentation
 from fedjax_sim.data.normalize import normalization, normalize
-from fedjax_sim.data.partition import Partition
 from fedjax_sim.data.triggers import four_pixel, stamp
 from fedjax_sim.models import build
 from fedjax_sim.round import training
-from fedjax_sim.round.batches import Batch, Reader, TrainData, read, shuffled
-from fedjax_sim.round.training import ClientTask, LocalWork
+from fedjax_sim.round.batches import Reader, TrainData, read, shuffled
+from fedjax_sim.round.training import LocalWork
 
 SHAPE, CLASSES, SAMPLES = (4, 4, 1), 3, 20
 UNIT = normalization("unit", 1)
@@ -457,6 +453,8 @@ def poisoned_reader(augmentation, dpr=0.5):
         image_shape=shape,
         normalization=UNIT,
         layout=None,
+        test_images=None,
+        test_labels=None,
     )
     attack = backdoor(dpr=dpr, victim_class=1, target_class=3)
     poison = attack.poison(spec)
@@ -510,7 +508,7 @@ def test_benign_clients_read_the_same_data_clean(augmentation):
 def test_momentum_given_on_is_that_of_one_long_run(name):
     """Two epochs at once, and one after the other with the buffer of the first."""
     make = CLIENT_DEFENSES[name].factory
-    optimizer = training.sgd if name == "none" else make(reset="epoch")
+    optimizer = training.sgd if name == "none" else make(reset="epoch").optimizer
     model = build("mlp", num_classes=CLASSES, image_shape=SHAPE, width=5)
     params, buffers = model.init(jax.random.key(1))
     data = make_data([range(9), range(9, 20)])

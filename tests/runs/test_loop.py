@@ -12,7 +12,8 @@ from fedjax_sim.experiment.config import override, resolve
 from fedjax_sim.round.execution import Strategy
 from fedjax_sim.runs import loop as runner
 from fedjax_sim.runs.checkpoint import Checkpoints
-from fedjax_sim.runs.loop import Job
+from fedjax_sim.runs.listener import Listener
+from fedjax_sim.runs.run import Job
 
 CHANGES = {
     "first": {},
@@ -146,3 +147,58 @@ def test_different_programs():
     configs = [resolve(override(BASE, {"rounds": rounds})) for rounds in (1, 2)]
     with pytest.raises(ValueError, match="different programs"):
         runner.run_together([Job(config, None) for config in configs])
+
+
+# ------------------------------------------------------------------------ listeners
+
+
+class Heard(Listener):
+    """Writes down what it is told."""
+
+    def __init__(self):
+        self.events, self.rounds, self.rows = [], [], []
+
+    def begins(self, facts, done):
+        self.events.append(f"begins {done}")
+        assert facts["parameters"] > 0
+
+    def rounds_done(self, rows):
+        self.rounds += [row["round"] for row in rows]
+
+    def evaluated(self, row):
+        self.rows.append(row)
+
+    def state_reached(self, done, states, last):
+        if last:
+            self.events.append(f"last {done} {states()[0].round}")
+
+    def finished(self, summary):
+        self.events.append(f"finished {summary['rounds']}")
+
+    def already_finished(self):
+        self.events.append("already finished")
+
+    def close(self):
+        self.events.append("closed")
+
+
+def test_a_listener_of_one_s_own_hears_a_run(tmp_path):
+    heard, later = Heard(), Heard()
+    code, summary = runner.run(resolve(BASE), tmp_path / "run", listeners=[heard])
+    assert code == 0
+    assert heard.events == ["begins 0", "last 4 4", "finished 4", "closed"]
+    assert heard.rounds == [1, 2, 3, 4]
+    assert heard.rows == rows(tmp_path / "run" / "metrics.jsonl")
+    assert summary["final"]["mta"] == heard.rows[-1]["mta"]
+    runner.run(resolve(BASE), tmp_path / "run", listeners=[later])
+    assert later.events == ["already finished", "closed"]
+
+
+def test_without_a_clock_rounds_are_timed_as_a_whole(tmp_path):
+    config = resolve(override(BASE, {"execution.clock": False, "rounds": 1}))
+    _, summary = runner.run(config, tmp_path / "run")
+    (row,) = rows(tmp_path / "run" / "metrics.jsonl")
+    assert row["seconds_train"] is None and row["seconds_defend"] is None
+    assert row["seconds_rounds"] > 0
+    assert summary["seconds"]["rounds"] == row["seconds_rounds"]
+    assert summary["seconds"]["train"] is None

@@ -10,8 +10,9 @@ from fedjax_sim.commands import geometry
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.experiment.config import override, resolve
 from fedjax_sim.runs import loop as runner
-from fedjax_sim.runs.directory import Lock
+from fedjax_sim.runs.files import Lock
 from fedjax_sim.runs.replay import Replayed, _compare, replay
+from fedjax_sim.runs.update_plane import project
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def test_plane_keeps_the_distances_of_flat_updates():
     """Points of a plane in ten dimensions, two of them far away."""
     flat = np.array([[9.0, 1], [9, 0], [0, 0], [1, 0], [0, 1], [1, 1]])
     basis = np.linalg.qr(np.random.default_rng(0).normal(size=(10, 2)))[0]
-    found = geometry.project(received(flat @ basis.T))
+    found = project(received(flat @ basis.T))
     places = np.array([[p["x"], p["y"]] for p in found["points"]])
 
     wanted = np.linalg.norm(flat[:, None] - flat, axis=2)
@@ -140,10 +141,10 @@ def test_plane_keeps_the_distances_of_flat_updates():
 def test_updates_that_are_not_finite_are_left_out():
     updates = np.eye(5)
     updates[1, 3] = np.nan
-    found = geometry.project(received(updates))
+    found = project(received(updates))
     assert [p["client"] for p in found["points"]] == [10, 12, 13, 14]
     assert found["left_out"].tolist() == [11]
 
     updates[:3, 0] = np.inf
     with pytest.raises(InputError, match="2 of 5 updates are finite"):
-        geometry.project(received(updates))
+        project(received(updates))

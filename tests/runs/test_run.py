@@ -21,10 +21,11 @@ from helpers import (
     write_config,
 )
 
-from fedjax_sim.attacks import ATTACKS, AttackEntry
+from fedjax_sim.attacks import ATTACKS
 from fedjax_sim.commands import run as cli
 from fedjax_sim.contracts.attack import Attack
-from fedjax_sim.experiment import build as experiment
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.runs import loop
 from fedjax_sim.runs.checkpoint import Checkpoints
 
 ROUNDS = 40
@@ -56,6 +57,7 @@ METRICS = {
     "false_negative_rate",
     "seconds_train",
     "seconds_defend",
+    "seconds_rounds",
     "seconds_evaluate",
     "seconds_compile",
 }
@@ -210,7 +212,13 @@ def test_summary_and_provenance(finished):
     assert summary["late"]["mta"] == {"mean": last["mta"], "std": 0.0}  # one row
     assert summary["attack_knowledge"] == ["own_data"]
     assert summary["oracle_knowledge"] == "none"
-    assert set(summary["seconds"]) == {"train", "defend", "evaluate", "compile"}
+    assert set(summary["seconds"]) == {
+        "train",
+        "defend",
+        "rounds",
+        "evaluate",
+        "compile",
+    }
     assert summary["partition"] == provenance["partition"]["fingerprint"]
     assert provenance["data"]["train"] == 200
     assert provenance["parameters"] == 64 * 8 + 8 + 8 * 10 + 10
@@ -343,14 +351,14 @@ def test_a_lost_row_is_noticed(droplet_flags, finished, tmp_path, capfd):
 
 def test_a_signal_before_the_first_round(config_file, tmp_path, capfd, monkeypatch):
     """It waits until the program is compiled; the same command then begins."""
-    build = experiment.build
+    build = loop.build
 
     def build_and_signal(*arguments):
         signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
         return build(*arguments)
 
     flags = (f"--config={config_file}", f"--workdir={tmp_path / 'run'}")
-    monkeypatch.setattr(experiment, "build", build_and_signal)
+    monkeypatch.setattr(loop, "build", build_and_signal)
     code, out, _ = command(capfd, *flags, "--config.rounds=1")
     assert code == 75 and "stopped after round 0 of 1" in out
     monkeypatch.undo()
@@ -525,7 +533,7 @@ def test_non_finite_clients_are_counted(config_file, tmp_path, capfd, monkeypatc
         craft = lambda state, view: (state, view.updates * np.nan)
         return Attack(knowledge=("own_updates",), craft=craft)
 
-    monkeypatch.setitem(ATTACKS, "broken", AttackEntry(broken, "-"))
+    monkeypatch.setitem(ATTACKS, "broken", Entry(broken, "-"))
     code, _, err = command(
         capfd,
         f"--config={config_file}",

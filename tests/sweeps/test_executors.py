@@ -15,10 +15,11 @@ from sweep_helpers import (
     wait_until,
 )
 
-from fedjax_sim.attacks import ATTACKS, AttackEntry
+from fedjax_sim.attacks import ATTACKS
 from fedjax_sim.commands import sweep as cli
 from fedjax_sim.contracts.attack import Attack
-from fedjax_sim.runs.directory import Lock
+from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.runs.files import Lock
 from fedjax_sim.sweeps import executors
 
 
@@ -107,7 +108,7 @@ def test_failing_run_does_not_stop_the_others(sweep_file, tmp_path, capfd, monke
 
         return Attack(craft=craft, knowledge=("own_data",))
 
-    monkeypatch.setitem(ATTACKS, "broken", AttackEntry(broken, "-"))
+    monkeypatch.setitem(ATTACKS, "broken", Entry(broken, "-"))
     path = tmp_path / "sweep.py"
     path.write_text(
         f"from fedjax_sim.sweeps import Sweep\nBASE = {BASE!r}\n"

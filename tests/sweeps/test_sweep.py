@@ -154,7 +154,7 @@ def test_predicate_and_filters():
     ("sweep", "only", "parts"),
     [
         (Sweep(BASE, [{"client.learning": 1}]), [], ["config.client.learning"]),
-        (Sweep(BASE, [{"attack.dpr": 1.5}, {}]), ["seed=1"], ["no runs"]),
+        (Sweep(BASE, [{"attack.dpr": 0.5}, {}]), ["seed=1"], ["no runs"]),
         (Sweep(BASE, [{":dpr": 1.5}]), [], [":dpr=1.5", "no file"]),
         (Sweep(f"{DROP}:dfense=x"), [], ["dfense", "did you mean 'defense'"]),
         (Sweep("nowhere.py"), [], ["nowhere.py", "no such file"]),

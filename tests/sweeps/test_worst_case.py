@@ -7,7 +7,7 @@ from helpers import BASE, ROOT
 
 from fedjax_sim.commands import worst_case as worst_case_cli
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.runs.directory import write_json
+from fedjax_sim.runs.files import write_json
 from fedjax_sim.sweeps import Sweep, product, seeds
 from fedjax_sim.sweeps.executors import record_failure
 from fedjax_sim.sweeps.sweep import expand

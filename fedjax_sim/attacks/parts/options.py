@@ -1,12 +1,11 @@
 """Options that several attacks share: their checks, and what they stand for."""
 
 from collections.abc import Callable
-from functools import partial
 
 from jax import Array
 
 from fedjax_sim.contracts.attack import AttackSpec
-from fedjax_sim.core.errors import InputError, check_choice, check_range
+from fedjax_sim.core.errors import InputError, check_choice
 from fedjax_sim.data.triggers import TRIGGERS
 
 
@@ -20,10 +19,6 @@ def active_rounds(start_round: int, end_round: int | None) -> Callable[[Array], 
     Raises:
       InputError: an empty window.
     """
-    if start_round < 1:
-        raise InputError(
-            f"config.attack.start_round = {start_round} must be at least 1"
-        )
     if end_round is not None and end_round <= start_round:
         raise InputError(
             f"config.attack.end_round = {end_round} must be larger than "
@@ -37,13 +32,9 @@ def active_rounds(start_round: int, end_round: int | None) -> Callable[[Array], 
     return active
 
 
-require_choice = partial(check_choice, "attack")
-require_range = partial(check_range, "attack")
-
-
 def require_trigger(name: str) -> None:
     """Raises unless `name` is a trigger."""
-    require_choice("trigger", name, TRIGGERS)
+    check_choice("attack", "trigger", name, TRIGGERS)
 
 
 def require_classes(spec: AttackSpec, **classes: int | None) -> None:

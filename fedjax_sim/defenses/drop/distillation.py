@@ -19,44 +19,53 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from fedjax_sim.contracts.defense import (
-    After,
-    Cohort,
-    FederationSpec,
-    GlobalModel,
-    RoundContext,
-    included,
-)
+from fedjax_sim.contracts.defense import After, Cohort, RoundContext, included, root_of
+from fedjax_sim.contracts.federation import FederationSpec, GlobalModel
+from fedjax_sim.contracts.model import Network
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.progress import note
-from fedjax_sim.models import Network
 from fedjax_sim.models.gan import Critic, Generator
 from fedjax_sim.numerics.flat import ravel
 from fedjax_sim.round.training import sgd
 
 PyTree = Any
 Loss = Literal["l1", "kl_div"]
+FloatType = Literal["float32", "bfloat16"]
+StorageType = Literal["float32", "bfloat16", "uint8"]
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # of all three networks
 LOGIT_BOUND = 1000.0
 
 
 class Schedule(NamedTuple):
-    """How much is distilled, and how; the names are those of the authors' configs."""
+    """When and how much is distilled, and how: options of `drop`.
 
-    budget: int = 5_000_000
-    batch_size: int = 512
-    iter_gen: int = 1
-    iter_clone: int = 5
-    iter_exp: int = 10
-    latent_dim: int = 100
-    lr_clone: float = 0.1
-    lr_gen: float = 1e-3
-    lr_dis: float = 1e-4
-    alpha_gan: float = 0.5
-    lambda1: float = 10.0
-    loss_type: Loss = "l1"
-    temperature: float = 1.0
-    num_repeat_real: int = 10
+    The names are those of the authors' configs.
+    """
+
+    every: int
+    start_round: int
+    num_seed: int
+    budget: int
+    batch_size: int
+    iter_gen: int
+    iter_clone: int
+    iter_exp: int
+    latent_dim: int
+    lr_clone: float
+    lr_gen: float
+    lr_dis: float
+    alpha_gan: float
+    lambda1: float
+    loss_type: Loss
+    temperature: float
+    num_repeat_real: int
+    clone_init_with_global: bool
+    ensemble: bool
+    prev_global_weight: float
+    frac_recover_acc: float | None
+    log_iter: int
+    teacher_dtype: FloatType
+    replay_dtype: StorageType
 
     @property
     def queries(self) -> int:
@@ -67,6 +76,10 @@ class Schedule(NamedTuple):
     def iterations(self) -> int:
         """I."""
         return self.budget // self.queries
+
+    def due(self, round_: Array | int) -> Array | bool:
+        """Whether the round ends with a distillation."""
+        return (round_ % self.every == 0) & (round_ >= self.start_round)
 
 
 class Learner(NamedTuple):
@@ -159,12 +172,12 @@ def trustworthy_logits(logits: Array) -> Array:
 
 
 class Ensemble(NamedTuple):
-    """Models whose mean logits teach; the first `count` of `order` belong to it."""
+    """Models whose mean logits teach: the first `num_members` of `order`."""
 
     params: Array  # f32 [n, d]
     buffers: Array  # f32 [n, b]
     order: Array  # i32 [n]
-    count: Array  # i32 []
+    num_members: Array  # i32 []
 
 
 def ensemble(params: Array, buffers: Array, member: Array) -> Ensemble:
@@ -193,7 +206,7 @@ def teacher_logits(network: Network, dtype: jnp.dtype) -> Callable:
         shape = jax.eval_shape(one, 0, images, members)
         zero = jnp.zeros(shape.shape)
         add = lambda i, total: total + one(i, images, members)
-        return lax.fori_loop(0, members.count, add, zero) / members.count
+        return lax.fori_loop(0, members.num_members, add, zero) / members.num_members
 
     def forward(images, members):
         return mean(images, members), (images, members)
@@ -203,9 +216,9 @@ def teacher_logits(network: Network, dtype: jnp.dtype) -> Callable:
 
         def add(i, total):
             _, pull = jax.vjp(lambda x: one(i, x, members), images)
-            return total + pull(gradient / members.count)[0]
+            return total + pull(gradient / members.num_members)[0]
 
-        total = lax.fori_loop(0, members.count, add, jnp.zeros_like(images))
+        total = lax.fori_loop(0, members.num_members, add, jnp.zeros_like(images))
         return total, None
 
     mean.defvjp(forward, backward)
@@ -371,9 +384,7 @@ def from_storage(images: Array) -> Array:
     return images.astype(jnp.float32)
 
 
-def draw(
-    key: Array, schedule: Schedule, num_seeds: int, length: Array, capacity: int
-) -> Draws:
+def draw(key: Array, schedule: Schedule, length: Array, capacity: int) -> Draws:
     """Draws the randomness of an outer iteration.
 
     Seeds and replay come without replacement from a fresh permutation; should one
@@ -382,7 +393,6 @@ def draw(
     Args:
       key: of this iteration.
       schedule: sizes.
-      num_seeds: m.
       length: i32 [], entries in the replay buffer, this iteration's included.
       capacity: R.
     """
@@ -397,10 +407,10 @@ def draw(
         place = jnp.arange(count * size) % whole % available
         return order[place].reshape(count, size)
 
-    listed = num_seeds * s.num_repeat_real
+    listed = s.num_seed * s.num_repeat_real
     return Draws(
         z=jax.random.normal(z_key, (s.iter_gen + s.iter_clone - 1, size, s.latent_dim)),
-        real=batches(real_key, listed, listed, s.iter_clone) % num_seeds,
+        real=batches(real_key, listed, listed, s.iter_clone) % s.num_seed,
         mix=jax.random.uniform(mix_key, (s.iter_clone, size)),
         replay=batches(replay_key, length, capacity, s.iter_exp),
     )
@@ -409,27 +419,13 @@ def draw(
 # ------------------------------------------------------------------------ the step
 
 
-def distill(
-    schedule: Schedule,
-    *,
-    every: int,
-    start_round: int,
-    clone_init_with_global: bool,
-    use_ensemble: bool,
-    prev_global_weight: float,
-    frac_recover_acc: float | None,
-    log_iter: int,
-    teacher_dtype: Literal["float32", "bfloat16"],
-    replay_dtype: Literal["float32", "bfloat16", "uint8"],
-    num_seed: int,
-) -> After:
+def distill(schedule: Schedule) -> After:
     """Returns the step that replaces the new global model by a distilled one.
 
     The root samples are the `num_seed` seeds and behind them, for early stopping, a
     validation split of the server. (The authors stop on test accuracy; that leaks.)
-
-    Args: see `drop`.
     """
+    s = schedule
 
     def init(spec: FederationSpec) -> tuple[()]:
         height, width, _ = spec.network.image_shape
@@ -441,14 +437,14 @@ def distill(
         return ()
 
     def apply(state, model, cohort, context):
-        due = (context.round % every == 0) & (context.round >= start_round)
+        due = s.due(context.round)
         model = lax.cond(due, lambda: run(model, cohort, context), lambda: model)
         return state, model
 
     def run(model: GlobalModel, cohort: Cohort, context: RoundContext) -> GlobalModel:
-        network, s = context.network, schedule
+        network = context.network
         height, _, channels = network.image_shape
-        seeds = context.root.images[:num_seed]
+        seeds = root_of(context).images[: s.num_seed]
         keys = jax.random.split(context.key, 4)
         apply_generator, generator = _gan_part(
             Generator(channels, height // 4, lowering=network.lowering),
@@ -458,9 +454,9 @@ def distill(
         apply_critic, critic = _gan_part(Critic(network.lowering), keys[1], seeds[:1])
         networks = Networks(network.model.apply, apply_generator, apply_critic)
         teach, members = _teachers(model, cohort, context, seeds)
-        capacity = num_seed + s.iterations * s.batch_size
+        capacity = s.num_seed + s.iterations * s.batch_size
         known = _in_batches(lambda x: teach(x, members), seeds, s.batch_size)
-        if clone_init_with_global:
+        if s.clone_init_with_global:
             flat = GlobalModel(context.global_params, context.global_buffers)
         else:
             flat = GlobalModel(*map(ravel, network.model.init(keys[2])))
@@ -468,11 +464,11 @@ def distill(
             network.layout.unravel(flat.params),
             network.buffer_layout.unravel(flat.buffers),
         )
-        images = jnp.zeros((capacity, *network.image_shape), replay_dtype)
-        images = images.at[:num_seed].set(to_storage(seeds, images.dtype))
-        targets = jnp.zeros((capacity, known.shape[1])).at[:num_seed].set(known)
+        images = jnp.zeros((capacity, *network.image_shape), s.replay_dtype)
+        images = images.at[: s.num_seed].set(to_storage(seeds, images.dtype))
+        targets = jnp.zeros((capacity, known.shape[1])).at[: s.num_seed].set(known)
         start = Distillation(
-            clone, generator, critic, images, targets, jnp.int32(num_seed)
+            clone, generator, critic, images, targets, jnp.int32(s.num_seed)
         )
 
         def iterate(carry):
@@ -480,7 +476,6 @@ def distill(
             drawn = draw(
                 jax.random.fold_in(keys[3], i),
                 s,
-                num_seed,
                 state.length + s.batch_size,
                 capacity,
             )
@@ -493,22 +488,23 @@ def distill(
 
         def recovered(done, clone) -> Array:
             """Whether the clone is good enough to stop early."""
-            if frac_recover_acc is None:
+            if s.frac_recover_acc is None:
                 return jnp.bool_(False)
-            asked = done * s.queries // log_iter > (done - 1) * s.queries // log_iter
+            share = s.frac_recover_acc
+            checks = lambda done: done * s.queries // s.log_iter
             flat = GlobalModel(ravel(clone.params), ravel(clone.buffers))
             return lax.cond(
-                asked,
-                lambda: accuracy(flat) >= frac_recover_acc * accuracy(model),
+                checks(done) > checks(done - 1),
+                lambda: accuracy(flat) >= share * accuracy(model),
                 lambda: jnp.bool_(False),
             )
 
         def accuracy(flat: GlobalModel) -> Array:
-            images = context.root.images[num_seed:]
+            images = root_of(context).images[s.num_seed :]
             answer = _in_batches(
                 lambda x: network.logits(*flat, x), images, s.batch_size
             )
-            return (answer.argmax(1) == context.root.labels[num_seed:]).mean()
+            return (answer.argmax(1) == root_of(context).labels[s.num_seed :]).mean()
 
         _, end, _ = lax.while_loop(
             lambda carry: (carry[0] < s.iterations) & ~carry[2],
@@ -521,7 +517,7 @@ def distill(
         finite &= jnp.isfinite(distilled.buffers).all()
         return jax.tree.map(
             lambda clone, aggregated: jnp.where(
-                finite, combine(clone, aggregated, prev_global_weight), aggregated
+                finite, combine(clone, aggregated, s.prev_global_weight), aggregated
             ),
             distilled,
             model,
@@ -530,11 +526,11 @@ def distill(
     def _teachers(model, cohort, context, seeds):
         """The survivors without those whose logits explode; else the aggregate."""
         network = context.network
-        teach = teacher_logits(network, jnp.dtype(teacher_dtype))
+        teach = teacher_logits(network, jnp.dtype(s.teacher_dtype))
         aggregated = ensemble(
             model.params[None], model.buffers[None], jnp.ones(1, bool)
         )
-        if not use_ensemble:
+        if not s.ensemble:
             return teach, aggregated
         n = cohort.updates.shape[0]
         params = context.global_params + cohort.updates
@@ -543,7 +539,7 @@ def distill(
             logits = _in_batches(
                 lambda x: network.logits(params[i], cohort.buffers[i], x),
                 seeds,
-                schedule.batch_size,
+                s.batch_size,
             )
             return trustworthy_logits(logits[None])[0]
 
@@ -559,13 +555,15 @@ def distill(
     return After(init, apply)
 
 
-def replay_bytes(schedule: Schedule, num_seed: int, dtype: str) -> Callable:
+def replay_bytes(schedule: Schedule) -> Callable:
     """Returns `(spec) -> bytes`: the replay buffer and the survivors' models."""
+    s = schedule
 
     def memory(spec: FederationSpec) -> int:
-        pixels = math.prod(spec.network.image_shape)
-        entry = pixels * jnp.dtype(dtype).itemsize + 4 * spec.network.num_classes
-        replay = (num_seed + schedule.iterations * schedule.batch_size) * entry
+        pixel = jnp.dtype(s.replay_dtype).itemsize
+        image = math.prod(spec.network.image_shape) * pixel
+        entry = image + 4 * spec.network.num_classes
+        replay = (s.num_seed + s.iterations * s.batch_size) * entry
         return replay + 4 * spec.cohort_size * spec.layout.size
 
     return memory

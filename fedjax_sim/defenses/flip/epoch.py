@@ -21,15 +21,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from fedjax_sim.data.normalize import Normalization, denormalize, standardize
+from fedjax_sim.contracts.client import Batch
+from fedjax_sim.contracts.dataset import Normalization
+from fedjax_sim.contracts.model import Network
+from fedjax_sim.data.normalize import denormalize, standardize
 from fedjax_sim.defenses.flip.trigger_inversion import (
     Inverted,
     Triggers,
     apply_triggers,
     invert,
 )
-from fedjax_sim.models import Network
-from fedjax_sim.round.batches import Batch
 from fedjax_sim.round.training import batch_gradient
 
 PyTree = Any
@@ -45,7 +46,7 @@ CORNER, BRIGHT = (5, 14), 0.99  # of the first masks, as coded
 
 
 class FLIPSettings(NamedTuple):
-    """See `fedjax_sim.defenses.flip.flip`."""
+    """See `fedjax_sim.defenses.flip`."""
 
     start_round: int
     steps: int

@@ -74,7 +74,7 @@ def invert(
     *,
     steps: Array | int,
     cost: float,
-    success: float,
+    success: Array | float,
     average: Array | bool,
     key: Array | None,
     learning_rate: float = 0.1,
@@ -99,7 +99,7 @@ def invert(
       learning_rate: of Adam, betas 0.5 and 0.9.
     """
     count = start.mask.shape[0]
-    of_trigger = (member[None] == jnp.arange(count)[:, None]) & valid
+    of_trigger = (member[None] == jnp.arange(count)[:, None]) & valid[None]
     number = jnp.maximum(of_trigger.sum(1), 1)
     adam = optax.adam(learning_rate, b1=0.5, b2=0.9)
 
@@ -110,7 +110,7 @@ def invert(
         losses = jnp.where(valid, losses, 0.0)
         size = triggers.mask.sum((1, 2))
         total = losses.sum() / jnp.where(average, jnp.maximum(valid.sum(), 1), 1)
-        hit = (answer.argmax(-1) == targets) & of_trigger
+        hit = (answer.argmax(-1) == targets)[None] & of_trigger
         return total + (cost * size).sum(), (losses, hit.sum(1) / number, size)
 
     def step(i, search: _Search) -> _Search:

@@ -1,4 +1,4 @@
-"""Two short forms for defences: stages without state, rules that are told a number."""
+"""Two short forms: stages without state, defences that depend on one number."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,13 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from fedjax_sim.contracts.defense import (
-    Cohort,
-    Defense,
-    FederationSpec,
-    RoundContext,
-    Stage,
-)
+from fedjax_sim.contracts.defense import Cohort, Defense, RoundContext, Stage
+from fedjax_sim.contracts.federation import FederationSpec
 
 
 def stateless(judge: Callable[[Cohort, RoundContext], Cohort]) -> Stage:
@@ -30,7 +25,7 @@ def stateless(judge: Callable[[Cohort, RoundContext], Cohort]) -> Stage:
     return Stage(init, apply)
 
 
-def told(
+def with_count(
     resolve: Callable[[FederationSpec], Any], rule: Callable[[Array], Defense]
 ) -> Defense:
     """Returns a defence that depends on one number of its federation.
@@ -58,8 +53,3 @@ def told(
         return (number, inner), model
 
     return Defense(init, aggregate, after)
-
-
-def byzantine_count(spec: FederationSpec, num_byzantine: int | None) -> int:
-    """Returns f: as given, or the malicious clients to expect in a cohort."""
-    return spec.expected_malicious if num_byzantine is None else num_byzantine

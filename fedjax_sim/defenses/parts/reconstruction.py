@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from fedjax_sim.models import Network
+from fedjax_sim.contracts.model import Network
 
 PyTree = Any
 Mode = Literal["dynamic", "continuous", "intermittent"]
 
 
-class Knowledge(NamedTuple):
+class DistilledKnowledge(NamedTuple):
     """What explains the updates of a client; with a leading axis, of many."""
 
     images: Array  # f32 [B, H, W, C]
@@ -43,12 +43,12 @@ class Found(NamedTuple):
     """The outcome of a reconstruction."""
 
     error: Array  # f32 [], of the last evaluation
-    knowledge: Knowledge
-    count: Array  # i32 [], outer iterations
+    knowledge: DistilledKnowledge
+    iterations: Array  # i32 [], outer iterations
 
 
 def inner_steps(
-    network: Network, params: Array, knowledge: Knowledge, steps: int
+    network: Network, params: Array, knowledge: DistilledKnowledge, steps: int
 ) -> list[PyTree]:
     """Trains on the synthetic images; returns the parameters after each step.
 
@@ -82,7 +82,11 @@ def inner_steps(
 
 
 def reconstruction_error(
-    network: Network, params: Array, update: Array, knowledge: Knowledge, steps: int
+    network: Network,
+    params: Array,
+    update: Array,
+    knowledge: DistilledKnowledge,
+    steps: int,
 ) -> Array:
     """e = ||v_S - w - u||^2 / ||u||^2, each with 1e-9 added (section 4, eq. 2)."""
     last = inner_steps(network, params, knowledge, steps)[-1]
@@ -91,17 +95,17 @@ def reconstruction_error(
     return _ratio(sum(jax.tree.leaves(distances)), (update**2).sum())
 
 
-def _ratio(part: Array, whole: Array) -> Array:
+def _ratio(part: Array | float, whole: Array) -> Array:
     return (part + 1e-9) / (whole + 1e-9)
 
 
 class _Work(NamedTuple):
     """A reconstruction under way."""
 
-    knowledge: Knowledge
-    velocity: Knowledge
+    knowledge: DistilledKnowledge
+    velocity: DistilledKnowledge
     error: Array
-    count: Array  # i32 []
+    iterations: Array  # i32 []
     running: Array  # bool []
 
 
@@ -109,7 +113,7 @@ def reconstruct(
     network: Network,
     params: Array,
     updates: Array,
-    start: Knowledge,
+    start: DistilledKnowledge,
     *,
     limits: Array,
     threshold: float | None,
@@ -147,33 +151,33 @@ def reconstruct(
     def error_of(knowledge, update):
         return reconstruction_error(network, params, update, knowledge, steps)
 
-    def good(error):
+    def finished(error):
         below = jnp.bool_(False) if threshold is None else error < threshold
         return below | ~jnp.isfinite(error)
 
     # Most clients of a later round pass at once, for the price of a forward pass.
     first = lax.map(lambda pair: error_of(*pair), (start, updates))
-    done = good(first)
+    done = finished(first)
     work = _Work(
         knowledge=start,
         velocity=jax.tree.map(jnp.zeros_like, start),
         error=first,
-        count=(done & (limits > 0)).astype(jnp.int32),
+        iterations=(done & (limits > 0)).astype(jnp.int32),
         running=~done & (limits > 0),
     )
 
     def iterate(work: _Work, update: Array, limit: Array) -> _Work:
         error, gradient = jax.value_and_grad(error_of)(work.knowledge, update)
-        stop = good(error)
+        stop = finished(error)
         velocity = jax.tree.map(
             lambda v, g: rates.momentum * v + g, work.velocity, gradient
         )
-        moved = Knowledge(
+        moved = DistilledKnowledge(
             work.knowledge.images - rates.images * velocity.images,
             work.knowledge.labels - rates.labels * velocity.labels,
             work.knowledge.rate - rates.rate * velocity.rate,
         )
-        count = work.count + 1
+        count = work.iterations + 1
         keep = lambda new, old: jax.tree.map(
             lambda a, b: jnp.where(stop, b, a), new, old
         )
@@ -207,19 +211,19 @@ def reconstruct(
         return jax.tree.map(lambda x, y: x.at[chosen].set(y), work, part)
 
     work = lax.while_loop(lambda work: work.running.any(), some_blocks, work)
-    return Found(work.error, work.knowledge, work.count)
+    return Found(work.error, work.knowledge, work.iterations)
 
 
 class ReconstructionState(NamedTuple):
     """What the server remembers of the whole population."""
 
-    start: Knowledge  # where every client begins, shared
-    knowledge: Knowledge  # leading axis N
+    start: DistilledKnowledge  # where every client begins, shared
+    knowledge: DistilledKnowledge  # leading axis N
     seen: Array  # bool [N]
     expelled: Array  # bool [N], for good
 
 
-def known(state: ReconstructionState, ids: Array) -> Knowledge:
+def known(state: ReconstructionState, ids: Array) -> DistilledKnowledge:
     """Returns what the server knows of the clients `ids` (i32 [n]) at this point."""
     seen = state.seen[ids]
 
@@ -231,35 +235,20 @@ def known(state: ReconstructionState, ids: Array) -> Knowledge:
 
 
 class Reconstruction(NamedTuple):
-    """The settings of FedREDefense; defaults are FashionMNIST's in Table 7.
+    """The settings of the reconstruction: options of `defenses.fedredefense`."""
 
-    Attributes:
-      threshold: gamma, of stopping and of detection.
-      first_limit, later_limit: outer iterations in a client's first participation
-        (M_first) and in later ones (M_later).
-      mode: `dynamic` stops at the threshold; `continuous` always runs to the limits;
-        `intermittent` runs `later_limit` every `interval` rounds and only evaluates in
-        between (appendix B.3).
-      interval: T_I.
-      lr_images, lr_labels, lr_rate: of the outer optimiser.
-      initial_rate: a, the inner learning rate to start from.
-      inner_steps: S.
-      images_per_class: synthetic images.
-      stack: clients side by side (None: 1 on a CPU, 16 elsewhere).
-    """
-
-    threshold: float = 0.6
-    first_limit: int = 800
-    later_limit: int = 2000
-    mode: Mode = "dynamic"
-    interval: int = 10
-    lr_images: float = 0.5
-    lr_labels: float = 0.2
-    lr_rate: float = 5e-6
-    initial_rate: float = 0.1
-    inner_steps: int = 5
-    images_per_class: int = 1
-    stack: int | None = None
+    threshold: float
+    first_limit: int
+    later_limit: int
+    mode: Mode
+    interval: int
+    lr_images: float
+    lr_labels: float
+    lr_rate: float
+    initial_rate: float
+    inner_steps: int
+    images_per_class: int
+    stack: int | None
 
 
 def limits(settings: Reconstruction, seen: Array, round_: Array) -> Array:

@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.experiment.config import belongs_to, choose, file_arguments
+from fedjax_sim.experiment.config_files import belongs_to, choose, file_arguments
 
 # (lr, batch size, local epochs) of [DROP] Table 2 (CIFAR-10, CINIC-10, GTSRB).
 DROP_LEARNING = {

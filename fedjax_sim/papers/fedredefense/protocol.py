@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.experiment.config import belongs_to, choose, file_arguments
+from fedjax_sim.experiment.config_files import belongs_to, choose, file_arguments
 
 # Local epochs -> (rounds, factor of the later limit of reconstruction).
 _EPOCHS = {1: (500, 1), 2: (250, 2), 5: (100, 5)}

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.experiment.config import choose, file_arguments
+from fedjax_sim.experiment.config_files import choose, file_arguments
 
 LR, BATCH_SIZE, EPOCHS, CLIENTS, PER_ROUND, MALICIOUS = 0.01, 64, 2, 50, 10, 5
 _DEFENSES = ("fedavg", "iqr_filter", "clip_avg", "iqr_clip_avg")

@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from fedjax_sim.experiment.config import belongs_to, choose, file_arguments
+from fedjax_sim.experiment.config_files import belongs_to, choose, file_arguments
 
 # The server rules under the constants of the code, made for ten clients.
 _DEFENSES: dict[str, dict[str, Any]] = {
@@ -40,10 +40,10 @@ def leadfl(
     that survives between rounds, the forced rounds 0, 10 and 12, triggers in the
     constants of another library, batch statistics of 1000 images at test time,
     distances over the whole state in the server; `report`: ten local steps and none of
-    that), `defense` (server), `client` (defence of benign clients), `mode` (of
-    participation, see `leadfl_schedule`), `offset` (100, 200, 300: the repetitions),
-    `labels` (per client, 0 = IID), and of LeadFL `variant` (empty: `code`) and `alpha`
-    (0: the data set's).
+    that), `defense` (server), `client` (defence of benign clients), `mode` (see
+    `participation.leadfl`), `offset` (100, 200, 300: the repetitions), `labels` (per
+    client, 0 = IID), and of LeadFL `variant` (empty: `code`) and `alpha` (0: the data
+    set's).
 
     Args:
       arguments: see above.

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.experiment.config import choose, file_arguments
+from fedjax_sim.experiment.config_files import choose, file_arguments
 
 GENUINE = 1200
 _DEFENSES = (

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from helpers import BASE, digits
 
-from fedjax_sim.contracts.defense import GlobalModel, Root, RoundContext
+from fedjax_sim.contracts.defense import Root, RoundContext
+from fedjax_sim.contracts.federation import GlobalModel
+from fedjax_sim.contracts.model import Model, Network
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.defenses.drop import distillation
+from fedjax_sim.core.options import gather, options_of
+from fedjax_sim.defenses.drop import distillation, drop
 from fedjax_sim.defenses.drop.distillation import (
     Schedule,
     distill,
@@ -22,22 +25,31 @@ from fedjax_sim.defenses.drop.distillation import (
     teacher_logits,
     to_storage,
 )
-from fedjax_sim.defenses.drop.drop import drop
 from fedjax_sim.experiment import build as experiment
 from fedjax_sim.experiment.config import override, resolve
-from fedjax_sim.models import Model, Network
 from fedjax_sim.models.layers import BatchNorm, upsample
 
 SHAPE, CLASSES, CLIENTS = (28, 28, 1), 3, 4
 SEEDS, VALIDATION = 6, 5
 QUERIES = 4 * 12  # of an iteration
-TINY = Schedule(
+
+
+def schedule(**changes) -> Schedule:
+    """Returns that of `drop` by default, with changes."""
+    usual = {name: option.default for name, option in options_of(drop).items()}
+    return gather(Schedule, usual | changes)
+
+
+TINY = schedule(
     budget=4 * QUERIES,
     batch_size=4,
     iter_clone=2,
     iter_exp=2,
     latent_dim=3,
     num_repeat_real=2,
+    every=2,
+    num_seed=SEEDS,
+    log_iter=2 * QUERIES,
 )
 
 
@@ -154,12 +166,12 @@ def test_teachers_in_half_precision(network, members):
 
 
 def test_iterations_of_the_published_settings():
-    assert Schedule().iterations == 651  # CIFAR-10
-    assert Schedule(budget=4_000_000, batch_size=180).iterations == 1481  # EMNIST
+    assert schedule().iterations == 651  # CIFAR-10
+    assert schedule(budget=4_000_000, batch_size=180).iterations == 1481  # EMNIST
 
 
-DRAWN = Schedule(
-    batch_size=4, iter_clone=3, iter_exp=2, latent_dim=5, num_repeat_real=2
+DRAWN = schedule(
+    batch_size=4, iter_clone=3, iter_exp=2, latent_dim=5, num_repeat_real=2, num_seed=7
 )
 
 
@@ -170,7 +182,7 @@ def drawn():
     @jax.jit
     def make(number, length):
         key = jax.random.key(number)
-        return draw(key, DRAWN, num_seeds=7, length=length, capacity=40)
+        return draw(key, DRAWN, length=length, capacity=40)
 
     return make
 
@@ -294,6 +306,8 @@ def problem(network):
         key=keys[0],
         global_params=0.5 * jax.random.normal(keys[1], (size,)),
         global_buffers=jnp.zeros(CLASSES),
+        network=None,
+        malicious=None,
     )
     updates = 0.2 * jax.random.normal(keys[2], (CLIENTS, size))
     buffers = 0.1 * jax.random.normal(keys[3], (CLIENTS, CLASSES))
@@ -314,17 +328,11 @@ def step(network, problem, make_cohort):
     def run(model, cohort, context, weight, share, start_round):
         root = Root(seen, labels, lambda model, key: model)
         after = distill(
-            TINY,
-            every=2,
-            start_round=start_round,
-            clone_init_with_global=True,
-            use_ensemble=True,
-            prev_global_weight=weight,
-            frac_recover_acc=share,
-            log_iter=2 * QUERIES,
-            teacher_dtype="float32",
-            replay_dtype="float32",
-            num_seed=SEEDS,
+            TINY._replace(
+                start_round=start_round,
+                prev_global_weight=weight,
+                frac_recover_acc=share,
+            )
         )
         context = context._replace(root=root, network=network)
         with small_networks():  # while it is traced
@@ -542,9 +550,9 @@ def test_images_that_the_generator_cannot_make():
 def test_a_short_federation():
     """Round 1 is DROplet's, in round 2 a fresh clone takes the model's place."""
     built = build(32)
-    step = jax.jit(built.federation.round_step)
+    step = jax.jit(built.round_step)
     with small_networks():
-        start = built.federation.init(built.inputs)
+        start = built.init(built.inputs)
         once, report = step(start, built.inputs)
         twice, again = step(once, built.inputs)
 

@@ -7,9 +7,12 @@ import pytest
 from helpers import after, build, digits, start_state
 
 from fedjax_sim import models
-from fedjax_sim.contracts.defense import GlobalModel
+from fedjax_sim.contracts.client import Batch
+from fedjax_sim.contracts.federation import GlobalModel
+from fedjax_sim.contracts.model import Network
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.normalize import normalization, normalize
+from fedjax_sim.defenses.flip import flip
 from fedjax_sim.defenses.flip.epoch import (
     CodedMemory,
     FLIPMemory,
@@ -19,10 +22,7 @@ from fedjax_sim.defenses.flip.epoch import (
     _place,
     _some,
 )
-from fedjax_sim.defenses.flip.flip import flip
 from fedjax_sim.defenses.flip.trigger_inversion import Triggers
-from fedjax_sim.models import Network
-from fedjax_sim.round.batches import Batch
 from fedjax_sim.round.training import batch_gradient
 
 SHAPE, CLASSES, B = (3, 3, 1), 3, 16
@@ -140,7 +140,7 @@ def gradients(model, params):
 
     def make(**options):
         defense = flip(start_round=3, steps=30, size_min=2, success=0.5, **options)
-        gradient = defense.client_training.gradient(network, NORM)
+        gradient = defense.client_side.training.gradient(network, NORM)
         run = jax.jit(
             lambda batch, memory, round_, key: gradient(
                 params, {}, batch, memory, round_, key
@@ -362,7 +362,7 @@ def test_as_coded_too_large_a_trigger_skips_the_batch(model, params):
     defense = flip(
         variant="authors", start_round=1, size_min=2, success=0.5, max_size=1e-3
     )
-    gradient = jax.jit(defense.client_training.gradient(network, NORM))
+    gradient = jax.jit(defense.client_side.training.gradient(network, NORM))
     before = coded_memory(step=4)
     batch = batch_of(8, 8, 0)
     *_, new, trained = gradient(params, {}, batch, before, 3, jax.random.key(0))
@@ -435,7 +435,7 @@ def test_before_its_first_round_it_is_fedavg():
 def rounds():
     """Four rounds of four of six clients; states from the start on, and reports."""
     built = build(FLIP)
-    step = jax.jit(built.federation.round_step)
+    step = jax.jit(built.round_step)
     states, reports = [start_state(built)], []
     for _ in range(4):
         state, report = step(states[-1], built.inputs)
@@ -453,12 +453,12 @@ def test_memory_is_of_each_client_and_survives_rounds(rounds):
         ids = np.asarray(report.client_ids)
         times[ids] += 1
         expected = np.where(malicious, 0, np.minimum(6 * times, 10))
-        np.testing.assert_array_equal(new.defense[0].warm, expected)
+        np.testing.assert_array_equal(new.clients.warm, expected)
         idle = np.setdiff1d(np.arange(6), ids[~malicious[ids]])
         for a, b in zip(*map(jax.tree.leaves, (old, new)), strict=True):
             if a.shape[:1] == (6,):
                 np.testing.assert_array_equal(a[idle], b[idle])
-    sizes = np.asarray(states[-1].defense[0].sizes)
+    sizes = np.asarray(states[-1].clients.sizes)
     busy = np.flatnonzero((times > 0) & ~malicious)
     assert (times > 2).any() and len(busy) > 1
     assert not np.array_equal(sizes[busy[0]], sizes[busy[1]])
@@ -481,7 +481,7 @@ def test_refused_answers_are_wrong(rounds):
     counts = built.evaluate(states[-1], built.inputs, built.test_sets)["clean"]
     data = digits()
     images = normalize(data.test_images, NORM)
-    network = built.federation.network
+    network = built.parts.network
     logits = network.logits(states[-1].params, jnp.zeros(0), images)
     right = np.asarray(logits.argmax(1) == data.test_labels)
     sure = np.asarray(jax.nn.softmax(logits).max(1) > 0.5)

@@ -7,8 +7,9 @@ import pytest
 from helpers import assert_same_bits
 
 from fedjax_sim import models
+from fedjax_sim.contracts.model import Network
 from fedjax_sim.defenses.parts.reconstruction import (
-    Knowledge,
+    DistilledKnowledge,
     Rates,
     ReconstructionState,
     inner_steps,
@@ -16,12 +17,18 @@ from fedjax_sim.defenses.parts.reconstruction import (
     reconstruct,
     reconstruction_error,
 )
-from fedjax_sim.models import Network
 from fedjax_sim.numerics.flat import ravel
 
 SHAPE, CLASSES, STEPS, N = (3, 3, 1), 2, 2, 7
 THRESHOLD = 0.5
 RATES = Rates(images=0.3, labels=0.3, rate=1e-3)
+
+
+@pytest.fixture(autouse=True)
+def implicit_ranks(explicit_ranks):
+    """Lets the layers of the network broadcast as they do."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +39,7 @@ def network():
 
 def knowledge(seed, *leading):
     first, second = jax.random.split(jax.random.key(seed))
-    return Knowledge(
+    return DistilledKnowledge(
         jax.random.normal(first, (*leading, CLASSES, *SHAPE)),
         jax.random.normal(second, (*leading, CLASSES, CLASSES)),
         jnp.full(leading, 0.3),
@@ -108,9 +115,9 @@ def test_some_clients_pass_at_once_some_later_some_never(run, updates, start):
 
     np.testing.assert_array_equal(passed, [1, 1, 1, 0, 0, 0, 0])
     np.testing.assert_array_equal(
-        found.count[jnp.array([0, 3, 4, 5, 6])], [1] + [40] * 4
+        found.iterations[jnp.array([0, 3, 4, 5, 6])], [1] + [40] * 4
     )
-    assert ((found.count[1:3] > 1) & (found.count[1:3] < 40)).all()
+    assert ((found.iterations[1:3] > 1) & (found.iterations[1:3] < 40)).all()
 
 
 @pytest.mark.parametrize("stack", ["three", "all"])
@@ -118,7 +125,7 @@ def test_clients_side_by_side_change_nothing(run, updates, start, stack):
     alone = run["one"](updates, start, LIMITS, THRESHOLD)
     beside = run[stack](updates, start, LIMITS, THRESHOLD)
 
-    np.testing.assert_array_equal(beside.count, alone.count)
+    np.testing.assert_array_equal(beside.iterations, alone.iterations)
     assert_close(beside, alone)
 
 
@@ -140,10 +147,10 @@ def test_a_plain_loop_finds_the_same(network, params, run, updates, start):
             if error < THRESHOLD:
                 break
             velocity = jax.tree.map(lambda v, g: 0.5 * v + g, velocity, gradient)
-            own = Knowledge(
+            own = DistilledKnowledge(
                 *(x - r * v for x, r, v in zip(own, RATES[:3], velocity, strict=True))
             )
-        assert int(found.count[i]) == count
+        assert int(found.iterations[i]) == count
         assert_close(found.error[i], error, rtol=1e-3)
         assert_close(jax.tree.map(lambda x, i=i: x[i], found.knowledge), own, 1e-3)
 
@@ -155,7 +162,7 @@ def test_a_limit_of_zero_only_evaluates(network, params, run, updates, start, st
         lambda k, u: reconstruction_error(network, params, u, k, STEPS)
     )(start, updates)
 
-    np.testing.assert_array_equal(found.count, np.zeros(N))
+    np.testing.assert_array_equal(found.iterations, np.zeros(N))
     assert_close(found.error, expected)
     assert_same_bits(found.knowledge, start)
 
@@ -164,7 +171,7 @@ def test_a_limit_of_zero_only_evaluates(network, params, run, updates, start, st
 def test_who_passes_at_once_counts_one_and_learns_nothing(run, updates, start, stack):
     found = run[stack](updates, start, LIMITS, 1e9)
 
-    np.testing.assert_array_equal(found.count, np.minimum(LIMITS, 1))
+    np.testing.assert_array_equal(found.iterations, np.minimum(LIMITS, 1))
     assert_same_bits(found.knowledge, start)
 
 
@@ -173,7 +180,7 @@ def test_who_knows_the_answer_passes_at_once(network, params, run, start, update
     known_ = jax.tree.map(lambda a, b: a.at[:3].set(b), start, knowledge(3, 3))
     found = run["three"](updates, known_, jnp.full(N, 5), 1e-3)
 
-    np.testing.assert_array_equal(found.count, [1, 1, 1, 5, 5, 5, 5])
+    np.testing.assert_array_equal(found.iterations, [1, 1, 1, 5, 5, 5, 5])
     assert (np.asarray(found.error)[:3] < 1e-6).all()
 
 
@@ -181,7 +188,7 @@ def test_without_a_threshold_everybody_runs_to_the_limit(run, updates, start):
     found = run["three to the limit"](updates, start, LIMITS, 0.0)
     stopping = run["three"](updates, start, LIMITS, 0.0)
 
-    np.testing.assert_array_equal(found.count, LIMITS)
+    np.testing.assert_array_equal(found.iterations, LIMITS)
     assert_close(found, stopping)
 
 
@@ -195,9 +202,9 @@ def test_bad_updates_end_and_disturb_nobody(run, updates, start, stack, value):
 
     assert_close(rest(found), rest(clean))
     assert not found.error[3] <= THRESHOLD
-    assert 1 <= found.count[3] <= 40
+    assert 1 <= found.iterations[3] <= 40
     if np.isnan(value):
-        assert found.count[3] == 1
+        assert found.iterations[3] == 1
         assert_same_bits(
             jax.tree.map(lambda x: x[3], found.knowledge),
             jax.tree.map(lambda x: x[3], start),

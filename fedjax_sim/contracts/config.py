@@ -1,0 +1,156 @@
+"""What a run is: the typed schema behind a config file.
+
+Sections that choose something by `name` (a data set, a defence, ...) take, beside their
+fixed keys, the options of what is chosen: `defense.name = "droplet"` allows
+`defense.penalty`. `experiment.config` reads files and flags into it.
+"""
+
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import BaseModel, Field
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are errors, values are not converted."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Named(Section):
+    """A section whose `name` chooses a factory; `options` are its arguments."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Data(Named):
+    """Which images, and what the model sees of them."""
+
+    name: str = "digits"  # a key of data.sources.SOURCES, or tfds:NAME
+    data_dir: str | None = None  # folder that holds the official files
+    normalization: str = "half"
+    augmentation: str = "none"
+    num_train: Positive | None = None  # use the first so many training samples only
+    num_test: Positive | None = None  # and the first so many test samples
+
+
+class PartitionSection(Named):
+    """Which client holds which samples."""
+
+    name: str = "drop_iid"
+    num_clients: Positive = 10  # N, genuine clients
+    seed: Seed | None = None  # None: the run's seed
+
+
+class ModelSection(Named):
+    """The network."""
+
+    name: str = "mlp"
+
+
+class Client(Section):
+    """Local training."""
+
+    lr: NonNegative = 0.01
+    schedule: Literal["constant", "step", "cosine"] = "constant"  # of lr, over rounds
+    momentum: NonNegative = 0.9
+    persist_momentum: bool = False  # the buffer of a client survives between rounds
+    weight_decay: NonNegative = 0.0
+    batch_size: Positive = 64
+    epochs: Positive = 2
+    steps: Positive | None = None  # a number of steps instead of epochs
+
+
+class ParticipationSection(Named):
+    """Who takes part in a round."""
+
+    name: str = "uniform"
+    clients_per_round: Positive = 10  # n
+
+
+class AttackSection(Named):
+    """The adversary and how many clients it controls."""
+
+    name: str = "none"
+    num_malicious: Annotated[int, Field(ge=0)] = 0  # M among the genuine clients
+    num_fake: Annotated[int, Field(ge=0)] = 0  # malicious clients beyond them, no data
+    malicious_clients: str = "random"  # or last, leadfl
+
+
+class DefenseSection(Named):
+    """The server rule."""
+
+    name: str = "fedavg"
+
+
+class ClientDefenseSection(Named):
+    """What benign clients change in their own training."""
+
+    name: str = "none"
+
+
+class Server(Section):
+    """The server step."""
+
+    lr: NonNegative = 1.0
+    optimizer: Literal["none", "sgd", "adagrad", "adam", "yogi"] = "none"
+
+
+class Evaluation(Section):
+    """When and what to measure."""
+
+    every: Positive = 1  # rounds
+    batch_size: Positive = 500
+    low_confidence_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    any_source: bool = False  # ASR also over the triggered images of all classes
+    batch_statistics: bool = False  # BatchNorm as in training (LeadFL's code)
+    attack_effect: bool = False  # run the same rounds without the attack beside it
+
+
+class Execution(Section):
+    """How the work is laid out; no effect on results but rounding."""
+
+    clients: str = "auto"  # auto, vmap, map or chunk:K
+    lowering: Literal["auto", "patches", "blocked", "winograd", "native"] = "auto"
+    microbatch: Literal["off"] | Positive = "off"
+    devices: Annotated[int, Field(ge=1, le=1024)] = 1
+    memory_gib: Annotated[float, Field(gt=0)] | Literal["auto", "unlimited"] = "auto"
+    clock: Literal["auto"] | bool = "auto"  # times the phases of every round
+
+
+class Checkpoint(Section):
+    """When a run saves itself."""
+
+    every_rounds: Positive | None = None  # None: by time only
+    every_seconds: NonNegative = 60.0
+
+
+class Log(Section):
+    """What a run writes beside its results."""
+
+    tensorboard: bool = False
+
+
+class Config(Section):
+    """A complete run."""
+
+    seed: Seed = 0
+    rounds: Positive = 20
+    data: Data = Data()
+    partition: PartitionSection = PartitionSection()
+    model: ModelSection = ModelSection()
+    client: Client = Client()
+    participation: ParticipationSection = ParticipationSection()
+    attack: AttackSection = AttackSection()
+    defense: DefenseSection = DefenseSection()
+    client_defense: ClientDefenseSection = ClientDefenseSection()
+    server: Server = Server()
+    evaluation: Evaluation = Evaluation()
+    execution: Execution = Execution()
+    checkpoint: Checkpoint = Checkpoint()
+    log: Log = Log()

@@ -1,0 +1,107 @@
+"""Two clusters of updates by Ward linkage: the first stage of DROP.
+
+Syros, Suri, Koushanfar, Nita-Rotaru, Oprea, "DROP: Poison Dilution via Knowledge
+Distillation for Federated Learning", 2025 (arXiv 2502.07011), section 4.1, eq. 5.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from scipy.cluster import hierarchy
+from scipy.spatial.distance import squareform
+
+from fedjax_sim.contracts.defense import (
+    Cohort,
+    RoundContext,
+    Stage,
+    exclude,
+    included,
+    with_score,
+)
+from fedjax_sim.contracts.federation import FederationSpec
+from fedjax_sim.numerics.distances import pairwise_distances
+
+
+def ward_clusters() -> Stage:
+    """Returns the stage that excludes the smaller of two Ward clusters.
+
+    Of two clusters of equal size the tighter one is benign (label 1). Fewer than
+    three clients are not judged. The stage adds the scores `ward_label` (i32 [n]: 0,
+    1, or -1 where nothing was clustered) and `suspicious` (bool [n]: the smaller
+    cluster, and the clients that sent a NaN or Inf).
+    """
+
+    def init(spec: FederationSpec) -> tuple[()]:
+        del spec
+        return ()
+
+    def apply(
+        state: tuple[()], cohort: Cohort, context: RoundContext
+    ) -> tuple[tuple[()], Cohort]:
+        del context
+        mask = included(cohort)
+        labels = jax.pure_callback(
+            ward_labels,
+            jax.ShapeDtypeStruct(mask.shape, jnp.int32),
+            pairwise_distances(cohort.updates),
+            mask,
+            cohort.client_ids,
+            vmap_method="sequential",
+        )
+        benign = jnp.where((labels == 0).sum() > (labels == 1).sum(), 0, 1)
+        suspicious = (labels >= 0) & (labels != benign)
+        # The released code fails on a NaN; no client should gain from sending one.
+        suspicious |= cohort.scores.get("non_finite", False)
+        cohort = with_score(cohort, "ward_label", labels)
+        cohort = with_score(cohort, "suspicious", suspicious)
+        return state, exclude(cohort, suspicious)
+
+    return Stage(init, apply)
+
+
+def ward_labels(
+    distances: ArrayLike, mask: ArrayLike, client_ids: ArrayLike
+) -> np.ndarray:
+    """Cuts the Ward tree of the included clients into two clusters, on the host.
+
+    The last merge joins two nodes. Nodes are numbered clients first, in the order of
+    their ids, then merges by height. Label 0 is the node with the larger number, the
+    cluster that was completed last, label 1 the other.
+
+    Args:
+      distances: f32 [n, n], Euclidean; +inf counts as very far.
+      mask: bool [n], clients to cluster.
+      client_ids: i32 [n], distinct.
+
+    Returns:
+      i32 [n]: 0 or 1, or -1 for other clients and with fewer than three clients.
+    """
+    distances, mask, ids = (np.asarray(a) for a in (distances, mask, client_ids))
+    labels = np.full(len(mask), -1, np.int32)
+    rows = np.flatnonzero(mask)
+    rows = rows[np.argsort(ids[rows])]
+    if len(rows) < 3:
+        return labels
+    # SciPy refuses NaN and Inf, and squares the distances in double precision.
+    far = float(np.finfo(np.float32).max)
+    chosen = np.nan_to_num(
+        distances[np.ix_(rows, rows)].astype(np.float64), nan=far, posinf=far
+    )
+    tree = hierarchy.linkage(squareform(chosen, checks=False), "ward")
+    labels[rows] = 1
+    labels[rows[_members(tree, int(tree[-1, :2].max()))]] = 0
+    return labels
+
+
+def _members(tree: np.ndarray, node: int) -> list[int]:
+    """Returns the points below `node` in a linkage matrix [points - 1, 4]."""
+    num_points = len(tree) + 1
+    members, open_nodes = [], [node]
+    while open_nodes:
+        node = open_nodes.pop()
+        if node < num_points:
+            members.append(node)
+        else:
+            open_nodes.extend(tree[node - num_points, :2].astype(int))
+    return members

@@ -1,0 +1,76 @@
+"""The data of a run: the clients' images, and the server's own samples."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_sim.contracts.config import Config
+from fedjax_sim.contracts.dataset import Dataset
+from fedjax_sim.contracts.defense import RootRequest
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.rng import Purpose, stream
+from fedjax_sim.data import sources
+from fedjax_sim.data.augment import AUGMENTATIONS, augment
+from fedjax_sim.round.batches import TrainData
+from fedjax_sim.round.state import RootData
+
+
+def load_data(config: Config) -> Dataset:
+    """Loads the data set of a config, shortened if the config says so."""
+    section = config.data
+    data = sources.load(section.name, data_dir=section.data_dir, **section.options)
+    for part, wanted in (("train", section.num_train), ("test", section.num_test)):
+        images = getattr(data, f"{part}_images")
+        if wanted is None:
+            continue
+        if wanted > len(images):
+            raise InputError(
+                f"config.data.num_{part} = {wanted} must be at most {len(images)}, the "
+                f"{part}ing samples of {section.name}"
+            )
+        labels = getattr(data, f"{part}_labels")[:wanted]
+        data = data._replace(
+            **{f"{part}_images": images[:wanted], f"{part}_labels": labels}
+        )
+    return data
+
+
+def root_data(
+    config: Config, request: RootRequest | None, dataset: Dataset, key: jax.Array
+) -> RootData | None:
+    """Draws the server's own samples from the training data, fixed for the run.
+
+    Raises:
+      InputError: the defence asks for more samples than there are.
+    """
+    if request is None:
+        return None
+    total, wanted = len(dataset.train_labels), request.num_samples
+    if wanted > total:
+        raise InputError(
+            f"config.defense.name = {config.defense.name!r} asks for {wanted} clean "
+            f"samples of the server, but the training data has {total}"
+        )
+    order_key, augment_key = jax.random.split(stream(key, Purpose.ROOT_DATA))
+    order = np.asarray(jax.random.permutation(order_key, total))
+    if request.balanced:
+        # Rank of each sample within its class: take all first ones, then second ones.
+        labels = dataset.train_labels[order]
+        rank = np.zeros(total, np.int64)
+        for label in np.unique(labels):
+            rank[labels == label] = np.arange((labels == label).sum())
+        order = order[np.argsort(rank, kind="stable")]
+    chosen = order[:wanted]
+    images = dataset.train_images[chosen]
+    labels = dataset.train_labels[chosen].astype(np.int32)
+    seen = images
+    if request.augmented:
+        seen = augment(augment_key, images, AUGMENTATIONS[config.data.augmentation])
+    own = TrainData(
+        images=images,
+        labels=labels,
+        indices=jnp.arange(wanted)[None],
+        counts=jnp.array([wanted]),
+        poison_plan=(),
+    )
+    return RootData(own, seen)

@@ -1,0 +1,63 @@
+"""The three sides of a run: attack, defence, and what benign clients do."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fedjax_sim.attacks.none import none as no_attack
+from fedjax_sim.contracts.client import ClientSide, Options
+from fedjax_sim.contracts.config import Config
+from fedjax_sim.contracts.defense import Defense
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.experiment.config import TABLES
+from fedjax_sim.round.state import MakeSides, Sides
+
+
+def sides_of(
+    config: Config, adapt: Callable[[Defense], Defense] = lambda defense: defense
+) -> MakeSides:
+    """Returns a function that makes the sides of a config.
+
+    It takes options by "section.key", which may be traced, instead of the config's.
+
+    Args:
+      config: a resolved config.
+      adapt: what to make of the defence, to look into it.
+    """
+
+    def make(options: Options) -> Sides:
+        def rule(section: str) -> Any:
+            chosen = getattr(config, section)
+            own = {
+                key: options.get(f"{section}.{key}", value)
+                for key, value in chosen.options.items()
+            }
+            return TABLES[section].find(chosen.name).factory(**own)
+
+        defense = adapt(rule("defense"))
+        client = _joined(config, rule("client_defense"), defense.client_side)
+        return Sides(rule("attack"), defense, client)
+
+    return make
+
+
+def without_attack(make: MakeSides) -> MakeSides:
+    """Returns the same sides, but nobody attacks."""
+    return lambda options: make(options)._replace(attack=no_attack())
+
+
+def _joined(config: Config, own: ClientSide, other: ClientSide | None) -> ClientSide:
+    """The client-side defence, and what a server rule asks of the clients."""
+    if other is None:
+        return own
+    for seam, mine, theirs in zip(ClientSide._fields, own, other, strict=True):
+        if mine is not None and theirs is not None:
+            raise InputError(
+                f"config.client_defense.name = {config.client_defense.name!r}: "
+                f"config.defense.name = {config.defense.name!r} has a client side of "
+                f"its own ({seam}); allowed: none"
+            )
+    return ClientSide(
+        optimizer=own.optimizer or other.optimizer,
+        release=own.release or other.release,
+        training=own.training or other.training,
+    )
