@@ -3,7 +3,7 @@
 K. Zhang et al., "FLIP: A Provable Defense Framework for Backdoor Mitigation in
 Federated Learning", ICLR 2023, in the form of DROP's code. Benign clients stamp the
 smallest trigger they find on some images and keep the true labels
-(`fedjax_sim.defenses.flip.epoch`); the server averages; at prediction the model refuses
+(`simplified` or `coded`); the server averages; at prediction the model refuses
 to answer when it is not sure.
 """
 
@@ -21,12 +21,9 @@ from fedjax_sim.contracts.federation import FederationSpec, GlobalModel
 from fedjax_sim.contracts.model import Network
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.options import Count, Fraction, Natural, Traced, checked, gather
-from fedjax_sim.defenses.flip.epoch import (
-    FLIPSettings,
-    coded_epoch,
-    first_memory,
-    simplified_epoch,
-)
+from fedjax_sim.defenses.flip.batch import FLIPSettings
+from fedjax_sim.defenses.flip.coded import coded_epoch, coded_memory
+from fedjax_sim.defenses.flip.simplified import simplified_epoch, simplified_memory
 from fedjax_sim.defenses.parts.pipeline import pipeline
 
 PyTree = Any
@@ -51,7 +48,7 @@ def flip(
 
     Args:
       variant: `simplified` for accelerators, or the clients' epoch as DROP's `authors`
-        have it, at several times the cost; see `fedjax_sim.defenses.flip.epoch`.
+        have it, at several times the cost; see `coded`.
       start_round: first round, from 1, in which clients do more than train.
       steps: of an inversion (None: 100); with `authors` of those of the warm-up (None:
         600), while the others have their coded numbers, 200, 100 and 50.
@@ -79,7 +76,8 @@ def flip(
     settings = gather(FLIPSettings, locals())
 
     def memory(spec: FederationSpec) -> PyTree:
-        one = first_memory(spec.network, coded)
+        make = coded_memory if coded else simplified_memory
+        one = make(spec.network)
         return jax.tree.map(
             lambda x: jnp.zeros((spec.population, *x.shape), x.dtype), one
         )

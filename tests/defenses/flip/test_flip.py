@@ -13,15 +13,9 @@ from fedjax_sim.contracts.model import Network
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.normalize import normalization, normalize
 from fedjax_sim.defenses.flip import flip
-from fedjax_sim.defenses.flip.epoch import (
-    CodedMemory,
-    FLIPMemory,
-    _choose,
-    _coded_choice,
-    _fresh,
-    _place,
-    _some,
-)
+from fedjax_sim.defenses.flip.batch import _place, _some, random_triggers
+from fedjax_sim.defenses.flip.coded import CodedMemory, _coded_choice
+from fedjax_sim.defenses.flip.simplified import FLIPMemory, _choose
 from fedjax_sim.defenses.flip.trigger_inversion import Triggers
 from fedjax_sim.round.training import batch_gradient
 
@@ -112,7 +106,7 @@ def test_some_images_at_random(count):
 
 def test_fresh_triggers_differ_and_lie_in_the_unit_interval():
     like = memory().triggers
-    one, other = (_fresh(jax.random.key(seed), like) for seed in (0, 1))
+    one, other = (random_triggers(jax.random.key(seed), like) for seed in (0, 1))
 
     assert one.mask.min() >= 0 and one.pattern.min() >= 0
     assert max(one.mask.max(), one.pattern.max()) <= 1
