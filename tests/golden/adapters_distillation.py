@@ -11,17 +11,18 @@ from torch_state import filled_state, from_flax, to_flax
 from fedjax_sim.contracts.model import Model, Network
 from fedjax_sim.core.options import gather, options_of
 from fedjax_sim.defenses.drop import drop
-from fedjax_sim.defenses.drop.distillation import (
+from fedjax_sim.defenses.drop.distillation import combine
+from fedjax_sim.defenses.drop.iteration import (
     Distillation,
     Draws,
     Networks,
-    Schedule,
-    clone_loss,
-    combine,
-    ensemble,
-    gradient_penalty,
     new_learner,
     outer_iteration,
+)
+from fedjax_sim.defenses.drop.losses import clone_loss, gradient_penalty
+from fedjax_sim.defenses.drop.schedule import Schedule
+from fedjax_sim.defenses.drop.teachers import (
+    ensemble,
     teacher_logits,
     trustworthy_logits,
 )

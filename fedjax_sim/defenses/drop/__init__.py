@@ -16,14 +16,8 @@ from fedjax_sim.core.options import (
     checked,
     gather,
 )
-from fedjax_sim.defenses.drop.distillation import (
-    FloatType,
-    Loss,
-    Schedule,
-    StorageType,
-    distill,
-    replay_bytes,
-)
+from fedjax_sim.defenses.drop.distillation import distill, replay_bytes
+from fedjax_sim.defenses.drop.schedule import FloatType, Loss, Schedule, StorageType
 from fedjax_sim.defenses.droplet import not_banned
 from fedjax_sim.defenses.parts.activity_monitor import (
     BlacklistThreshold,

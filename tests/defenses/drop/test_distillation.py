@@ -16,15 +16,10 @@ from fedjax_sim.contracts.model import Model, Network
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.options import gather, options_of
 from fedjax_sim.defenses.drop import distillation, drop
-from fedjax_sim.defenses.drop.distillation import (
-    Schedule,
-    distill,
-    draw,
-    ensemble,
-    from_storage,
-    teacher_logits,
-    to_storage,
-)
+from fedjax_sim.defenses.drop.distillation import distill
+from fedjax_sim.defenses.drop.iteration import draw, from_storage, to_storage
+from fedjax_sim.defenses.drop.schedule import Schedule
+from fedjax_sim.defenses.drop.teachers import ensemble, teacher_logits
 from fedjax_sim.experiment import build as experiment
 from fedjax_sim.experiment.config import override, resolve
 from fedjax_sim.models.layers import BatchNorm, upsample
