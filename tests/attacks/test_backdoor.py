@@ -94,7 +94,7 @@ def test_decision_of_a_client_that_does_not_attack():
         ({"start_round": 6, "end_round": 7}, [6]),
     ],
 )
-def test_window(options, rounds):
+def test_it_acts_from_its_first_round_until_before_its_last(options, rounds):
     active = backdoor(**options).active
     assert [t for t in range(1, 7) if bool(active(jnp.int32(t)))] == rounds
 
@@ -140,7 +140,7 @@ def test_no_attack_changes_nothing():
         ({"victim_class": 7}, "attack.victim_class = 7"),
     ],
 )
-def test_impossible_attacks(options, message):
+def test_impossible_options_are_refused(options, message):
     with pytest.raises(InputError, match=message) as error:
         backdoor(**options)
     assert "\n" not in str(error.value)

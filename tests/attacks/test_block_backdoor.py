@@ -33,14 +33,14 @@ def test_the_test_stamps_the_block_of_training():
     ]
 
 
-def test_boost():
+def test_boost_multiplies_the_update():
     view = make_view([False, True])
     np.testing.assert_allclose(
         crafted(block_backdoor(boost=4.0), view), 4 * view.updates[1:]
     )
 
 
-def test_bad_options():
+def test_bad_options_are_refused():
     with pytest.raises(InputError, match=r"config\.attack\.height = 0"):
         block_backdoor(height=0)
     with pytest.raises(InputError, match=r"config\.attack\.alpha = 1\.1"):

@@ -134,6 +134,6 @@ def test_contrastive_steps_lower_the_contrastive_loss():
         ({"victim_class": 7}, "victim_class = 7"),
     ],
 )
-def test_bad_options(options, message):
+def test_bad_options_are_refused(options, message):
     with pytest.raises(InputError, match=r"config\.attack\." + message):
         chameleon(**options)

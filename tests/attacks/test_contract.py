@@ -109,7 +109,6 @@ def test_knowledge_is_declared(name):
 
     assert isinstance(attack.knowledge, tuple)
     assert set(attack.knowledge) <= set(get_args(Knowledge))
-    assert ATTACKS[name].paper
 
 
 def test_every_example_belongs_to_an_attack():

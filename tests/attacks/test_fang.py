@@ -35,6 +35,6 @@ def test_one_attacker_alone_sends_zeros():
     assert not crafted(fang(), make_view([False, True, False])).any()
 
 
-def test_unknown_variant():
+def test_an_unknown_variant_is_refused():
     with pytest.raises(InputError, match=r"config\.attack\.variant = 'rand'.*random"):
         fang(variant="rand")

@@ -52,7 +52,7 @@ def near(count: int, others: int, seed: int, spread: float):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("count", "spread"), [(2, 0.1), (3, 0.5), (6, 0.1), (6, 0.02)])
-def test_partial_search(count, spread, seed):
+def test_partial_search_ends_where_a_plain_loop_does(count, spread, seed):
     view = near(count, 3, seed, spread)
     known = np.asarray(view.updates[3:], np.float64)
     expected = -partial_scale(known) * np.sign(known.mean(0))
@@ -61,7 +61,7 @@ def test_partial_search(count, spread, seed):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("count", "spread"), [(2, 0.5), (5, 0.1)])
-def test_full_search(count, spread, seed):
+def test_full_search_ends_where_a_plain_loop_does(count, spread, seed):
     view = near(count, 12, seed, spread)
     rows = np.asarray(view.updates, np.float64)
     trend = np.sign(rows[first_pick(rows, len(rows) - count - 2)])
@@ -89,7 +89,7 @@ def test_one_attacker_alone_sends_zeros():
     assert not crafted(PARTIAL, make_view([False, True, False])).any()
 
 
-def test_what_the_forms_know():
+def test_only_the_full_form_knows_benign_updates():
     knowledge = {form: fang_krum(form=form).knowledge for form in ("partial", "full")}
     assert "benign_updates" not in knowledge["partial"]
     assert "benign_updates" in knowledge["full"]

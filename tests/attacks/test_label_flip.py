@@ -58,7 +58,7 @@ def test_success_is_measured_without_a_trigger():
     assert label_flip().test is None
 
 
-def test_bad_classes():
+def test_bad_classes_are_refused():
     with pytest.raises(InputError, match=r"config\.attack\.victim_class = 2"):
         targeted_label_flip(victim_class=2, target_class=2)
     with pytest.raises(InputError, match=r"config\.attack\.victim_class = 11"):

@@ -42,7 +42,7 @@ def triggered(count):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_fixed_mixture(share):
+def test_fixed_mixture_weighs_the_two_gradients(share):
     expected = share * plain_gradient(BATCH) + (1 - share) * plain_gradient(
         triggered(7)
     )
@@ -103,6 +103,6 @@ def test_test_images_of_all_other_classes(trigger):
         ({"copies": 0}, "copies = 0"),
     ],
 )
-def test_bad_options(options, message):
+def test_bad_options_are_refused(options, message):
     with pytest.raises(InputError, match=r"config\.attack\." + message):
         leadfl_backdoor(**options)

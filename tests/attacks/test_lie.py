@@ -29,7 +29,7 @@ def test_shift_is_finite_whoever_was_sampled(clients, attackers):
 
 
 @pytest.mark.parametrize("knowledge", ["compromised", "benign"])
-def test_a_given_shift(knowledge):
+def test_a_given_shift_moves_the_mean_by_so_many_deviations(knowledge):
     sent = crafted(lie(z=1.5, knowledge=knowledge), VIEW)
     rows = np.asarray(VIEW.malicious) == (knowledge == "compromised")
     known = np.asarray(VIEW.updates)[rows]

@@ -53,7 +53,7 @@ def test_search_finds_the_limit(limit):
 
 
 @pytest.mark.parametrize("attack", [min_max, min_sum])
-def test_degenerate_updates(attack):
+def test_alone_it_sends_zeros_and_of_equal_updates_their_mean(attack):
     alone = make_view([False, True, False])
     assert not crafted(attack(), alone).any()
     same = VIEW._replace(updates=jnp.ones_like(VIEW.updates))
@@ -71,6 +71,6 @@ def test_degenerate_updates(attack):
         ({"tolerance": -1.0}, "tolerance = -1.0"),
     ],
 )
-def test_bad_options(options, message):
+def test_bad_options_are_refused(options, message):
     with pytest.raises(InputError, match=r"config\.attack\." + message):
         min_sum(**options)

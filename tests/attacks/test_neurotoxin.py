@@ -87,6 +87,6 @@ def test_norm_bound_ends_the_chain():
         ({"trigger": "none"}, "trigger = 'none'"),
     ],
 )
-def test_bad_options(options, message):
+def test_bad_options_are_refused(options, message):
     with pytest.raises(InputError, match=r"config\.attack\." + message):
         neurotoxin(**options)

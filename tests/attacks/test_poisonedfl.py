@@ -153,7 +153,7 @@ def test_parts_are_disjoint_balanced_and_fixed(rule):
     ("size", "count"),
     [(139960, 70415), (1204682, 603618), (717924, 359948), (145212, 73049)],
 )
-def test_published_thresholds(size, count):
+def test_thresholds_of_alignment_are_the_published_ones(size, count):
     assert aligned_enough(size, "binomial", 0.01) == count
     assert aligned_enough(size, "majority", 0.01) == size // 2 + 1
 
@@ -168,7 +168,7 @@ def test_published_thresholds(size, count):
         ({"flip_probability": 2.0}, "flip_probability"),
     ],
 )
-def test_bad_options(options, message):
+def test_bad_options_are_refused(options, message):
     with pytest.raises(InputError, match=r"config\.attack\." + message):
         poisonedfl(**options)
 

@@ -77,12 +77,12 @@ def test_dba_stamps_the_pixel_of_the_client(client, pixel):
         (lambda: dba(target_class=-1).test(make_spec()), "target_class = -1"),
     ],
 )
-def test_bad_settings(make, message):
+def test_bad_settings_are_refused(make, message):
     with pytest.raises(InputError, match=r"config\.attack\." + message):
         make()
 
 
-def test_another_trigger():
+def test_dba_divides_another_trigger():
     parts = dba(trigger="4pixel").poison(make_spec((8, 8, 1))).triggers
     assert parts.mask.shape == (4, 8, 8, 1)
     assert jnp.unique(parts.mask.sum((1, 2, 3))).tolist() == [1]

@@ -187,6 +187,6 @@ def test_benign_clients_use_it_and_malicious_ones_do_not(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", CLIENT_DEFENSES)
-def test_short_run(name):
+def test_a_short_run_stays_finite(name):
     built = build({"client_defense.name": name})
     assert np.isfinite(after(built, 3).params).all()

@@ -19,7 +19,7 @@ def changes_of(argv):
     return command_line.parse(argv, cli.make_flags(), cli.USAGE)
 
 
-def test_flags_and_changes():
+def test_changes_of_the_config_are_told_from_flags():
     values = cli.make_flags()
     changes = command_line.parse(
         [
@@ -76,7 +76,7 @@ def test_values_are_literals_or_text(text, value):
         (["stray"], "stray is not a flag"),
     ],
 )
-def test_wrong_flags(arguments, message):
+def test_wrong_flags_are_refused(arguments, message):
     with pytest.raises(InputError) as problem:
         changes_of(["run.py", *arguments])
 
@@ -159,7 +159,7 @@ def summary(name, mta, asr, missed, false_alarms):
     }
 
 
-def test_table():
+def test_table_aligns_numbers_and_shows_what_is_missing():
     text = cli.table(
         [
             summary("fedavg", 90.0, 98.765, 100.0, 0.0),
@@ -180,7 +180,7 @@ def test_table():
 # ------------------------------------------------------------------------- main
 
 
-def test_help(capsys):
+def test_help_shows_usage_and_flags(capsys):
     assert cli.main(["run.py", "--help"]) == 0
 
     shown = capsys.readouterr()
@@ -222,7 +222,7 @@ def test_printed_config_of_variants(capsys):
     assert resolve(printed["droplet"]).defense.name == "droplet"
 
 
-def test_quickstart(tmp_path):
+def test_quickstart_runs_as_the_readme_says(tmp_path):
     """As in the README, two rounds instead of forty and a smaller network."""
     process = start(
         "--config=configs/quickstart.py",

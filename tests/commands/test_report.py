@@ -37,7 +37,7 @@ SMALL = [
 ]
 
 
-def test_where(results, capsys):
+def test_where_lists_the_runs_it_selects(results, capsys):
     where = "defense_name = 'droplet' and attack_dpr > 0.1"
     code, out, err = command(capsys, results, "--where", where)
 
@@ -51,7 +51,7 @@ def test_where(results, capsys):
     assert count == "2 rows"
 
 
-def test_sql(results, capsys):
+def test_sql_queries_the_runs(results, capsys):
     sql = "SELECT defense_name, avg(asr) AS a FROM runs GROUP BY ALL ORDER BY a"
     code, out, _ = command(capsys, results, f"--sql={sql}")
 
@@ -62,7 +62,7 @@ def test_sql(results, capsys):
     ]
 
 
-def test_report_files(results, tmp_path, capsys):
+def test_out_writes_tables_figures_and_parquet(results, tmp_path, capsys):
     out = tmp_path / "out"
     code, printed, err = command(capsys, results, *SMALL, f"--out={out}")
 
@@ -155,7 +155,7 @@ def test_text_is_escaped(make_run):
     assert r"x\|<y>_&" in render.markdown(table, {})
 
 
-def test_generic_table(results, tmp_path, capsys):
+def test_rows_and_columns_make_a_table(results, tmp_path, capsys):
     code, out, _ = command(
         capsys,
         results,
@@ -206,13 +206,13 @@ def test_figures_show_the_data(results):
         (["--rows=seed", "--out=/dev/null/x"], "/dev/null/x"),
     ],
 )
-def test_wrong_input(results, capsys, flags, part):
+def test_wrong_input_is_refused(results, capsys, flags, part):
     code, _, err = command(capsys, results, *flags)
 
     assert code == 2
     assert err.count("\n") == 1 and part in err, err
 
 
-def test_no_results(capsys):
+def test_results_must_be_given(capsys):
     assert cli.main(["report.py"]) == 2
     assert "--results must be given" in capsys.readouterr().err

@@ -180,7 +180,7 @@ def test_no_cluster_to_find(tmp_path, monkeypatch):
         (["--coordinater=auto"], ["did you mean 'coordinator'"]),
     ],
 )
-def test_wrong_flags(tmp_path, capfd, flags, parts):
+def test_wrong_flags_are_refused(tmp_path, capfd, flags, parts):
     config = write_config(tmp_path)
     workdir = tmp_path / "run"
     code = cli.main(["run.py", f"--config={config}", f"--workdir={workdir}", *flags])

@@ -94,22 +94,22 @@ def test_ranges_at_any_depth(name, expected, text):
     assert str(OWN[name].range) == text
 
 
-def test_what_has_no_range():
+def test_other_types_have_no_range():
     for name in ("labels", "base", "other", "flag", "path"):
         assert OWN[name].range is None
     assert str(Range(high=3)) == "at most 3"
 
 
-def test_choices():
+def test_choices_are_those_of_the_literal_type():
     assert OWN["base"].choices == OWN["other"].choices == ("mean", "median")
     assert OWN["flag"].choices is OWN["factor"].choices is None
 
 
-def test_traced_numbers():
+def test_traced_names_in_the_order_of_the_signature():
     assert traced_names(made) == ("factor", "bound", "share", "tiny")
 
 
-def test_meanings():
+def test_meanings_are_those_of_the_docstring():
     assert OWN["factor"].meaning == (
         "of the median norm; longer updates are left out: see `norms`."
     )
@@ -227,7 +227,7 @@ def test_a_flag_is_no_number():
         resolve({"defense": {"name": "flcert", "num_groups": True}})
 
 
-def test_gather():
+def test_gather_takes_the_fields_by_name():
     class Settings(NamedTuple):
         b: int
         a: float

@@ -34,7 +34,7 @@ def _pillow(image, offset, padding, flip, degrees):
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("offset", [(4, 4), (0, 8), (7, 3)])
 @pytest.mark.parametrize("degrees", [0.0, 7.3, -14.9, 15.0, 40.0])
-def test_equals_pillow(shape, flip, offset, degrees):
+def test_transform_equals_pillow(shape, flip, offset, degrees):
     images = _images(shape)
     shifts = jnp.array([offset]) - 4
     seen = transform(
@@ -47,7 +47,7 @@ def test_equals_pillow(shape, flip, offset, degrees):
     assert differing.sum() <= (0 if degrees == 0 else 2)
 
 
-def test_the_identity():
+def test_no_change_is_the_identity():
     images = jnp.asarray(_images((9, 6, 3), batch=4))
     same = transform(
         images, jnp.zeros((4, 2), jnp.int32), jnp.zeros(4, bool), jnp.zeros(4)
@@ -59,7 +59,7 @@ def test_the_identity():
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_under_jit_vmap_and_map(name):
+def test_augment_under_jit_vmap_and_map(name):
     augmentation = AUGMENTATIONS[name]
     images = jnp.asarray(_images((32, 32, 3), batch=6)).reshape(2, 3, 32, 32, 3)
     keys = jax.random.split(jax.random.key(1), 2)
@@ -74,7 +74,7 @@ def test_under_jit_vmap_and_map(name):
         mapped = jax.lax.map(lambda pair: one(*pair), (keys, images))
         vmapped = jax.jit(jax.vmap(one))(keys, images)
     assert vmapped.dtype == jnp.uint8 and vmapped.shape == images.shape
-    # Compiled trigonometry may differ in the last bit: see test_equals_pillow.
+    # Compiled trigonometry may differ in the last bit, as from Pillow above.
     assert (mapped != alone).mean() < 1e-3
     assert (vmapped != alone).mean() < 1e-3
     if name != "none":

@@ -71,13 +71,13 @@ def test_seeds_differ(name):
         (11, "num_clients=11 is more than the 10"),
     ],
 )
-def test_bad_number_of_clients(name, num_clients, message):
+def test_an_impossible_number_of_clients_is_refused(name, num_clients, message):
     with pytest.raises(InputError, match=message):
         p.PARTITIONS[name].factory(_labels(10, 2), num_clients=num_clients, seed=0)
 
 
 @pytest.mark.parametrize("name", p.PARTITIONS)
-def test_negative_seed(name):
+def test_a_negative_seed_is_refused(name):
     options = OPTIONS.get(name, {})
     with pytest.raises(InputError, match=r"config\.partition\.seed = -1 must"):
         p.PARTITIONS[name].factory(_labels(50, 2), num_clients=2, seed=-1, **options)
@@ -129,7 +129,7 @@ def test_available_data_ratio_keeps_the_first_samples():
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, np.nan, np.inf])
 @pytest.mark.parametrize("name", ["drop_dirichlet", "sinkhorn_dirichlet"])
-def test_bad_alpha(name, alpha):
+def test_an_alpha_that_is_not_above_zero_is_refused(name, alpha):
     with pytest.raises(InputError, match=rf"\.alpha = {alpha} must be above 0"):
         p.PARTITIONS[name].factory(_labels(100, 2), num_clients=2, seed=0, alpha=alpha)
 
@@ -174,7 +174,7 @@ def test_sinkhorn_gives_up_on_a_hopeless_alpha():
         p.sinkhorn_dirichlet(_labels(100, 2), num_clients=50, seed=0, alpha=1e-6)
 
 
-def test_labels_per_client():
+def test_every_client_holds_as_many_labels_as_asked():
     labels = _labels(2000, 10)
     split = p.labels_per_client(labels, num_clients=20, seed=42, num_labels=5)
     holders = np.zeros(10, int)
@@ -246,7 +246,7 @@ def test_label_groups_of_unequal_size_and_labels_with_gaps():
         ({"num_clients": 38}, "without a sample; use fewer clients or more data"),
     ],
 )
-def test_bad_label_groups(options, part):
+def test_impossible_label_groups_are_refused(options, part):
     with pytest.raises(InputError) as problem:
         p.label_groups(_labels(40, 4), **{"num_clients": 4, "seed": 0, **options})
 
@@ -263,7 +263,7 @@ def test_fingerprint_ignores_padding_but_not_order():
     assert len({p.fingerprint(x) for x in (split, swapped, moved)}) == 3
 
 
-def test_fake_clients():
+def test_fake_clients_hold_nothing():
     split = p.random_equal(_labels(20, 2), num_clients=4, seed=0)
     grown = p.with_fake_clients(split, 3)
     assert grown.counts.tolist() == [5] * 4 + [0] * 3
@@ -284,7 +284,7 @@ def test_fake_clients():
         ([[0, 1], [2, 0]], [2], "expected"),
     ],
 )
-def test_check_finds(indices, counts, message):
+def test_check_finds_wrong_counts_and_samples(indices, counts, message):
     with pytest.raises(InputError, match=message):
         p.check(p.Partition(np.array(indices), np.array(counts)), 4)
 

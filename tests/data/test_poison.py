@@ -45,7 +45,7 @@ def test_padding_and_empty_clients_are_not_poisoned():
 @pytest.mark.parametrize(
     ("malicious_ids", "message"), [([5], r"outside 0\.\.4"), ([1, 1], "twice")]
 )
-def test_impossible_clients(malicious_ids, message):
+def test_impossible_clients_are_refused(malicious_ids, message):
     with pytest.raises(InputError, match=message):
         poison_plan(SPLIT, LABELS, malicious_ids, dpr=0.5, victim_class=0)
 

@@ -28,7 +28,7 @@ NEEDS_FILES = ["cifar10", "cinic10", "emnist", "fashion_mnist", "gtsrb", "mnist"
 
 
 @pytest.mark.parametrize("name", NEEDS_FILES)
-def test_no_data_dir_and_wrong_data_dir(name, tmp_path):
+def test_a_missing_or_wrong_data_dir_names_the_official_source(name, tmp_path):
     for data_dir in (None, str(tmp_path / "absent"), str(tmp_path)):
         with pytest.raises(InputError) as caught:
             sources.load(name, data_dir=data_dir)
@@ -63,7 +63,7 @@ def test_options_are_typed():
 # ------------------------------------------------------------------ built-in sets
 
 
-def test_digits():
+def test_digits_have_their_size_and_are_the_same_again():
     digits = sources.load("digits")
     assert digits.train_images.shape == (1437, 8, 8, 1)
     assert digits.test_images.shape == (360, 8, 8, 1)
@@ -75,7 +75,7 @@ def test_digits():
     np.testing.assert_array_equal(again.test_images, digits.test_images)
 
 
-def test_synthetic():
+def test_synthetic_images_have_the_asked_size_and_follow_the_seed():
     options = {
         "num_train": 203,
         "num_test": 100,
@@ -105,7 +105,7 @@ def test_synthetic():
     ("key", "value"),
     [("num_train", 0), ("width", -1), ("noise", 1.5), ("noise", -0.1), ("seed", -1)],
 )
-def test_synthetic_options(key, value):
+def test_impossible_synthetic_options_are_refused(key, value):
     with pytest.raises(InputError, match=f"config.data.{key} = {value} must"):
         sources.load("synthetic", **{key: value})
 
@@ -141,7 +141,7 @@ def _read_idx_set(folder, prefixes=("train", "t10k"), **changes):
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_idx(tmp_path, zipped):
+def test_idx_files_are_read_plain_and_zipped(tmp_path, zipped):
     written = _write_idx_set(tmp_path, ("train", "t10k"), 10, zipped)
     read = _read_idx_set(tmp_path, class_sizes=(2,) * 10)
     np.testing.assert_array_equal(read.train_images[..., 0], written["train"][0])
@@ -163,7 +163,7 @@ def test_idx_folders_and_official_counts(tmp_path, name, folder):
 @pytest.mark.parametrize(
     ("split", "count"), [("balanced", 112800), ("byclass", 697932)]
 )
-def test_emnist_splits(tmp_path, split, count):
+def test_emnist_splits_have_their_official_counts(tmp_path, split, count):
     prefixes = (f"emnist-{split}-train", f"emnist-{split}-test")
     written = _write_idx_set(tmp_path / "gzip", prefixes, 40, True)
     with pytest.raises(InputError, match=f"20 training images found, {count} expected"):
@@ -218,7 +218,7 @@ _WHOLE = _idx_bytes(np.zeros((20, 28, 28), np.uint8))
         ),
     ],
 )
-def test_damaged_idx(tmp_path, name, content, message):
+def test_damaged_idx_files_are_refused(tmp_path, name, content, message):
     _write_idx_set(tmp_path, ("train", "t10k"), 10, name.endswith(".gz"))
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
@@ -258,7 +258,7 @@ def _write_cifar(folder):
     return images, labels
 
 
-def test_cifar10(tmp_path):
+def test_cifar10_batches_are_read_in_order(tmp_path):
     images, labels = _write_cifar(tmp_path)
     read = cifar10.read_folder(tmp_path, num_train=10, num_test=2)
     np.testing.assert_array_equal(read.train_images, images[:10])
@@ -311,14 +311,14 @@ def test_cifar10_pickles_cannot_run_code(tmp_path):
         pickle.dumps({b"data": 3, b"labels": [1]}),
     ],
 )
-def test_damaged_cifar10(tmp_path, content):
+def test_damaged_cifar10_files_are_refused(tmp_path, content):
     _write_cifar(tmp_path)
     (tmp_path / "data_batch_3").write_bytes(content)
     with pytest.raises(InputError, match=r"cannot read '.*data_batch_3'"):
         cifar10.read_folder(tmp_path, num_train=10, num_test=2)
 
 
-def test_missing_cifar10_batch(tmp_path):
+def test_a_missing_cifar10_batch_is_named(tmp_path):
     _write_cifar(tmp_path)
     (tmp_path / "test_batch").unlink()
     with pytest.raises(InputError, match=r"cannot read '.*test_batch'"):
@@ -341,7 +341,7 @@ def _write_cinic(folder):
     return written
 
 
-def test_cinic10(tmp_path):
+def test_cinic10_joins_its_validation_split_if_asked(tmp_path):
     written = _write_cinic(tmp_path)
     joined = cinic10.read_folder(tmp_path, use_valid=True, num_per_split=20)
     alone = cinic10.read_folder(tmp_path, use_valid=False, num_per_split=20)
@@ -361,7 +361,7 @@ def test_cinic10_folders_and_official_counts(tmp_path, folder):
         sources.load("cinic10", data_dir=str(tmp_path))
 
 
-def test_damaged_cinic10(tmp_path):
+def test_damaged_cinic10_folders_are_refused(tmp_path):
     _write_cinic(tmp_path)
 
     def read():
@@ -452,14 +452,14 @@ def test_gtsrb_folders_and_official_counts(tmp_path, outer):
         "Filename;ClassId\n0.ppm;x\n",
     ],
 )
-def test_damaged_gtsrb_table(tmp_path, content):
+def test_a_damaged_gtsrb_table_is_refused(tmp_path, content):
     folder, table = _write_gtsrb(tmp_path)
     table.write_text(content)
     with pytest.raises(InputError):
         gtsrb.read_folder(folder, table, test_to_train=0, num_train=43, num_test=5)
 
 
-def test_missing_gtsrb_parts(tmp_path):
+def test_missing_gtsrb_parts_are_named(tmp_path):
     folder, table = _write_gtsrb(tmp_path)
     table.unlink()
     with pytest.raises(InputError, match=r"GT-final_test\.csv.* exists"):
@@ -512,7 +512,7 @@ def tfds_dir(tmp_path_factory):
     return folder
 
 
-def test_tfds(tfds_dir):
+def test_tfds_splits_are_read(tfds_dir):
     read = sources.load("tfds:tiny_images", data_dir=str(tfds_dir))
     assert read.name == "tfds:tiny_images" and read.num_classes == 3
     assert read.train_images.shape == (7, 8, 8, 3) and len(read.test_labels) == 4
@@ -538,7 +538,7 @@ def test_tfds(tfds_dir):
         ),
     ],
 )
-def test_tfds_errors(tfds_dir, name, options, message):
+def test_impossible_tfds_options_are_refused(tfds_dir, name, options, message):
     with pytest.raises(InputError, match=message) as caught:
         sources.load(name, data_dir=str(tfds_dir), **options)
     assert "\n" not in str(caught.value)

@@ -20,7 +20,7 @@ def _pixels(trigger: t.Trigger) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("name", t.TRIGGERS)
 @pytest.mark.parametrize("shape", [COLOUR, GREY])
-def test_every_trigger(name, shape):
+def test_every_trigger_fits_the_images_and_is_zero_elsewhere(name, shape):
     trigger = t.TRIGGERS[name](shape, normalization("half", shape[-1]))
     assert trigger.mask.shape == trigger.value.shape == shape
     assert trigger.mask.dtype == bool and trigger.value.dtype == jnp.float32
@@ -38,7 +38,7 @@ def test_every_trigger(name, shape):
         ("4pixel", "bottom_left", [(29, 1), (29, 3), (30, 2), (31, 3)]),
     ],
 )
-def test_drop_positions(name, position, pixels):
+def test_drop_triggers_at_their_corners(name, position, pixels):
     trigger = t.TRIGGERS[name](COLOUR, HALF, position=position)
     assert _pixels(trigger) == pixels
     row, column = pixels[0]
@@ -64,7 +64,7 @@ def test_a_pattern_that_does_not_fit(name):
         ("block", {"row": -1}, r"rows -1\.\.2"),
     ],
 )
-def test_bad_options(name, options, message):
+def test_bad_options_are_refused(name, options, message):
     with pytest.raises(InputError, match=message):
         t.TRIGGERS[name](COLOUR, HALF, **options)
 
@@ -81,7 +81,7 @@ def test_block_is_set_after_normalisation():
     assert trigger.mask[5, 6].all()
 
 
-def test_leadfl_values():
+def test_leadfl_values_raw_and_as_coded():
     raw = t.nine_pixel(GREY, normalization("unit", 1))
     code = t.nine_pixel(GREY, normalization("unit", 1), values="code")
     assert raw.mask.sum() == 9 and float(raw.value.sum()) == 6
@@ -107,7 +107,7 @@ def test_single_pixels_make_the_whole(name, expected, shape):
     assert [_pixels(part) for part in each] == [[pixel] for pixel in expected]
 
 
-def test_stamp_only_where_asked():
+def test_stamp_changes_only_the_images_it_is_asked_for():
     with jax.numpy_rank_promotion("raise"):
         images = jax.random.normal(jax.random.key(0), (3, *COLOUR))
         trigger = t.four_pixel(COLOUR, HALF)
@@ -126,7 +126,7 @@ def test_stamp_only_where_asked():
         assert changed == [1, 1, 1]
 
 
-def test_normalize():
+def test_normalize_subtracts_mean_and_divides_by_deviation():
     images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
     with jax.numpy_rank_promotion("raise"):
         for name, (mean, _) in NORMALIZATIONS.items():
@@ -148,6 +148,6 @@ def test_normalize():
         ("cifar", 3, "did you mean 'cifar10'"),
     ],
 )
-def test_bad_normalization(name, channels, message):
+def test_a_bad_normalization_is_refused(name, channels, message):
     with pytest.raises(InputError, match=message):
         normalization(name, channels)

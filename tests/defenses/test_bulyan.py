@@ -25,7 +25,7 @@ def reference(updates, f):
 
 
 @pytest.mark.parametrize(("n", "f"), [(15, 3), (20, 3), (20, 4)])
-def test_against_numpy(one_round, survivors, n, f):
+def test_selection_and_mean_against_numpy(one_round, survivors, n, f):
     updates = np.random.default_rng(n).normal(size=(n, 25)).astype("f4")
     updates[:f] += 0.7
     judged, result = one_round(bulyan(num_byzantine=f), updates)
@@ -46,7 +46,7 @@ def test_absent_clients_lower_the_counts(one_round, survivors):
     np.testing.assert_allclose(result.update, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_too_few_clients(make_spec):
+def test_too_few_clients_are_refused(make_spec):
     with pytest.raises(
         InputError, match=r"num_byzantine = 3 must be at most 2 .* of 14"
     ):

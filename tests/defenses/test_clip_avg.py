@@ -46,6 +46,6 @@ def test_as_printed_divides_by_the_last_client(one_round):
 @pytest.mark.parametrize(
     ("key", "value"), [("clip_norm", 0), ("clip_decay", -1), ("local_steps", 0)]
 )
-def test_bad_arguments(factory, key, value):
+def test_bad_arguments_are_refused(factory, key, value):
     with pytest.raises(InputError, match=f"config.defense.{key} = {value} must"):
         factory(**{key: value})

@@ -10,7 +10,7 @@ from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.crfl import clip_model, crfl, vote
 
 
-def test_clipping():
+def test_long_models_are_clipped_and_short_ones_stay():
     params = jnp.array([3.0, 4.0])
     np.testing.assert_allclose(clip_model(params, 1.0), [0.6, 0.8], rtol=1e-6)
     np.testing.assert_array_equal(clip_model(params, 5.5), params)
@@ -39,7 +39,7 @@ def test_the_bound_grows_to_its_cap(after, round_, bound):
     np.testing.assert_allclose(jnp.linalg.norm(model.params), bound, rtol=1e-6)
 
 
-def test_noise(after):
+def test_noise_has_its_deviation_and_is_fresh_in_every_round(after):
     defense = crfl(noise_sigma=0.5)
     _, first = after(defense, np.zeros(5000))
     _, second = after(defense, np.zeros(5000), round_=2)
@@ -81,6 +81,6 @@ def test_the_vote_is_a_majority(make_network):
 @pytest.mark.parametrize(
     ("key", "value"), [("clip_start", 0), ("noise_sigma", -1), ("num_votes", -1)]
 )
-def test_bad_arguments(key, value):
+def test_bad_arguments_are_refused(key, value):
     with pytest.raises(InputError, match=f"config.defense.{key} = {value} must"):
         crfl(**{key: value})

@@ -33,14 +33,14 @@ def test_attackers_in_one_direction_are_removed(one_round, survivors):
 
 
 @pytest.mark.parametrize(("c", "left"), [(0.0, 10), (0.5, 9), (1.5, 6), (9.0, 1)])
-def test_how_many_are_removed(one_round, survivors, c, left):
+def test_as_many_are_removed_as_the_fraction_says(one_round, survivors, c, left):
     updates = np.random.default_rng(2).normal(size=(10, 30))
     # f = ceil(10 * 12 / 40) = 3 of the threat model, floor(3 c) removed.
     judged, _ = one_round(dnc(filter_fraction=c), updates, num_malicious=12)
     assert len(survivors(judged)) == left
 
 
-def test_iterations_intersect(make_cohort, survivors):
+def test_survivors_are_those_of_all_iterations(make_cohort, survivors):
     # The first coordinate accuses client 2, the second client 0.
     cohort = make_cohort([[0.0, 9.0], [1.0, 0.0], [9.0, 1.0], [0.5, 0.5]])
     judged = keep_inliers(cohort, jnp.array([[0], [1]]), 1)
@@ -76,6 +76,6 @@ def test_coordinates_are_drawn_afresh(one_round):
     ("key", "value"),
     [("num_iterations", 0), ("num_coordinates", 0), ("filter_fraction", -1)],
 )
-def test_bad_arguments(key, value):
+def test_bad_arguments_are_refused(key, value):
     with pytest.raises(InputError, match=f"config.defense.{key} = {value} must"):
         dnc(**{key: value})

@@ -55,6 +55,6 @@ def test_median_inside_a_larger_program(make_cohort, make_context, make_spec):
     np.testing.assert_allclose(norm, np.sqrt(17))
 
 
-def test_unknown_variant():
+def test_an_unknown_variant_is_refused():
     with pytest.raises(InputError, match=r"variant = 'papr' .*did you mean 'paper'"):
         median(variant="papr")

@@ -301,7 +301,7 @@ def test_every_base_can_be_built():
         ({"initial_rate": 0.0}, "config.defense.initial_rate = 0.0 must be above 0"),
     ],
 )
-def test_bad_numbers(options, part):
+def test_bad_numbers_are_refused(options, part):
     with pytest.raises(InputError) as problem:
         fedredefense(**options)
 

@@ -24,7 +24,7 @@ def test_the_server_trains_the_new_model(make_cohort, make_context, make_spec, r
     assert (tuned.params != model.params).any()
 
 
-def test_what_the_server_asks_for():
+def test_the_server_asks_for_root_samples_and_their_training():
     expected = RootRequest(50, balanced=True, momentum=0.5, weight_decay=0.005)
     assert finetune(num_samples=50, momentum=0.5).root == expected
 
@@ -32,6 +32,6 @@ def test_what_the_server_asks_for():
 @pytest.mark.parametrize(
     ("key", "value"), [("num_samples", 0), ("momentum", 1.5), ("weight_decay", -0.1)]
 )
-def test_bad_arguments(key, value):
+def test_bad_arguments_are_refused(key, value):
     with pytest.raises(InputError, match=f"config.defense.{key} = {value} must"):
         finetune(**{key: value})

@@ -16,7 +16,7 @@ UPDATES = np.array(
 CONTEXT = {"global_params": jnp.array([1.0, 0.0])}
 
 
-def test_paper(one_round, survivors):
+def test_paper_clips_admitted_updates_to_the_median_norm(one_round, survivors):
     judged, result = one_round(flame(), UPDATES, context=CONTEXT)
     assert survivors(judged) == [0, 1, 2, 3, 4]
     # The median norm of all seven is 4.
@@ -42,7 +42,7 @@ def test_authors_shrink_the_models_of_the_admitted(one_round, survivors):
 
 
 @pytest.mark.parametrize("variant", ["paper", "authors"])
-def test_noise(make_cohort, make_context, make_spec, variant):
+def test_noise_has_the_stated_deviation(make_cohort, make_context, make_spec, variant):
     d, b, sigma = 4000, 3000, 0.5
     updates = np.zeros((3, d))
     updates[:, 0] = [4.0, 4.0, 4.0]
@@ -79,7 +79,7 @@ def test_no_noise_without_sigma(make_cohort, make_context, make_spec):
     np.testing.assert_array_equal(after.params, model.params)
 
 
-def test_bad_arguments():
+def test_bad_arguments_are_refused():
     with pytest.raises(InputError, match=r"noise_sigma = -1 must be at least 0"):
         flame(noise_sigma=-1)
     with pytest.raises(InputError, match="did you mean 'models'"):

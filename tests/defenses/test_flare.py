@@ -53,7 +53,7 @@ def test_features_of_no_number_are_far_away():
     assert np.isfinite(actual[0, 2])
 
 
-def test_neighbours():
+def test_neighbours_are_the_nearest_half():
     points = np.array([0.0, 1, 3, 7, 20])
     distances = jnp.asarray(np.abs(points[:, None] - points[None]), jnp.float32)
     every = jnp.ones(5, bool)
@@ -82,7 +82,9 @@ def test_trust_is_a_softmax(make_cohort):
 
 
 @pytest.mark.parametrize("m", [6, 300])
-def test_features_in_batches(make_cohort, make_context, make_network, root, m):
+def test_features_in_batches_are_those_of_the_whole(
+    make_cohort, make_context, make_network, root, m
+):
     network = make_network()
     d = network.layout.size
     images = jax.random.normal(jax.random.key(0), (m, *network.image_shape))
@@ -98,7 +100,7 @@ def test_features_in_batches(make_cohort, make_context, make_network, root, m):
         np.testing.assert_allclose(features[i], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_an_outlier_loses(make_context, make_network, root, one_round):
+def test_an_outlier_loses_its_weight(make_context, make_network, root, one_round):
     network = make_network()
     d = network.layout.size
     updates = 0.01 * np.random.default_rng(0).normal(size=(6, d))
@@ -126,6 +128,6 @@ def test_authors_train_before_the_first_round(root):
 @pytest.mark.parametrize(
     ("key", "value"), [("num_samples", 1), ("temperature", 0.0), ("kernel_width", 0.0)]
 )
-def test_bad_arguments(key, value):
+def test_bad_arguments_are_refused(key, value):
     with pytest.raises(InputError, match=f"config.defense.{key} = {value} must"):
         flare(**{key: value})

@@ -115,6 +115,6 @@ def test_everybody_must_take_part(make_spec):
 
 
 @pytest.mark.parametrize(("key", "value"), [("window", 0), ("cold_start", 0)])
-def test_bad_arguments(key, value):
+def test_bad_arguments_are_refused(key, value):
     with pytest.raises(InputError, match=f"config.defense.{key} = {value} must"):
         fldetector(**{key: value})

@@ -25,7 +25,7 @@ def context(step, buffers=()):
     return {"root": root, "global_params": START}
 
 
-def test_by_hand(one_round, survivors):
+def test_weights_and_lengths_by_hand(one_round, survivors):
     judged, result = one_round(fltrust(), UPDATES, context=context([2.0, 0.0]))
     np.testing.assert_allclose(
         judged.scores["trust"], [1, 0, 0, 0.5, 0], atol=1e-6, rtol=1e-6
@@ -36,7 +36,7 @@ def test_by_hand(one_round, survivors):
     np.testing.assert_allclose(result.update, expected, rtol=1e-5)
 
 
-def test_nobody_is_trusted(one_round, survivors):
+def test_without_trust_the_model_stays(one_round, survivors):
     judged, result = one_round(fltrust(), UPDATES[2:3], context=context([1.0, 0.0]))
     assert survivors(judged) == []
     assert result.update.tolist() == [0, 0]
@@ -48,7 +48,7 @@ def test_a_server_that_stands_still_trusts_nobody(one_round, survivors):
     assert np.isfinite(result.update).all()
 
 
-def test_authors_compare_models(one_round):
+def test_authors_compare_and_rescale_models(one_round):
     # The server's model is (2, 0); the clients' are (1, 1) and (-1, 0).
     judged, result = one_round(
         fltrust(variant="authors"),
@@ -80,7 +80,7 @@ def test_what_the_server_asks_for():
     assert authors == RootRequest(1000, True, momentum=0.9, weight_decay=0.005)
 
 
-def test_bad_arguments():
+def test_bad_arguments_are_refused():
     with pytest.raises(InputError, match=r"num_samples = 0 must be at least 1"):
         fltrust(num_samples=0)
     with pytest.raises(InputError, match="did you mean 'authors'"):

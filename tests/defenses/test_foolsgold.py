@@ -36,7 +36,7 @@ def test_weights_against_numpy(seed):
     assert (expected[:3] < 0.9).all()
 
 
-def test_copies_get_nothing():
+def test_copies_get_no_weight():
     history = np.random.default_rng(0).normal(size=(6, 30)).astype("f4")
     history[1:3] = [history[0], 7 * history[0]]
     weights = weights_of(history, np.ones(6, bool))

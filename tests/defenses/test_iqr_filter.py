@@ -10,7 +10,7 @@ from fedjax_sim.defenses.iqr_filter import above_fence, iqr_filter, mean_distanc
 LINE = [[0.0], [1.0], [2.0], [3.0], [40.0]]
 
 
-def test_by_hand(one_round, survivors):
+def test_mean_distances_and_fence_by_hand(one_round, survivors):
     judged, result = one_round(iqr_filter(), LINE)
     distances = judged.scores["mean_distance"]
     np.testing.assert_allclose(distances, [11.5, 10.75, 10.5, 10.75, 38.5], rtol=1e-4)
@@ -19,7 +19,7 @@ def test_by_hand(one_round, survivors):
     np.testing.assert_allclose(result.update, [1.5], rtol=1e-6)
 
 
-def test_sensitivity(one_round, survivors):
+def test_a_larger_k_excludes_nobody(one_round, survivors):
     judged, _ = one_round(iqr_filter(iqr_k=50.0), LINE)
     assert survivors(judged) == [0, 1, 2, 3, 4]
 
@@ -50,6 +50,6 @@ def test_constant_values_have_no_outlier():
     assert not above_fence(values, jnp.ones(5, bool), 0.0).any()
 
 
-def test_bad_argument():
+def test_a_bad_argument_is_refused():
     with pytest.raises(InputError, match=r"iqr_k = -0.5 must be at least 0"):
         iqr_filter(iqr_k=-0.5)

@@ -26,14 +26,14 @@ def select(make_cohort, make_context, make_spec):
     return run
 
 
-def test_by_hand(select):
+def test_chosen_client_by_hand(select):
     # n = 5, f = 1: k = 2 neighbours.
     ids, scores = select(LINE, num_byzantine=1)
     assert ids == [1]
     np.testing.assert_allclose(scores, [10, 5, 13, 34, 485], rtol=1e-5)
 
 
-def test_authors_by_hand(select):
+def test_chosen_client_of_the_authors_by_hand(select):
     # f = 0 + 1: k = 2 neighbours, Euclidean distances.
     ids, scores = select(LINE, variant="authors", num_byzantine=0)
     assert ids == [1]
@@ -73,11 +73,11 @@ def test_f_from_the_threat_model(
         (4, {}, "num_byzantine = 1 must be at most 0 in a cohort of 4"),
     ],
 )
-def test_impossible_federations(make_spec, n, arguments, message):
+def test_impossible_federations_are_refused(make_spec, n, arguments, message):
     with pytest.raises(InputError, match=message):
         krum(**arguments).init(make_spec(n, num_malicious=4))
 
 
-def test_unknown_variant():
+def test_an_unknown_variant_is_refused():
     with pytest.raises(InputError, match="did you mean 'authors'"):
         krum(variant="author")

@@ -46,7 +46,7 @@ def reference(updates, f, squared, k=None, m=None):
 LINE = [[0.0], [1.0], [3.0], [6.0], [20.0]]
 
 
-def test_by_hand(select):
+def test_scores_and_selection_by_hand(select):
     # n = 5, f = 1: k = 2 neighbours, m = 4 clients.
     ids, scores, update = select(LINE, num_byzantine=1)
     assert ids == [0, 1, 2, 3]
@@ -79,7 +79,7 @@ def test_distances_over_the_whole_state(make_cohort, make_context, make_spec, ru
     )
 
 
-def test_authors_by_hand(select):
+def test_scores_and_selection_of_the_authors_by_hand(select):
     # f = floor(5 / 2) = 2: k = 1 neighbour, m = 3 clients, Euclidean distances.
     ids, scores, update = select(LINE, variant="authors")
     assert ids == [0, 1, 2]
@@ -128,7 +128,7 @@ def test_ties_go_to_the_smaller_id(select):
     assert ids == [1, 3]
 
 
-def test_own_counts(select):
+def test_neighbours_and_selected_may_be_given(select):
     rng = np.random.default_rng(3)
     updates = rng.normal(size=(10, 40)).astype(np.float32)
     ids, scores, _ = select(updates, num_neighbors=7, num_selected=5)
@@ -166,12 +166,12 @@ def test_f_may_be_traced(make_cohort, make_context, make_spec):
         (4, {}, "num_byzantine = 1 must be at most 0 in a cohort of 4"),
     ],
 )
-def test_impossible_federations(make_spec, n, arguments, message):
+def test_impossible_federations_are_refused(make_spec, n, arguments, message):
     with pytest.raises(InputError, match=message):
         multikrum(**arguments).init(make_spec(n, num_malicious=4))
 
 
-def test_contradictory_arguments():
+def test_contradictory_arguments_are_refused():
     with pytest.raises(InputError, match=r"num_byzantine = 2 .*variant = 'authors'"):
         multikrum(variant="authors", num_byzantine=2)
     with pytest.raises(InputError, match="did you mean 'authors'"):

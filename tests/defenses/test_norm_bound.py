@@ -29,7 +29,7 @@ def judge(make_cohort, make_context, make_spec):
     return run
 
 
-def test_median_of_all(judge):
+def test_bound_is_the_median_norm_of_all(judge):
     # Norms 5, 2, 10, 0 and 1e25, whose square no float32 can hold: median 5.
     factors, updates, mean = judge()
     np.testing.assert_allclose(factors, [1, 1, 0.5, 1, 5e-25], rtol=1e-5)
@@ -37,12 +37,12 @@ def test_median_of_all(judge):
     np.testing.assert_allclose(mean, [1, 2], rtol=1e-5)
 
 
-def test_median_of_those_that_count(judge):
+def test_bound_is_the_median_norm_of_those_that_count(judge):
     factors, *_ = judge(weights=[1, 1, 1, 1, 0])
     np.testing.assert_allclose(factors[:4], [0.7, 1, 0.35, 1], rtol=1e-6)
 
 
-def test_oracle_takes_the_mean_of_the_benign(judge):
+def test_oracle_bound_is_the_mean_norm_of_the_benign(judge):
     factors, *_ = judge(bound="oracle", malicious=[0, 0, 1, 1, 1])
     np.testing.assert_allclose(factors[:4], [0.7, 1, 0.35, 1], rtol=1e-6)
     # A benign client that is absent sets no bound; without any, all do.
@@ -52,12 +52,12 @@ def test_oracle_takes_the_mean_of_the_benign(judge):
     np.testing.assert_allclose(everybody[0][:3], [1, 1, 0.75], rtol=1e-6)
 
 
-def test_clip_factors():
+def test_clip_factors_shorten_and_never_lengthen():
     norms = jnp.array([0.0, 1.0, 4.0])
     assert clip_factors(norms, 2.0).tolist() == [1, 1, 0.5]
     assert clip_factors(norms, 0.0).tolist() == [1, 0, 0]
 
 
-def test_unknown_bound():
+def test_an_unknown_bound_is_refused():
     with pytest.raises(InputError, match="did you mean 'oracle'"):
         norm_bound(bound="oracl")

@@ -50,7 +50,7 @@ def test_identical_attackers_get_nothing(one_round, survivors):
 
 
 @pytest.mark.parametrize("case", ["nobody_suspected", "all_identical", "all_zero"])
-def test_plain_mean(one_round, case):
+def test_where_nobody_stands_out_it_is_the_plain_mean(one_round, case):
     updates = np.random.default_rng(2).normal(size=(7, 20))
     if case != "nobody_suspected":
         updates[:] = updates[0] * (case == "all_identical")
@@ -75,7 +75,7 @@ def test_f_from_the_threat_model(one_round, survivors):
     assert len(survivors(judged)) == 7
 
 
-def test_too_few_clients(make_spec):
+def test_too_few_clients_are_refused(make_spec):
     with pytest.raises(
         InputError, match=r"num_byzantine = 3 must be at most 2 .* of 6"
     ):

@@ -34,13 +34,13 @@ def test_draws_are_uniform_and_fresh(weights):
     assert abs(np.corrcoef(drawn, weights(round_=2))[0, 1]) < 0.2
 
 
-def test_softmax(weights):
+def test_softmax_of_the_draws(weights):
     drawn = weights(normalization="softmax")
     np.testing.assert_allclose(drawn.sum(), 1, rtol=1e-5)
     assert 2.4 < drawn.max() / drawn.min() < np.e
 
 
-def test_only_the_largest_draws(weights):
+def test_only_the_largest_draws_keep_weight(weights):
     some, every = weights(num_selected=20), weights()
     kept = np.argsort(every)[-20:]
     assert set(np.flatnonzero(some)) == set(kept)
@@ -89,7 +89,7 @@ def test_the_weights_of_a_layer_are_a_mean(one_round, make_network):
     assert result.buffers.shape == (0,)
 
 
-def test_bad_arguments():
+def test_bad_arguments_are_refused():
     with pytest.raises(InputError, match="did you mean 'softmax'"):
         random_aggregation(normalization="softmx")
     with pytest.raises(InputError, match=r"num_selected = 0 must be at least 1"):

@@ -9,13 +9,13 @@ from fedjax_sim.defenses.rlr import rlr
 UPDATES = [[1.0, 1, -1, 1], [2.0, 1, -1, 0], [3.0, -8, -4, 2]]
 
 
-def test_by_hand(one_round):
+def test_signs_of_the_mean_by_hand(one_round):
     _, result = one_round(rlr(threshold=3), UPDATES, buffers=[[1.0], [2.0], [6.0]])
     assert result.update.tolist() == [2, 2, -2, -1]
     assert result.buffers.tolist() == [3]
 
 
-def test_reached_is_enough(one_round):
+def test_a_threshold_that_is_reached_is_enough(one_round):
     _, result = one_round(rlr(threshold=2), UPDATES)
     assert result.update.tolist() == [2, 2, -2, 1]
 

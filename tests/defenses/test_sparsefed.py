@@ -37,7 +37,7 @@ def test_nothing_is_lost_without_momentum():
 
 
 @pytest.mark.parametrize(("fraction", "count"), [(1e-6, 1), (0.26, 3), (1.0, 10)])
-def test_how_many_coordinates(one_round, fraction, count):
+def test_number_of_coordinates_is_the_rounded_fraction(one_round, fraction, count):
     updates = np.random.default_rng(0).normal(size=(3, 10))
     _, result = one_round(sparsefed(fraction=fraction), updates)
     assert (result.update != 0).sum() == count
@@ -68,6 +68,6 @@ def test_a_round_without_clients_changes_no_memory(
 @pytest.mark.parametrize(
     ("key", "value"), [("fraction", 1.5), ("momentum", -0.1), ("clip_norm", 0)]
 )
-def test_bad_arguments(key, value):
+def test_bad_arguments_are_refused(key, value):
     with pytest.raises(InputError, match=f"config.defense.{key} = {value} must"):
         sparsefed(**{key: value})

@@ -25,7 +25,7 @@ def aggregate(make_cohort, make_context, make_spec):
     return run
 
 
-def test_by_hand(aggregate):
+def test_trimmed_mean_by_hand(aggregate):
     np.testing.assert_allclose(aggregate(num_byzantine=1), [5, 1], rtol=1e-6)
     np.testing.assert_allclose(aggregate(num_byzantine=2), [5, 1], rtol=1e-6)
     np.testing.assert_allclose(aggregate(num_byzantine=0)[1], -0.2, rtol=1e-5)
@@ -43,7 +43,7 @@ def test_too_much_to_trim_leaves_the_middle(aggregate):
     np.testing.assert_allclose(few, [4, 0.5], rtol=1e-6)
 
 
-def test_bad_arguments(make_spec):
+def test_bad_arguments_are_refused(make_spec):
     with pytest.raises(InputError, match="num_byzantine = 6 must lie between 0 and 5"):
         trimmed_mean(num_byzantine=6).init(make_spec(5))
     with pytest.raises(InputError, match="did you mean 'paper'"):

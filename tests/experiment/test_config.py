@@ -138,7 +138,7 @@ def test_internal_names_are_no_keys(section, key):
         ),
     ],
 )
-def test_ill_typed_values(values, beginning):
+def test_ill_typed_values_are_refused(values, beginning):
     assert message_of(resolve, values).startswith(beginning)
 
 
@@ -156,7 +156,7 @@ def test_ill_typed_values(values, beginning):
         ({"execution": {"clients": "chunk:0"}}, "execution.clients = 'chunk:0'", ""),
     ],
 )
-def test_unknown_names(values, key, nearest):
+def test_unknown_names_are_refused(values, key, nearest):
     message = message_of(resolve, values)
     assert key in message and nearest in message
     assert "allowed: " in message
@@ -176,7 +176,7 @@ def test_unknown_names(values, key, nearest):
         ),
     ],
 )
-def test_impossible_combinations(values, parts):
+def test_impossible_combinations_are_refused(values, parts):
     message = message_of(resolve, values)
     assert all(part in message for part in parts)
 
@@ -184,7 +184,7 @@ def test_impossible_combinations(values, parts):
 # -------------------------------------------------------------------- defaults
 
 
-def test_defaults():
+def test_defaults_are_those_of_the_schema():
     config = resolve({})
     assert config == Config(
         data=config.data,
@@ -317,7 +317,7 @@ def test_an_option_the_new_choice_does_not_know_is_an_error():
         ({"defense": "droplet"}, {"defense.name": "fedavg"}, "config.defense"),
     ],
 )
-def test_impossible_overrides(base, changes, part):
+def test_impossible_overrides_are_refused(base, changes, part):
     assert part in message_of(override, base, changes)
 
 
@@ -336,7 +336,7 @@ def test_impossible_overrides(base, changes, part):
         ("", ""),
     ],
 )
-def test_parse_value(text, value):
+def test_values_are_parsed_as_literals_or_text(text, value):
     parsed = parse_value(text)
     assert parsed == value and type(parsed) is type(value)
 
@@ -350,7 +350,7 @@ def write(folder, text, name="experiment.py"):
     return str(path)
 
 
-def test_load_file(tmp_path):
+def test_load_file_runs_get_config(tmp_path):
     path = write(tmp_path, "def get_config():\n    return {'seed': 3}\n")
     assert load_file(path) == {"seed": 3}
 
@@ -401,7 +401,7 @@ KEYS = {"mcr": 0.2, "clients": 10, "defense": "fedavg", "smooth": False}
         ("smooth=false", {"smooth": False}),
     ],
 )
-def test_file_arguments(text, changed):
+def test_file_arguments_are_typed_by_their_defaults(text, changed):
     read = file_arguments(text, **KEYS)
     assert read == {**KEYS, **changed}
     assert all(type(value) is type(KEYS[key]) for key, value in read.items())
@@ -417,7 +417,7 @@ def test_file_arguments(text, changed):
         ("smooth=maybe", ["smooth=maybe", "bool"]),
     ],
 )
-def test_wrong_file_arguments(text, parts):
+def test_wrong_file_arguments_are_refused(text, parts):
     message = message_of(file_arguments, text, **KEYS)
     assert all(part in message for part in parts)
 

@@ -18,7 +18,7 @@ def floats(*shape):
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def test_arguments_alone():
+def test_a_program_of_arguments_needs_their_bytes():
     assert memory.peak_bytes(lambda x, y: (x, y), floats(1000), floats(10, 5)) == 4200
 
 
@@ -63,7 +63,7 @@ def outer(x):
         lambda x: jax.checkpoint(outer)(x),
     ],
 )
-def test_inner_programs_count(function):
+def test_temporaries_of_inner_programs_count(function):
     # The outer product of 500 numbers takes 1 MB, with its temporary 2 MB.
     assert MB <= memory.peak_bytes(function, floats(500)) <= 3 * MB
 
@@ -144,7 +144,7 @@ def test_a_strategy_asked_for_that_does_not_fit_is_an_error(stack, room, asked):
 
 @pytest.mark.parametrize("may_shrink", [True, False])
 @pytest.mark.parametrize("room", [0, -1])
-def test_no_room_for_one_client(room, may_shrink):
+def test_no_room_for_one_client_is_an_error(room, may_shrink):
     with pytest.raises(InputError, match="even with one client at a time") as error:
         plan(1, room=room, may_shrink=may_shrink, fixed=5000)
     assert "config.execution.memory_gib" in str(error.value)

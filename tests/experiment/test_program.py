@@ -120,7 +120,7 @@ def test_what_shapes_the_program(own):
     assert identity(own) != identity({})
 
 
-def test_none_is_no_number():
+def test_an_option_of_none_shapes_the_program():
     with_bound, other, without = (
         identity({"attack.name": "neurotoxin", "attack.norm_bound": bound})
         for bound in (1.0, 2.0, None)
@@ -128,7 +128,7 @@ def test_none_is_no_number():
     assert with_bound == other != without
 
 
-def test_options_of_both_sides():
+def test_traced_options_are_those_of_all_sides():
     config = resolve(
         override(
             BASE,

@@ -24,7 +24,7 @@ def counted(labels=LABELS, mask=ALL, threshold=None):
     return [*map(int, counts[:4]), float(counts.loss)]
 
 
-def test_count_predictions():
+def test_count_predictions_by_hand():
     total, correct, retained, retained_correct, loss = counted()
     # A tie goes to the smaller class.
     assert (total, correct, retained, retained_correct) == (5, 3, 5, 3)
@@ -48,7 +48,7 @@ def test_count_predictions_leaves_out_what_is_masked():
         (0.95, (5, 3, 0, 0)),
     ],
 )
-def test_low_confidence_threshold(threshold, expected):
+def test_unsure_answers_are_not_retained(threshold, expected):
     assert tuple(counted(threshold=threshold)[:4]) == expected
 
 
@@ -60,7 +60,7 @@ def test_infinite_loss_of_padding_is_left_out():
     np.testing.assert_allclose(counts.loss, np.log(2), rtol=1e-6)
 
 
-def test_percent():
+def test_percent_of_nothing_is_zero():
     assert metrics.percent(1, 8) == 12.5
     assert metrics.percent(0, 8) == 0.0
     assert metrics.percent(0, 0) == 0.0
@@ -74,7 +74,7 @@ def counts(total, correct, retained=0, retained_correct=0, loss=0.0, confidence=
     return Counts(*sums, loss, confidence)
 
 
-def test_evaluation_row():
+def test_evaluation_row_holds_rates_and_mean_losses():
     row = metrics.evaluation_row(
         {
             "clean": counts(200, 67, 95, 39, 300.0),
@@ -148,7 +148,7 @@ TEST_LABELS = [0, 1, 2, 0, 2, 3, 4, 2]
 @pytest.mark.parametrize(
     ("victim", "pixels"), [(0, [0, 0]), (None, [0, 10, 0, 30, 40]), (1, [10])]
 )
-def test_test_sets(victim, pixels):
+def test_triggered_images_are_those_of_the_victim_class(victim, pixels):
     sets = metrics.make_test_sets(
         dataset(TEST_LABELS),
         BackdoorTest(PIXEL, victim, 2),

@@ -34,14 +34,14 @@ def test_mitigation_by_hand():
         ([90.0, 10.0], [0], [1], 1.0),
     ],
 )
-def test_mitigation_at_the_ends(success, starts, lengths, mean):
+def test_episodes_at_the_ends_of_a_run(success, starts, lengths, mean):
     found = mitigation(np.array(success))
 
     assert found[:3] == (starts, lengths, mean)
     assert found.by_phase == success  # shorter than a cycle
 
 
-def test_another_threshold():
+def test_episodes_begin_above_the_given_threshold():
     assert mitigation(np.array([60.0, 80.0]), threshold=70.0).starts == [1]
 
 

@@ -225,7 +225,9 @@ def test_dense_is_affine():
     ("size", "height", "width", "channels", "joint"),
     [(3, 8, 8, 3, False), (5, 9, 8, 2, True), (2, 5, 7, 1, False), (3, 7, 6, 1, True)],
 )
-def test_pooled_convolution(size, height, width, channels, joint):
+def test_pooled_convolution_equals_convolution_then_pooling(
+    size, height, width, channels, joint
+):
     x, kernels = normal(0, 2, height, width, channels), normal(1, 3, size, size, 1, 4)
     kernels = kernels * (1 + jnp.arange(channels))[:, None]
     apart = lambda x, k: layers.max_pool(lax_conv(x, k, 1, 0), 2, 2)
@@ -447,7 +449,7 @@ def test_instance_norm_of_a_constant_is_its_shift():
     ("module", "shape", "fan_in"),
     [(Dense(300), (1, 50), 50), (Conv(300, 3, padding=1), (1, 4, 4, 5), 45)],
 )
-def test_torch_uniform_bounds(module, shape, fan_in):
+def test_initial_values_are_uniform_in_pytorch_s_bounds(module, shape, fan_in):
     params = module.init(jax.random.key(0), jnp.zeros(shape))["params"]
     bound = fan_in**-0.5
     for leaf in jax.tree.leaves(params):
@@ -457,7 +459,7 @@ def test_torch_uniform_bounds(module, shape, fan_in):
     assert abs(params["kernel"].mean()) < 0.03 * bound
 
 
-def test_he_fan_out_scale():
+def test_he_initialisation_has_the_deviation_of_fan_out():
     kernel = layers.he_fan_out(jax.random.key(0), (3, 3, 16, 64))
     np.testing.assert_allclose(kernel.std(), (2 / (9 * 64)) ** 0.5, rtol=0.03)
     assert abs(kernel.mean()) < 2e-3

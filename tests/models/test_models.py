@@ -50,7 +50,9 @@ def size(tree):
         ("mlp", (8, 8, 1), 10, {"width": 5}, 65 * 5 + 6 * 10, 0),
     ],
 )
-def test_parameter_counts(name, image_shape, num_classes, options, parameters, buffers):
+def test_parameter_counts_are_the_published_ones(
+    name, image_shape, num_classes, options, parameters, buffers
+):
     model = build(name, num_classes=num_classes, image_shape=image_shape, **options)
     trees = jax.eval_shape(model.init, jax.random.key(0))
     assert tuple(map(size, trees)) == (parameters, buffers)
@@ -79,7 +81,7 @@ def test_parameter_counts_of_the_distillation_networks(module, shape, parameters
     ("shape", "map_shape"),
     [(RGB, (2, 1, 1)), (GREY, (2, 3, 3)), ((8, 8, 1), (2, 2, 2))],
 )
-def test_realness_maps(shape, map_shape):
+def test_size_of_the_critic_s_map(shape, map_shape):
     run = lambda key, x: Critic().init_with_output(key, x)[0]
     x = jnp.zeros((2, *shape))
     assert jax.eval_shape(run, jax.random.key(0), x).shape == map_shape
@@ -121,7 +123,7 @@ def test_every_model_runs(name):
 @pytest.mark.parametrize(
     "name", ["resnet18", "convnet", "cnn", "leadfl_fashion", "leadfl_cifar"]
 )
-def test_lowerings_agree(name):
+def test_lowerings_give_the_same_outputs(name):
     shape = SHAPES.get(name, (8, 8, 3))
     outputs = []
     for lowering in ("patches", "blocked", "winograd", "native"):
@@ -196,7 +198,7 @@ def test_initialisation_of_the_residual_network():
         ("mlp", (0, 0, 1)),
     ],
 )
-def test_too_small_images(name, image_shape):
+def test_too_small_images_are_refused(name, image_shape):
     with pytest.raises(InputError) as error:
         build(name, num_classes=10, image_shape=image_shape)
     message = str(error.value)

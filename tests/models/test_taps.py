@@ -25,7 +25,7 @@ from tests.models.helpers import (
         (5, 2, 2, 2, 3, 3),
     ],
 )
-def test_equals_lax(size, stride, padding, height, width, channels):
+def test_convolution_by_taps_equals_lax(size, stride, padding, height, width, channels):
     x, kernel = (
         normal(0, 2, height, width, channels),
         normal(1, size, size, channels, 5),
@@ -39,7 +39,7 @@ def test_equals_lax(size, stride, padding, height, width, channels):
     trees_close(both(taps.conv), both(lax_conv))
 
 
-def test_a_kernel_per_client():
+def test_taps_with_a_kernel_per_client():
     x, kernels = normal(0, 3, 2, 4, 4, 3), normal(1, 3, 3, 3, 3, 4)
     convs = (partial(conv, stride=2, padding=1) for conv in (taps.conv, lax_conv))
     trees_close(*(quick_jit(jax.vmap(conv))(x, kernels) for conv in convs))
@@ -55,6 +55,6 @@ def test_a_kernel_per_client():
         (1, 1, 1, 1 / 9),
     ],
 )
-def test_share_inside(length, stride, padding, share):
+def test_share_of_taps_inside_the_image(length, stride, padding, share):
     shape = (7, length, length, 3)
     assert taps.share_inside(shape, 3, stride, padding) == pytest.approx(share)

@@ -23,7 +23,7 @@ def plain(x, kernel, padding=0):
     ("height", "width", "padding"),
     [*((*size, 0) for size in SIZES), (6, 9, 1), (7, 4, 1)],
 )
-def test_equals_lax(height, width, padding):
+def test_winograd_equals_lax(height, width, padding):
     x, kernel = normal(0, 2, height, width, 3), normal(1, 3, 3, 3, 5)
 
     def both(conv):
@@ -34,7 +34,7 @@ def test_equals_lax(height, width, padding):
     trees_close(both(winograd.conv), both(plain))
 
 
-def test_second_derivative():
+def test_second_derivative_of_winograd():
     x, kernel = normal(0, 2, 6, 7, 3), normal(1, 3, 3, 3, 4)
 
     def penalty(conv):
@@ -45,7 +45,7 @@ def test_second_derivative():
     trees_close(gradient(winograd.conv), gradient(plain))
 
 
-def test_a_kernel_per_client():
+def test_winograd_with_a_kernel_per_client():
     x, kernels = normal(0, 3, 2, 6, 6, 3), normal(1, 3, 3, 3, 3, 4)
     gradients = lambda conv: jax.value_and_grad(
         lambda x, k: jnp.sin(conv(x, k)).sum(), (0, 1)

@@ -22,7 +22,7 @@ def best_partition(values, k):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_sums_against_all_partitions(seed):
+def test_sums_are_the_least_of_all_partitions(seed):
     values = np.random.default_rng(seed).normal(size=9).astype("f4")
     expected = [best_partition(values.astype(float), k) for k in range(1, 8)]
     actual = jax.jit(within_sums, static_argnums=1)(values, 7)
@@ -47,7 +47,7 @@ def test_more_clusters_than_different_values():
     assert sums[1:].tolist() == [0, 0, 0]
 
 
-def test_upper_cluster():
+def test_upper_cluster_by_hand():
     values = jnp.array([7.0, 1.0, 2.0, 9.0, 1.5])
     assert upper_cluster(values).tolist() == [True, False, False, True, False]
     ties = jnp.array([3.0, 0.0, 3.0, 0.1])

@@ -28,7 +28,7 @@ def pairs(m, d=12, seed=0):
 
 
 @pytest.mark.parametrize("filled", [1, 3, 6])
-def test_against_the_recursion(filled):
+def test_product_equals_that_of_the_recursion(filled):
     steps, changes, vector = pairs(filled)
     padding = np.zeros((6 - filled, 12))
     actual = product(

@@ -76,7 +76,7 @@ def test_values_are_those_of_sorting(ops, n, included):
 
 
 @pytest.mark.parametrize("n", [112, 113, 200])
-def test_many_rows(n):
+def test_median_of_more_rows_than_a_network_sorts(n):
     rows, mask = random_case(n, 300, n - 1)
     ordered = np.sort(rows[mask], axis=0)
     low = ordered[(n - 2) // 2]
@@ -153,7 +153,7 @@ def test_trim_is_clipped_to_leave_a_value(ops):
     np.testing.assert_array_equal(ops.trimmed(rows, mask, 100), ops.median(rows, mask))
 
 
-def test_no_columns(ops):
+def test_no_columns_give_an_empty_median(ops):
     assert ops.median(np.zeros((3, 0), np.float32), np.ones(3, bool)).shape == (0,)
 
 
@@ -182,7 +182,7 @@ def test_agrees_with_numpy_median():
 
 
 @pytest.mark.parametrize("count", [1, 4, 7])
-def test_mean_around_the_median(count):
+def test_mean_around_the_median_against_numpy(count):
     rng = np.random.default_rng(count)
     values = rng.normal(size=(9, 30)).astype(np.float32)
     mask = np.array([1, 1, 0, 1, 1, 1, 0, 1, 1], bool)
@@ -216,7 +216,7 @@ def test_quantiles_are_those_of_numpy(q, m):
 
 
 @pytest.mark.parametrize("size", [20, 500])
-def test_largest_values(size):
+def test_largest_marks_the_top_values_and_the_first_of_ties(size):
     values = np.random.default_rng(size).normal(size=size).astype(np.float32)
     mask = jax.jit(order_statistics.largest)(values, 7)
     assert set(np.flatnonzero(mask)) == set(np.argsort(values)[-7:])

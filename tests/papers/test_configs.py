@@ -37,8 +37,6 @@ def from_the_root(monkeypatch):
 
 
 def drop(name, arguments=""):
-    if name not in DROP:
-        pytest.skip(f"no configs/drop/{name}.py")
     (config,) = resolve_variants(load_file(f"{DROP[name]}:{arguments}"), {}).values()
     return config
 
@@ -52,7 +50,7 @@ def command_of(path):
     return shlex.split(found[1])
 
 
-def test_there_are_configs():
+def test_configs_are_found():
     assert "configs/quickstart.py" in NAMES
 
 
@@ -130,7 +128,9 @@ def test_drop_poisoning_rate_counts_all_samples(name, dpr, expected):
         ("gtsrb", 100, 25, 100, 20),
     ],
 )
-def test_drop_federations(name, population, cohort, rounds, malicious):
+def test_drop_federations_have_the_published_sizes(
+    name, population, cohort, rounds, malicious
+):
     config = drop(name, "defense=droplet,dpr=1.25,mcr=20")
 
     assert config.partition.num_clients == population
@@ -140,7 +140,7 @@ def test_drop_federations(name, population, cohort, rounds, malicious):
     assert config.defense.name == "droplet"
 
 
-def test_drop_arguments():
+def test_drop_arguments_choose_the_cell():
     config = drop("cifar10", "defense=median,learning=C3,mcr=10,alpha=0.5")
 
     assert config.defense.name == "median"
@@ -176,7 +176,7 @@ def test_drop_arguments():
         "learning=C4;dpr=1.25",
     ],
 )
-def test_wrong_drop_arguments(arguments):
+def test_wrong_drop_arguments_are_refused(arguments):
     with pytest.raises(InputError) as problem:
         drop("cifar10", arguments)
 
@@ -399,7 +399,7 @@ WRONG = {
         for text in [*WRONG[path.parent.name], "defence=median", "nonsense"]
     ],
 )
-def test_wrong_arguments_of_papers(path, text):
+def test_wrong_arguments_of_papers_are_refused(path, text):
     with pytest.raises(InputError) as problem:
         resolve(cell(path, text))
 
@@ -450,7 +450,7 @@ def test_fedredefense_participation(share, cohort, later):
         ("intermittent", (500, 500)),
     ],
 )
-def test_fedredefense_modes(mode, limits):
+def test_fedredefense_modes_have_their_limits(mode, limits):
     """Table of appendix B.3."""
     options = paper("fedredefense/cifar10", f"mode={mode}").defense.options
 
@@ -488,7 +488,7 @@ def test_leadfl_presets_differ_in_the_quirks_of_the_code():
 
 
 @pytest.mark.parametrize(("name", "alpha"), [("cifar10", 0.25), ("fashion_mnist", 0.4)])
-def test_leadfl_strength(name, alpha):
+def test_leadfl_strength_is_that_of_the_data_set(name, alpha):
     options = paper(f"leadfl/{name}").client_defense.options
 
     assert (options["alpha"], options["clip"]) == (alpha, 0.2)

@@ -15,12 +15,12 @@ from fedjax_sim.participation.parts.malicious_majority import (
     ("population", "malicious", "cohort", "expected"),
     [(50, 20, 25, 0.074), (100, 40, 50, 0.012), (150, 60, 30, 0.073), (50, 10, 25, 0)],
 )
-def test_settings_of_the_paper(population, malicious, cohort, expected):
+def test_probabilities_of_the_settings_of_drop(population, malicious, cohort, expected):
     found = majority_probability(population, malicious, cohort)
     assert found == pytest.approx(expected, abs=6e-4)
 
 
-def test_example_of_the_paper():
+def test_example_of_drop_and_its_printed_bound():
     """N = 100, 40 % malicious, n = 20: about 0.34 is printed."""
     assert majority_probability(100, 40, 20) == pytest.approx(0.102, abs=5e-4)
     at_least_half = majority_probability(100, 40, 20, strict=False)
@@ -31,7 +31,7 @@ def test_example_of_the_paper():
 
 
 @pytest.mark.parametrize("cohort", [1, 2, 5, 6])
-def test_against_counting(cohort):
+def test_probabilities_against_counting_all_cohorts(cohort):
     population, malicious = 11, 4
     ways = [
         comb(malicious, k) * comb(population - malicious, cohort - k)

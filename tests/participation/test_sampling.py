@@ -47,7 +47,7 @@ def assert_distinct_and_ascending(ids):
     assert (np.diff(ids, axis=1) > 0).all()
 
 
-def test_uniform_is_uniform():
+def test_uniform_draws_every_client_equally_often():
     ids, present = cohorts(uniform(population=20, cohort_size=5), is_malicious(20, 6))
     assert present.all()
     assert_distinct_and_ascending(ids)
@@ -75,7 +75,7 @@ def test_same_key_same_cohort_other_key_other_cohort():
     assert (first != other).any() and (first[0] != first[1]).any()
 
 
-def test_everyone_takes_part():
+def test_a_cohort_of_the_population_is_everyone():
     ids, present = cohorts(
         uniform(population=6, cohort_size=6), is_malicious(6, 2), rounds=5
     )
@@ -146,7 +146,7 @@ def test_enforced_with_one_group_only(num_malicious):
     assert_distinct_and_ascending(ids)
 
 
-def test_periodic_bursts():
+def test_periodic_bursts_take_six_attackers_in_two_of_ten_rounds():
     malicious = is_malicious(100, 25)
     schedule = periodic(population=100, cohort_size=10, num_malicious=25)
     ids, present = cohorts(schedule, malicious, rounds=40)
@@ -233,7 +233,7 @@ PERIODIC = {"population": 20, "cohort_size": 5, "num_malicious": 6}
         (replayed, {"population": 4, "schedule": np.zeros((3, 0), int)}, "between 1"),
     ],
 )
-def test_impossible_schedules(make, arguments, message):
+def test_impossible_schedules_are_refused(make, arguments, message):
     with pytest.raises(InputError, match=message) as error:
         make(**arguments)
     assert "\n" not in str(error.value)

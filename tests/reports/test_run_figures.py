@@ -120,7 +120,7 @@ def test_scores_are_what_tells_clients_apart(tmp_path):
     assert set(error.values[error.malicious]) == {8.0, 9.0}
 
 
-def test_distributions(make_run):
+def test_distributions_show_benign_and_malicious_scores(make_run):
     folder = make_run("a", mta=90.0, asr=1.0)
     make_run("b", {"defense.name": "krum"}, mta=90.0, asr=1.0)
     runs = runs_of(make_run)

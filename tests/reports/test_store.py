@@ -17,7 +17,7 @@ def types(database, table):
     return {name: kind for name, kind, *_ in found}
 
 
-def test_a_real_run(real_run):
+def test_a_real_run_fills_all_columns(real_run):
     database = store.gather(real_run.parent)
     (run,) = store.select(database, None)
     summary = json.loads((real_run / "summary.json").read_text())
@@ -43,7 +43,7 @@ def test_a_real_run(real_run):
     assert set(summary["detection"]) <= set(run)
 
 
-def test_evaluated_rounds(real_run):
+def test_rounds_hold_the_evaluated_ones(real_run):
     database = store.gather(real_run.parent)
     _, found = store.query(database, "SELECT * FROM rounds ORDER BY round")
     metrics = rows(real_run / "metrics.jsonl")
@@ -55,7 +55,7 @@ def test_evaluated_rounds(real_run):
             assert row[key] == (pytest.approx(value) if value is not None else None)
 
 
-def test_types(make_run):
+def test_columns_have_the_types_of_their_values(make_run):
     make_run("a", {"client.steps": 3}, mta=90, asr=None)
     make_run("b", {"defense.name": "droplet"}, mta=91, asr=5.5)
     database = store.gather(make_run.results)
@@ -76,7 +76,7 @@ def test_columns_are_documented():
         assert column in store.__doc__ or column.startswith("seconds_")
 
 
-def test_status(make_run):
+def test_status_says_how_a_run_ended(make_run):
     make_run("done", mta=1, asr=1)
     make_run("half", {"seed": 1}, mta=1, asr=1, finished=False)
     folder = make_run("bad", {"seed": 2}, mta=1, asr=1, finished=False)
@@ -97,7 +97,7 @@ def test_status(make_run):
     assert found["half"]["mta"] is None  # not the final number
 
 
-def test_queries(make_run):
+def test_runs_are_selected_by_sql_and_mistakes_are_one_line(make_run):
     make_run("a", {"attack.dpr": 0.1}, mta=90, asr=1)
     make_run("b", {"attack.dpr": 0.2}, mta=80, asr=2)
     database = store.gather(make_run.results)
@@ -112,7 +112,7 @@ def test_queries(make_run):
         assert "\n" not in str(problem.value)
 
 
-def test_parquet(make_run, tmp_path):
+def test_parquet_holds_all_rows_and_columns(make_run, tmp_path):
     make_run("a", mta=90, asr=1.5)
     database = store.gather(make_run.results)
     out = tmp_path / "it's"
@@ -135,13 +135,13 @@ def test_runs_at_any_depth(real_run, tmp_path):
     assert [row["run"] for row in found] == ["sweep/one", "two"]
 
 
-def test_no_runs(tmp_path):
+def test_a_folder_without_runs_is_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match="no run directories"):
             store.gather(folder)
 
 
-def test_damaged_run(make_run):
+def test_a_damaged_run_is_refused(make_run):
     folder = make_run("a", mta=90, asr=1)
     (folder / "config.json").write_text("{")
 

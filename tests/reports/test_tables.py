@@ -39,7 +39,7 @@ def test_every_table_of_the_papers_has_a_layout():
 
 
 @pytest.mark.parametrize("name", layouts())
-def test_layout(name):
+def test_layout_has_a_config_for_every_cell(name):
     """Every cell has a config; no two of a table's cells match the same runs."""
     layout = load_layout(name)
     assert layout["source"]
@@ -71,7 +71,7 @@ def test_numbers_of_order_one_show_more_digits(make_run):
     assert "0.731" in markdown(table, {})
 
 
-def test_published_numbers():
+def test_published_numbers_are_those_of_the_papers():
     """Spot checks against the papers."""
 
     def value(name, **labels):
@@ -181,13 +181,13 @@ def test_doubtful_published_values(make_run):
         ({"cells": ["dataset=emnist", "learning=C4"]}, "no such cell"),
     ],
 )
-def test_wrong_options(make_run, options, part):
+def test_wrong_options_are_refused(make_run, options, part):
     make_run("a", mta=90, asr=5)
     with pytest.raises(InputError, match=part):
         published_table(load_layout("drop_table3"), runs_of(make_run), **options)
 
 
-def test_unknown_layout():
+def test_an_unknown_layout_is_refused():
     with pytest.raises(InputError, match="did you mean 'drop_table3'"):
         load_layout("drop_tabel3")
 
@@ -195,7 +195,7 @@ def test_unknown_layout():
 # ------------------------------------------------------------------------- grids
 
 
-def test_grid(make_run):
+def test_grid_averages_seeds_in_rows_and_columns(make_run):
     for name in ("fedavg", "median"):
         for dpr in (0.5, 0.25):
             for seed in (0, 1):
@@ -233,7 +233,7 @@ def test_unfinished_runs_are_not_averaged(make_run):
     assert (found.mean, found.spread, found.num_runs, found.flags) == (90, None, 1, "i")
 
 
-def test_flags(make_run):
+def test_flags_tell_of_runs_that_went_wrong(make_run):
     make_run("a", mta=90, asr=None)
     assert one_cell(make_run, "asr").flags == "u"
     make_run("b", {"seed": 1}, mta=10, asr=1, diverged=True, rounds_skipped=2)

@@ -151,7 +151,7 @@ def test_clients_differ_and_the_empty_one_stays(alone):
 
 
 @pytest.mark.parametrize("text", STRATEGIES)
-def test_strategies_agree(text, alone):
+def test_all_strategies_give_the_same_results(text, alone):
     assert_close(run(parse_strategy(text), EVERYONE), alone)
 
 
@@ -232,7 +232,7 @@ def test_eight_devices_equal_one(alone):
 @pytest.mark.parametrize(
     ("text", "stack"), [("vmap", None), ("map", 1), ("chunk:1", 1), ("chunk:12", 12)]
 )
-def test_parse_strategy(text, stack):
+def test_strategies_are_read_from_text(text, stack):
     assert parse_strategy(text) == Strategy(stack)
 
 
@@ -240,7 +240,7 @@ def test_parse_strategy(text, stack):
     "text",
     ["", "Map", "chunk", "chunk:", "chunk:0", "chunk:-1", "chunk:2.5", "chunk:2 "],
 )
-def test_unknown_strategies(text):
+def test_unknown_strategies_are_refused(text):
     with pytest.raises(InputError, match="chunk:K") as error:
         parse_strategy(text)
     assert repr(text) in str(error.value) and "\n" not in str(error.value)

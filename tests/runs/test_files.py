@@ -34,14 +34,14 @@ from fedjax_sim.runs.files import Lock, Rows, read_json
         (True, True),
     ],
 )
-def test_plain(value, expected):
+def test_plain_turns_arrays_into_json_values(value, expected):
     plain = results.plain(value)
     assert plain == expected and type(plain) is type(expected)
     # Strict JSON: NaN and Infinity are no JSON.
     assert json.loads(json.dumps(plain, allow_nan=False)) == expected
 
 
-def test_write_json(tmp_path):
+def test_write_json_replaces_the_file_at_once(tmp_path):
     path = tmp_path / "summary.json"
     results.write_json(path, {"old": 1})
     results.write_json(path, {"asr": np.float32("nan"), "ids": np.arange(3)})
@@ -68,7 +68,7 @@ def test_damaged_json_is_one_clear_line(tmp_path):
 # ----------------------------------------------------------------------------- rows
 
 
-def test_rows_append_and_read(tmp_path):
+def test_appended_rows_are_read_again(tmp_path):
     rows = Rows(tmp_path / "metrics.jsonl")
     assert rows.read() == []
     rows.append([{"round": 1, "asr": float("nan")}])
@@ -105,7 +105,7 @@ def test_rows_damaged_in_the_middle_are_one_clear_line(tmp_path):
 @pytest.mark.parametrize(
     ("last", "kept"), [(0, []), (4, [2, 4]), (5, [2, 4]), (9, [2, 4, 6])]
 )
-def test_keep_until(tmp_path, last, kept):
+def test_keep_until_drops_later_rows(tmp_path, last, kept):
     rows = Rows(tmp_path / "metrics.jsonl")
     rows.append([{"round": number} for number in (2, 4, 6)])
     expected = [{"round": number} for number in kept]

@@ -75,7 +75,7 @@ def assert_same_run(folder, expected):
     "strategy",
     [Strategy(1), Strategy(None), pytest.param(Strategy(3), marks=pytest.mark.slow)],
 )
-def test_together_as_alone(strategy, alone, tmp_path):
+def test_runs_together_end_as_each_alone(strategy, alone, tmp_path):
     outcomes = runner.run_together(jobs(tmp_path), strategy)
 
     assert [code for code, _ in outcomes] == [0] * len(CHANGES)
@@ -92,7 +92,7 @@ def compilations(caplog):
     return [n for n in names if n in ("some_rounds", "evaluation")]
 
 
-def test_compiled_once(tmp_path, caplog):
+def test_runs_of_one_program_are_compiled_once(tmp_path, caplog):
     with caplog.at_level(logging.DEBUG, logger="jax"), jax.log_compiles():
         runner.run_together(jobs(tmp_path, ("first", "seed", "partition")))
 
@@ -143,7 +143,7 @@ def test_the_memory_limits_how_many_run_together(alone, tmp_path, monkeypatch):
         assert_same_run(tmp_path / name, alone / name)
 
 
-def test_different_programs():
+def test_runs_of_different_programs_are_refused():
     configs = [resolve(override(BASE, {"rounds": rounds})) for rounds in (1, 2)]
     with pytest.raises(ValueError, match="different programs"):
         runner.run_together([Job(config, None) for config in configs])

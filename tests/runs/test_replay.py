@@ -68,7 +68,7 @@ def test_other_software_is_noticed(run, last, key):
         _compare(row, last, run)
 
 
-def test_command(run, last, capsys, monkeypatch):
+def test_command_writes_the_plane_of_a_round(run, last, capsys, monkeypatch):
     monkeypatch.setattr(geometry, "replay", lambda workdir, round_index: last)
     code = geometry.main(["geometry.py", f"--run={run}"])
     out, err = capsys.readouterr()
@@ -83,7 +83,7 @@ def test_command(run, last, capsys, monkeypatch):
     assert str(run / "geometry" / "4.json") in out
 
 
-def test_wrong_input(run, tmp_path, capsys):
+def test_wrong_input_is_refused(run, tmp_path, capsys):
     lock = Lock(run)
     try:
         cases = {

@@ -145,7 +145,7 @@ def assert_refused(result, *parts):
 # ------------------------------------------------------------------------ files
 
 
-def test_files_of_a_run(finished):
+def test_a_run_leaves_these_files(finished):
     names = {path.name for path in finished.iterdir()}
 
     assert names == {
@@ -166,7 +166,7 @@ def test_checkpoints_after_every_round(finished):
     assert steps == {str(ROUNDS - 1), str(ROUNDS)}
 
 
-def test_metrics_rows(finished):
+def test_metrics_rows_hold_every_field(finished):
     found = rows(finished / "metrics.jsonl")
 
     assert [row["round"] for row in found] == list(range(4, ROUNDS + 1, 4))
@@ -182,7 +182,7 @@ def test_metrics_rows(finished):
     assert found[-1]["mta"] > 50
 
 
-def test_round_rows(finished):
+def test_round_rows_hold_every_field(finished):
     found = rows(finished / "rounds.jsonl")
     malicious = json.loads((finished / "provenance.json").read_text())[
         "malicious_clients"
@@ -294,14 +294,16 @@ def kill_and_finish(flags, workdir, kills, seed):
     assert process.returncode == 0
 
 
-def test_killed(droplet_flags, finished, tmp_path):
+def test_a_killed_run_ends_with_the_same_bits(droplet_flags, finished, tmp_path):
     kill_and_finish(droplet_flags, tmp_path, 1, seed=1)
 
     assert_same_run(tmp_path, finished)
 
 
 @pytest.mark.slow
-def test_killed_ten_times(droplet_flags, finished, tmp_path):
+def test_a_run_killed_ten_times_ends_with_the_same_bits(
+    droplet_flags, finished, tmp_path
+):
     kill_and_finish(droplet_flags, tmp_path, 10, seed=2)
 
     assert_same_run(tmp_path, finished)
@@ -387,7 +389,9 @@ def test_killed_before_the_summary(droplet_flags, finished, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("kept", [lambda size: size // 2, lambda size: 10])
-def test_damaged_checkpoint(droplet_flags, finished, tmp_path, capfd, kept):
+def test_a_damaged_checkpoint_is_refused(
+    droplet_flags, finished, tmp_path, capfd, kept
+):
     """It is named; without it the run goes on from the one before."""
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
@@ -409,7 +413,7 @@ def test_damaged_checkpoint(droplet_flags, finished, tmp_path, capfd, kept):
     assert_same_run(workdir, finished)
 
 
-def test_row_cut_short(droplet_flags, finished, tmp_path, capfd):
+def test_a_row_cut_short_is_written_again(droplet_flags, finished, tmp_path, capfd):
     """A kill in the middle of a write: the half row is written again."""
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
@@ -472,7 +476,7 @@ def test_config_of_an_older_version(droplet_flags, finished, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("name", ["config.json", "summary.json"])
-def test_damaged_json(droplet_flags, finished, tmp_path, capfd, name):
+def test_a_damaged_json_file_is_refused(droplet_flags, finished, tmp_path, capfd, name):
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
     path = workdir / name
@@ -483,7 +487,7 @@ def test_damaged_json(droplet_flags, finished, tmp_path, capfd, name):
     assert_refused(result, path)
 
 
-def test_damaged_rows(droplet_flags, finished, tmp_path, capfd):
+def test_damaged_rows_are_refused(droplet_flags, finished, tmp_path, capfd):
     """Not a cut last row, which a kill leaves, but noise in the middle."""
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
@@ -499,7 +503,7 @@ def test_damaged_rows(droplet_flags, finished, tmp_path, capfd):
 # ---------------------------------------------------------------------- options
 
 
-def test_options_of_the_log(config_file, tmp_path, capfd):
+def test_options_of_the_log_change_what_is_written(config_file, tmp_path, capfd):
     """Events for TensorBoard, no rows per round, more measures."""
     pytest.importorskip("tensorboardX")
     code, _, err = command(
@@ -659,7 +663,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_input(case, config_file, tmp_path, capfd):
+def test_wrong_input_is_refused(case, config_file, tmp_path, capfd):
     flags, parts = WRONG[case]
     workdir = tmp_path / "run"
 
@@ -679,7 +683,7 @@ def test_wrong_input_leaves_results_alone(case, finished, droplet_flags, capfd):
     assert snapshot(finished) == before
 
 
-def test_missing_config_file(tmp_path, capfd):
+def test_a_missing_config_file_is_refused(tmp_path, capfd):
     path = tmp_path / "nowhere.py"
 
     result = command(capfd, f"--config={path}", f"--workdir={tmp_path / 'run'}")
@@ -689,15 +693,15 @@ def test_missing_config_file(tmp_path, capfd):
 
 
 @pytest.mark.parametrize("flags", [[], ["--workdir=x"]])
-def test_no_config(flags, capfd):
+def test_a_config_must_be_given(flags, capfd):
     assert_refused(command(capfd, *flags), "--config")
 
 
-def test_no_workdir(config_file, capfd):
+def test_a_workdir_must_be_given(config_file, capfd):
     assert_refused(command(capfd, f"--config={config_file}"), "--workdir")
 
 
-def test_workdir_below_a_file(config_file, tmp_path, capfd):
+def test_a_workdir_below_a_file_is_refused(config_file, tmp_path, capfd):
     blocked = tmp_path / "file"
     blocked.write_text("mine")
 
@@ -717,7 +721,7 @@ def test_workdir_that_takes_no_file(config_file, tmp_path, capfd):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_read_only_workdir(config_file, tmp_path, capfd):
+def test_a_read_only_workdir_is_refused(config_file, tmp_path, capfd):
     tmp_path.chmod(0o500)
     try:
         for workdir in (tmp_path, tmp_path / "run"):

@@ -166,7 +166,7 @@ def test_locked_runs_are_left_to_their_process(sweep_file, tmp_path, capfd):
         ),
     ],
 )
-def test_wrong_input(sweep_file, tmp_path, capfd, flags, parts):
+def test_wrong_input_is_refused(sweep_file, tmp_path, capfd, flags, parts):
     code, _, err = command(capfd, sweep_file, tmp_path / "results", *flags)
 
     assert code == 2
@@ -177,7 +177,7 @@ def test_wrong_input(sweep_file, tmp_path, capfd, flags, parts):
 
 
 @pytest.mark.parametrize("flag", ["sweep", "results"])
-def test_missing_flags(sweep_file, capfd, flag):
+def test_missing_flags_are_named(sweep_file, capfd, flag):
     given = {"sweep": sweep_file, "results": "x"}
     del given[flag]
     code = cli.main(["sweep.py", *(f"--{k}={v}" for k, v in given.items())])
@@ -209,6 +209,6 @@ def test_each_process_has_its_gpu(visible, processes, wanted, monkeypatch, tmp_p
     assert [tuple(share.values()) for share in shares] == wanted
 
 
-def test_no_gpu(monkeypatch, tmp_path):
+def test_without_a_gpu_nothing_is_shared(monkeypatch, tmp_path):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert executors.share_of_gpus(0, 2, tmp_path) == {}

@@ -159,7 +159,7 @@ def test_jobs_that_slurm_lists_are_alive(tmp_path, monkeypatch, capfd):
         ([*LOCAL, "--submit=nodes=2"], ["--submit=nodes=2", "allowed: 1"]),
     ],
 )
-def test_wrong_input(sweep_file, tmp_path, capfd, flags, parts):
+def test_wrong_input_is_refused(sweep_file, tmp_path, capfd, flags, parts):
     code, _, err = command(capfd, sweep_file, tmp_path, *flags)
 
     assert code == 2
@@ -169,7 +169,7 @@ def test_wrong_input(sweep_file, tmp_path, capfd, flags, parts):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_no_slurm_here(sweep_file, tmp_path, capfd, monkeypatch):
+def test_without_slurm_it_is_refused(sweep_file, tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     code, _, err = command(capfd, sweep_file, tmp_path, "--cluster=slurm")
 

@@ -163,7 +163,7 @@ def test_predicate_and_filters():
         (Sweep(BASE, []), [], ["no runs"]),
     ],
 )
-def test_wrong_sweeps(sweep, only, parts):
+def test_wrong_sweeps_are_refused(sweep, only, parts):
     with pytest.raises(InputError) as problem:
         expand(sweep, only=only)
 
@@ -181,7 +181,7 @@ def test_wrong_sweeps(sweep, only, parts):
         ("y = 1\n", ["get_sweep"]),
     ],
 )
-def test_wrong_sweep_files(tmp_path, text, parts):
+def test_wrong_sweep_files_are_refused(tmp_path, text, parts):
     path = tmp_path / "sweep.py"
     path.write_text(text)
 
@@ -194,7 +194,7 @@ def test_wrong_sweep_files(tmp_path, text, parts):
         assert part in str(problem.value)
 
 
-def test_missing_sweep_file():
+def test_a_missing_sweep_file_is_refused():
     with pytest.raises(InputError, match=r"nowhere\.py"):
         load_sweep("nowhere.py")
 
@@ -208,7 +208,7 @@ def test_shipped_sweep_expands(path):
     assert f"--sweep=configs/sweeps/{path.name}" in path.read_text()
 
 
-def test_drop_small():
+def test_drop_small_differs_in_defence_partition_and_rate_alone():
     """All defences of the paper's tables, fairly: only what is listed differs."""
     runs = expand(load_sweep(str(ROOT / "configs" / "sweeps" / "drop_small.py")))
     names = {run.config.defense.name for run in runs}
@@ -259,7 +259,7 @@ def shipped(name):
     return expand(load_sweep(str(ROOT / "configs" / "sweeps" / f"{name}.py")))
 
 
-def test_iqr_small():
+def test_iqr_small_divides_by_the_steps_that_clients_make():
     """Clip-Avg divides by the steps that clients really make."""
     runs = shipped("iqr_small")
 
@@ -276,7 +276,7 @@ def test_iqr_small():
     assert [int(alpha * batch) for alpha in alphas] == [0, 1, 3, 6]
 
 
-def test_poisonedfl_small():
+def test_poisonedfl_small_draws_2_5_percent_of_all():
     """The fakes are a share of the genuine clients, and 2.5 % of all are drawn."""
     runs = shipped("poisonedfl_small")
 
@@ -293,7 +293,7 @@ def test_poisonedfl_small():
     assert seen == {(0.0, None)} | plain | adapted
 
 
-def test_leadfl_small():
+def test_leadfl_small_repeats_with_the_published_clients():
     """Three repetitions, each with the published clients of its offset."""
     runs = shipped("leadfl_small")
 

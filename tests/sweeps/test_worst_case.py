@@ -366,7 +366,7 @@ def sweep_file(tmp_path):
     return path
 
 
-def test_command(sweep_file, tmp_path, capfd):
+def test_command_finds_the_worst_rate(sweep_file, tmp_path, capfd):
     """Real runs; the second rate leaves the model untrained."""
     results = tmp_path / "results"
     flags = ["--budget=3", "--mta=40"]
@@ -411,7 +411,7 @@ def test_command(sweep_file, tmp_path, capfd):
         (["--budgit=9"], ["budgit"]),
     ],
 )
-def test_wrong_input(sweep_file, tmp_path, capfd, flags, parts):
+def test_wrong_input_is_refused(sweep_file, tmp_path, capfd, flags, parts):
     code, _, err = command(capfd, sweep_file, tmp_path / "results", *flags)
 
     assert code == 2

@@ -22,13 +22,13 @@ from fedjax_sim.core.errors import InputError
         ),
     ],
 )
-def test_bad_values(call, message):
+def test_values_outside_their_range_are_refused(call, message):
     with pytest.raises(InputError, match=r"^config\.attack\." + message) as error:
         call()
     assert "\n" not in str(error.value)
 
 
-def test_good_values():
+def test_values_inside_their_range_pass():
     options.require_trigger("9pixel")
     options.require_classes(make_spec(), victim_class=None, target_class=9)
     active = options.active_rounds(2, 4)

@@ -480,7 +480,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("options", "part"), BAD)
-def test_bad_numbers(options, part):
+def test_bad_numbers_are_refused(options, part):
     with pytest.raises(InputError) as problem:
         drop(**options)
 

@@ -501,7 +501,7 @@ def test_refused_answers_are_wrong(rounds):
         {"confidence": 1.5},
     ],
 )
-def test_bad_numbers(options):
+def test_bad_numbers_are_refused(options):
     ((key, value),) = options.items()
     with pytest.raises(InputError) as problem:
         flip(**options)
@@ -510,7 +510,7 @@ def test_bad_numbers(options):
     assert "\n" not in str(problem.value)
 
 
-def test_bad_combination():
+def test_bad_combination_is_refused():
     with pytest.raises(InputError, match=r"steps_again = 3 must be none"):
         flip(variant="authors", steps_again=3)
     with pytest.raises(InputError, match="variant"):

@@ -107,7 +107,7 @@ def test_numbers_may_be_traced(make_cohort, make_context, make_spec):
         ({"blacklist_threshold": 0.0}, "blacklist_threshold = 0.0 must be above 0"),
     ],
 )
-def test_bad_numbers(arguments, message):
+def test_bad_numbers_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         droplet(**arguments)
 

@@ -10,7 +10,7 @@ from fedjax_sim.defenses.parts.byzantine import check_quorum
 from fedjax_sim.defenses.trimmed_mean import trimmed_mean
 
 
-def test_quorum(make_spec):
+def test_too_many_byzantine_clients_are_refused(make_spec):
     check_quorum(make_spec(9), 3, 2, 3)
     with pytest.raises(InputError, match="num_byzantine = 4 must be at most 3 in a"):
         check_quorum(make_spec(9), 4, 2, 3)

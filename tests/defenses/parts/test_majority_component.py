@@ -35,7 +35,7 @@ def reference(distances):
 
 @pytest.mark.parametrize("n", [4, 11, 30])
 @pytest.mark.parametrize("seed", range(3))
-def test_against_single_linkage(n, seed):
+def test_members_against_single_linkage(n, seed):
     points = np.random.default_rng(seed).normal(size=(n, 3))
     points[: n // 3] += 2
     distances = np.linalg.norm(points[:, None] - points[None], axis=-1)
@@ -43,7 +43,7 @@ def test_against_single_linkage(n, seed):
     np.testing.assert_array_equal(actual, reference(distances))
 
 
-def test_by_hand():
+def test_members_by_hand():
     # Three of five within steps of 1; the fourth is 2 away from them.
     line = on_a_line([0, 1, 2, 4, 9])
     assert members(line, jnp.ones(5, bool)).tolist() == [1, 1, 1, 0, 0]
@@ -81,7 +81,7 @@ def test_identical_clients_are_admitted_together(
     assert np.flatnonzero(included(judged)).tolist() == list(range(3, 9))
 
 
-def test_features(make_cohort, make_context):
+def test_features_are_updates_or_models(make_cohort, make_context):
     # Nearly one direction from the origin of the updates, two of the models.
     updates = [[1.0, 0.0], [8.0, 0.1], [30.0, 0.0], [0.0, 1.0], [0.1, 1.0]]
     context = make_context(2)._replace(global_params=jnp.array([0.0, 5.0]))
