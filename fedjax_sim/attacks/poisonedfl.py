@@ -1,4 +1,19 @@
-"""PoisonedFL: fake clients push the model along one direction in every round."""
+"""PoisonedFL: fake clients push the model along one direction in every round.
+
+Xie, Fang, Gong, CVPR 2025, as in eqs. (7) to (10) of the report of Guthmann and Tan
+(TUM 2026). In round t of the attack, with the broadcast model w_t; behind the colon the
+name in the code:
+
+    g = w_t - w_(t-1)                       the last global update: `step`
+    h = g - ||g|| / ||k|| k                 eq. (7), k the mean of what the fakes sent
+    v = |h| / ||h||                         eq. (8): `magnitudes`
+    lambda = c ||g||                        eq. (9): `strength`, c the `scale`
+    u = lambda v * s                        eq. (10), sent by every fake
+
+s are signs drawn once (`direction`). Every e rounds (`window`) the attacker counts the
+coordinates that have moved its way since the window began (`count_aligned`); where they
+are no more than chance explains, c becomes beta c (`decay`), not below c_min.
+"""
 
 import math
 from typing import Annotated, Literal, NamedTuple

@@ -10,6 +10,22 @@ one along the gradient of the norm of I - eta H, where only the diagonal of H is
 and estimated from two successive steps. Written for one call per mini-batch: the
 weights of the step before are known from the steps themselves, so neither a history
 of weights nor a second gradient is needed.
+
+One local step i on weights W_i with the mini-batch gradient g_i, for one weight tensor;
+eta is the learning rate, behind the colon the name in the code:
+
+    Wt = W_i - eta g_i                     report, eq. (4): W_i + `step`
+    dW_i = W_i - W_(i-1)                   `last`
+    H_i = (W_i - Wt + dW_i) / eta          eq. (6)
+    R_i = clip(p / ||p||, q)               eq. (5), p = 1 - eta H_i: `_regulariser`
+    W_(i+1) = Wt - eta alpha R_i           eq. (5)
+
+`paper_sign` has the paper's eq. (4), which is -H_i; `halfsq` has R_i = clip(p, q). As
+the authors coded it (`code`), with G the h of the step before (`last`):
+
+    v = Wt - W_i - G - eta,  r = v / ||v||  (0 where no weight tensor)
+    h = clip(g_i + alpha r, q)              on every tensor: `mixed`
+    W_(i+1) = Wt - eta h                    both through the momentum buffer
 """
 
 from typing import Any, Literal, NamedTuple

@@ -2,6 +2,18 @@
 
 Zhang, Cao, Jia, Gong, "FLDetector: Defending Federated Learning Against Model
 Poisoning Attacks via Detecting Malicious Clients", KDD 2022, Algorithms 1 to 3.
+
+With the global model w_t, the update g_i,t of client i and the aggregate g_t (updates
+are negative gradients here); behind the colon the name in the code:
+
+    dw_t = w_t - w_(t-1),  dg_t = g_t - g_(t-1)     `steps`, `changes`, the last window
+    H dw                                            by L-BFGS: `numerics.lbfgs`
+    p_i,t = g_i,(t-1) + H (w_t - w_(t-1))           predicted: `prediction_errors`
+    d_i,t = ||p_i,t - g_i,t|| / sum_j ||p_j,t - g_j,t||
+    s_i = sum of d_i over the window                the suspicious score: `_detect`
+
+The gap statistic says whether the s_i are more than one cluster; if so, k-means splits
+them in two and the cluster of the larger mean is expelled.
 """
 
 from typing import NamedTuple
