@@ -1,6 +1,6 @@
 """Label flipping that knows FedREDefense and stays below its threshold.
 
-Xie, Fang, Gong, ICML 2024, section 5.4 and Algorithm 3: the attacker trains on flipped
+Xie, Fang, Gong, ICML 2024, section 6.1 and Algorithm 3: the attacker trains on flipped
 labels and scales the update as far as its own reconstruction error allows.
 """
 

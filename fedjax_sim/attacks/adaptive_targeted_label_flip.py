@@ -1,6 +1,6 @@
 """Targeted label flipping that knows FedREDefense and stays below its threshold.
 
-Xie, Fang, Gong, ICML 2024, section 5.4 and Algorithm 3.
+Xie, Fang, Gong, ICML 2024, section 6.1 and Algorithm 3.
 """
 
 from fedjax_sim.attacks.adaptive_label_flip import (

@@ -38,7 +38,7 @@ def backdoor(
     start_round: Count = 1,
     end_round: Count | None = None,
 ) -> Attack:
-    """Targeted backdoor (Gu et al. 2017, Chen et al. 2017; [DROP] 2.2, eq. 4).
+    """Targeted backdoor (Gu et al. 2017, Chen et al. 2017; Syros et al. 2025, eq. 4).
 
     Each malicious client stamps the trigger on the first floor(dpr * v) of its v
     samples of the victim class and labels them as the target; they replace the

@@ -31,7 +31,9 @@ def block_backdoor(
     start_round: Count = 1,
     end_round: Count | None = None,
 ) -> Attack:
-    """The rectangular backdoor of the IQR / Clip-Avg article ([DROP] 9).
+    """The rectangular backdoor of the IQR / Clip-Avg article.
+
+    Its first listing; docs/protocols/iqr.md says what is assumed.
 
     In each batch of nominal size B the first floor(alpha B) images get the block and
     the target label. Success counts test images of the target class too (`asr_all`).

@@ -54,7 +54,7 @@ def chameleon(
     "facilitators"). Then only the last layer is trained, with cross-entropy and the
     optimiser of benign clients.
 
-    Defaults are those of [DROP] 3.2. The authors' own for CIFAR-10: 10 contrastive
+    Defaults are those of DROP's code. The authors' own for CIFAR-10: 10 contrastive
     epochs, lr 0.005, milestones 3, 5, 7, 9 with factor 0.1, scale weight 6, radius 5, 3
     classifier epochs.
 

@@ -17,7 +17,7 @@ def dba(
     start_round: Count = 1,
     end_round: Count | None = None,
 ) -> Attack:
-    """Distributed backdoor: client k stamps pixel k mod 4 of four ([FedREDefense] 2.7).
+    """Distributed backdoor: client k stamps pixel k mod 4 of four.
 
     Xie, Huang, Chen, Li, "DBA: Distributed Backdoor Attacks against Federated
     Learning", ICLR 2020, as in the code of Xie, Fang, Gong, ICML 2024: local work and

@@ -20,7 +20,7 @@ def label_flip(
     """Label flipping: y becomes (y + offset) mod K in all data of the attackers.
 
     Fung, Yoon, Beschastnikh, "Mitigating Sybils in Federated Learning Poisoning",
-    2018, as in [FedREDefense] 2.8: training is honest otherwise, and not scaled.
+    2018, as in FedREDefense's code: training is honest otherwise, and not scaled.
 
     Args:
       offset: added to the label, modulo K; None draws one of 1 to K - 1 for each batch

@@ -44,7 +44,7 @@ def leadfl_backdoor(
     start_round: Count = 1,
     end_round: Count | None = None,
 ) -> Attack:
-    """The backdoor of LeadFL and FL-WBC ([LeadFL] 5.1-5.3).
+    """The backdoor of LeadFL and FL-WBC, as in LeadFL's code.
 
     Zhu, Roos, Chen, "LeadFL: Client Self-Defense against Model Poisoning in Federated
     Learning", ICML 2023; Sun et al., "FL-WBC", NeurIPS 2021. Each batch is used twice:

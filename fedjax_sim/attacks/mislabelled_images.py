@@ -24,7 +24,7 @@ def mislabelled_images(
 ) -> Attack:
     """Attackers train on the first test images with wrong labels, and nothing else.
 
-    The targeted ("single image") attack of LeadFL's and FL-WBC's code [LeadFL 5.4]:
+    The targeted ("single image") attack of LeadFL's and FL-WBC's code:
     image i is to be taken for a class drawn with seed 100 + i. Success is the share of
     the images taken for it (`asr`), and the mean softmax probability of it
     (`target_confidence`). An attacker has as many samples as images, each an image of

@@ -39,7 +39,7 @@ def scaling(
     start_round: Count = 1,
     end_round: Count | None = None,
 ) -> Attack:
-    """The scaling attack on all images but those of the target ([FedREDefense] 2.6).
+    """The scaling attack on all images but those of the target.
 
     Bagdasaryan, Veit, Hua, Estrin, Shmatikov, "How To Backdoor Federated Learning",
     AISTATS 2020, as in the code of Xie, Fang, Gong, ICML 2024. An attacker passes over

@@ -21,8 +21,8 @@ def targeted_label_flip(
     """Targeted label flipping: the victim class is labelled as the target.
 
     Tolpegin, Truex, Gursoy, Liu, "Data Poisoning Attacks Against Federated Learning
-    Systems", ESORICS 2020, as in [FedREDefense] 2.8. Success is the share of clean
-    test images of the victim class that are classified as the target.
+    Systems", ESORICS 2020, as in FedREDefense's code. Success is the share of
+    clean test images of the victim class that are classified as the target.
 
     Args:
       victim_class: class to relabel.

@@ -169,7 +169,7 @@ def _row(
 
 
 def _consistent(found: Outcome, least_asr: float) -> bool | None:
-    """[DROP] equation 3; None: in a run no round has an acceptable MTA."""
+    """DROP's equation 3; None: in a run no round has an acceptable MTA."""
     if found.least_rounds == 0 or found.least_asr is None:
         return None
     return found.least_asr >= least_asr

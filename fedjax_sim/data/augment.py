@@ -19,11 +19,11 @@ class Augmentation(NamedTuple):
 
 AUGMENTATIONS: dict[str, Augmentation] = {
     "none": Augmentation(),
-    # [DROP] 1.4, CIFAR-10 and CINIC-10.
+    # DROP's code, CIFAR-10 and CINIC-10.
     "drop": Augmentation(crop_padding=4, flip=True, rotation_degrees=15.0),
-    # [DROP] 1.4, GTSRB: a mirrored traffic sign is another sign.
+    # DROP's code, GTSRB: a mirrored traffic sign is another sign.
     "drop_no_flip": Augmentation(crop_padding=4, rotation_degrees=15.0),
-    # [LeadFL] 1, CIFAR-10.
+    # LeadFL's code, CIFAR-10.
     "crop_flip": Augmentation(crop_padding=4, flip=True),
 }
 

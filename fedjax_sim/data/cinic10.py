@@ -69,8 +69,8 @@ def load_cinic10(*, data_dir: str | None = None, use_valid: bool = True) -> Data
 
     Args:
       data_dir: folder that holds the files.
-      use_valid: join train and valid: 180 000 + 90 000 images ([DROP]); without it
-        90 000 + 90 000 ([FedREDefense]).
+      use_valid: join train and valid: 180 000 + 90 000 images (DROP); without it
+        90 000 + 90 000 (FedREDefense's code).
     """
     root = data_folder(data_dir, CINIC10)
     train = first_existing(

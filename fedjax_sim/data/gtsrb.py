@@ -1,7 +1,7 @@
 """German Traffic Sign Recognition Benchmark (Stallkamp et al. 2012).
 
 Of the official training archives this reads `GTSRB-Training_fixed.zip`, 26 640
-images, the one torchvision uses: only with it do the counts of [DROP] come out,
+images, the one torchvision uses: only with it do the counts of DROP come out,
 26 640 + 3 360 = 30 000 training and 12 630 - 3 360 = 9 270 test images. The larger
 archive (`GTSRB_Final_Training_Images.zip`, 39 209 images) unpacks to another
 folder, `GTSRB/Final_Training`, and is not read.
@@ -106,7 +106,8 @@ def load_gtsrb(
     Args:
       data_dir: folder that holds the files.
       test_to_train: how many of the last official test images are appended to the
-        training images, last one first; [DROP] moves 3 360. 0 keeps the official sets.
+        training images, last one first; DROP's code moves 3 360. 0 keeps the official
+        sets.
     """
     root = data_folder(data_dir, GTSRB)
     training = first_existing(

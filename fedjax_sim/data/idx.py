@@ -163,12 +163,12 @@ def load_emnist(
 ) -> Dataset:
     """EMNIST, grey images of 28x28 (Cohen et al. 2017).
 
-    Images keep the orientation of the files, which is transposed; [DROP] trains and
-    triggers them like this.
+    Images keep the orientation of the files, which is transposed; DROP's code
+    trains and triggers them like this.
 
     Args:
       data_dir: folder that holds the files.
-      split: `balanced`, 112 800 + 18 800 images of 47 classes ([DROP] uses this one);
+      split: `balanced`, 112 800 + 18 800 images of 47 classes (DROP's code);
         `byclass`, 697 932 + 116 323 images of 62 classes.
     """
     root = data_folder(data_dir, EMNIST)

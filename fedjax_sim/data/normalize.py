@@ -11,9 +11,9 @@ from fedjax_sim.core.errors import InputError, check_choice
 
 # name -> (mean, std) of pixels in [0, 1]; a number serves any number of channels.
 NORMALIZATIONS: dict[str, tuple[float | tuple, float | tuple]] = {
-    "half": (0.5, 0.5),  # range [-1, 1]; [DROP] 1.4
+    "half": (0.5, 0.5),  # range [-1, 1]; DROP's code
     "unit": (0.0, 1.0),  # range [0, 1]
-    # [FedREDefense] uses the constants of MNIST for Fashion-MNIST too.
+    # FedREDefense's code takes the constants of MNIST for Fashion-MNIST too.
     "mnist": ((0.1307,), (0.3081,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "cinic10": (

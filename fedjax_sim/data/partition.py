@@ -68,7 +68,10 @@ def fingerprint(partition: Partition) -> str:
 
 
 def with_fake_clients(partition: Partition, num_fake: int) -> Partition:
-    """Appends `num_fake` clients without data ([PoisonedFL], [MPAF])."""
+    """Appends `num_fake` clients without data.
+
+    Cao, Gong, CVPR Workshops 2022 (MPAF); Xie, Fang, Gong, CVPR 2025 (PoisonedFL).
+    """
     if num_fake < 0:
         raise InputError(f"num_fake={num_fake}, at least 0 expected")
     return Partition(
@@ -108,7 +111,7 @@ def _class_lists(labels: np.ndarray) -> list[np.ndarray]:
     return np.split(order, np.cumsum(np.bincount(labels))[:-1])
 
 
-# ------------------------------------------------------------------- [DROP], 1.5
+# ---------------------------------------------- DROP (Syros et al. 2025), its code
 
 
 def round_robin_counts(class_sizes: np.ndarray, num_clients: int) -> np.ndarray:
@@ -180,7 +183,7 @@ def _deal(
 
 
 def _available(labels: np.ndarray, ratio: float) -> np.ndarray:
-    """Keeps the first floor(ratio * M) samples, [DROP]'s ADR."""
+    """Keeps the first floor(ratio * M) samples, ADR in DROP's code."""
     return labels[: int(np.floor(np.float64(ratio) * len(labels)))]
 
 
@@ -192,7 +195,7 @@ def drop_iid(
     seed: Natural,
     available_data_ratio: Fraction = 1.0,
 ) -> Partition:
-    """IID split of [DROP] 1.5: equal clients, filled class by class in turns.
+    """IID split of DROP's code: equal clients, filled class by class in turns.
 
     Exactly balanced if floor(M / N) is a multiple of K and classes are balanced;
     otherwise see `round_robin_counts`.
@@ -219,7 +222,7 @@ def drop_dirichlet(
     alpha: Positive = 1.0,
     available_data_ratio: Fraction = 1.0,
 ) -> Partition:
-    """Dirichlet split of [DROP] 1.5: each class is shared out by Dir(alpha, ...).
+    """Dirichlet split of DROP's code: each class is shared out by Dir(alpha, ...).
 
     Clients differ in size; some may have no sample of a given class.
 
@@ -236,7 +239,7 @@ def drop_dirichlet(
     return _check_none_empty(partition, "raise alpha or lower num_clients")
 
 
-# ----------------------------------------------------------- [FedREDefense], 1.2
+# ------------------------- FedREDefense (Xie, Fang, Gong, ICML 2024), its code
 
 
 def sinkhorn(shares: np.ndarray) -> np.ndarray:
@@ -283,7 +286,7 @@ def sinkhorn_dirichlet(
     alpha: Positive = 0.1,
     balance: bool = True,
 ) -> Partition:
-    """Dirichlet split of [FedREDefense] (its code; the paper says only "Dirichlet").
+    """Dirichlet split of FedREDefense's code; section 5.1.1 says only "Dirichlet".
 
     Draws come from NumPy's legacy generator, so that the same seed gives the authors'
     split.
@@ -346,7 +349,7 @@ def _balanced_labels(
 def labels_per_client(
     labels: np.ndarray, *, num_clients: Count, seed: Natural, num_labels: Count = 5
 ) -> Partition:
-    """Every client holds `num_labels` labels ([LeadFL]: 5 per client).
+    """Every client holds `num_labels` labels (LeadFL's code: 5 per client).
 
     Labels are held by equally many clients (up to one), and each is shared out
     equally (up to one sample) among its holders.

@@ -1,4 +1,7 @@
-"""Which training samples malicious clients poison ([DROP] 2.3).
+"""Which training samples malicious clients poison.
+
+By the rule of DROP's code (Syros et al. 2025); what its rate counts, and what the
+paper's: docs/protocols/drop.md.
 
 A sample belongs to at most one client, so one flag per training sample says it
 all; the batch function stamps the trigger and replaces the label on the fly.
@@ -69,7 +72,7 @@ def redistribute_poison(
 ) -> Partition:
     """Gives malicious clients equal parts of all their poisoned samples.
 
-    [DROP]'s `non_iid_equal_distribution` (1.5): the poisoned samples of all
+    DROP's code, `non_iid_equal_distribution`: the poisoned samples of all
     malicious clients are shuffled, cut into chunks of ceil(total / number of
     malicious clients) and put before each client's clean samples.
     """

@@ -73,7 +73,7 @@ def _red(name: str, shape: Shape) -> np.ndarray:
     return np.array([255, 0, 0][:channels], np.uint8)
 
 
-# ------------------------------------------------------------------- [DROP], 2.1
+# ----------------------------------- DROP (Syros et al. 2025), Figure 1 and its code
 
 
 def _drop(
@@ -99,7 +99,7 @@ def _drop(
 def one_pixel(
     shape: Shape, normalization: Normalization, *, position: Position = "top_left"
 ) -> Trigger:
-    """One red (or white) pixel near a corner, [DROP] 2.1."""
+    """One red (or white) pixel near a corner: DROP's code."""
     return _drop("1pixel", [(1, 1)], 3, shape, normalization, position)
 
 
@@ -110,7 +110,7 @@ def four_pixel(
     position: Position = "top_left",
     pixel: int | None = None,
 ) -> Trigger:
-    """Four red (or white) pixels near a corner, [DROP] 2.1; or one `pixel` of them.
+    """Four red (or white) pixels near a corner: DROP's code; or one `pixel` of them.
 
     At the other corners the authors' offset of 29 leaves a 32-pixel image (their
     code fails); 4 pixels from the edge the pattern fits.
@@ -120,7 +120,7 @@ def four_pixel(
     return _drop("4pixel", pixels, 4, shape, normalization, position)
 
 
-# ----------------------------------------------------------------- [LeadFL], 5.1
+# ----------------------------------- LeadFL (Zhu, Roos, Chen, ICML 2023), its code
 
 _NINE_PIXELS = {
     (3, 23): 1,
@@ -155,7 +155,7 @@ def _leadfl(
 def nine_pixel(
     shape: Shape, normalization: Normalization, *, values: Values = "raw"
 ) -> Trigger:
-    """Six white and three black pixels within rows 3-7, columns 23-25, [LeadFL] 5.1.
+    """Six white and three black pixels in rows 3-7, columns 23-25: LeadFL's code.
 
     `raw`: 0 and 1 in [0, 1], normalised like the image. `code`: normalised with the
     constants of the authors' backdoor library (MNIST's, CIFAR-10's), out of the
@@ -167,11 +167,11 @@ def nine_pixel(
 def leadfl_one_pixel(
     shape: Shape, normalization: Normalization, *, values: Values = "raw"
 ) -> Trigger:
-    """One white pixel at row 3, column 23, [LeadFL] 5.1; `values` as nine_pixel."""
+    """One white pixel at row 3, column 23: LeadFL's code; `values` as nine_pixel."""
     return _leadfl("leadfl_1pixel", {(3, 23): 1}, shape, normalization, values)
 
 
-# --------------------------------------------------------------------- [IQR], 9
+# ------------------------- the IQR / Clip-Avg article: docs/protocols/iqr.md
 
 
 def block(
@@ -183,10 +183,10 @@ def block(
     row: int = 0,
     column: int = 0,
 ) -> Trigger:
-    """A block set to (1.0, 0, 0), or 1.0 for grey, *after* normalisation, [IQR] 9.
+    """A block set to (1.0, 0, 0), or 1.0 for grey, *after* normalisation.
 
-    The article does not give size and place; a 4x4 block in the top-left corner is
-    assumed.
+    First listing of the IQR / Clip-Avg article, which does not give size and place; a
+    4x4 block in the top-left corner is assumed.
     """
     del normalization  # The values are those of the tensor.
     value = (_red("block", shape) / 255).astype(np.float32)
@@ -196,7 +196,7 @@ def block(
     return _pixels("block", shape, pixels, value)
 
 
-# ------------------------------------------------------ [FedREDefense], 2.6, 2.7
+# ------------------------- FedREDefense (Xie, Fang, Gong, ICML 2024), its code
 
 _FEDREDEFENSE_PIXELS = [(26, 26), (24, 26), (26, 24), (25, 25)]
 
@@ -204,9 +204,9 @@ _FEDREDEFENSE_PIXELS = [(26, 26), (24, 26), (26, 24), (25, 25)]
 def fedredefense_four_pixel(
     shape: Shape, normalization: Normalization, *, pixel: int | None = None
 ) -> Trigger:
-    """Four pixels of channel 0 set to 1 after normalisation, [FedREDefense] 2.6.
+    """Four pixels of channel 0 set to 1 after normalisation: FedREDefense's code.
 
-    `pixel` chooses one of them, in the order of that code's DBA, 2.7.
+    `pixel` chooses one of them, in the order of that code's DBA.
     """
     del normalization  # The value is that of the tensor.
     pixels = _FEDREDEFENSE_PIXELS

@@ -56,7 +56,7 @@ def detection_history(
     malicious: np.ndarray,
     expelled: np.ndarray | None,
 ) -> dict[str, float | int | None]:
-    """The detection metrics of a whole run (FedREDefense, section 5.1 and B.3).
+    """The detection metrics of a whole run (FedREDefense, A.4, B.1 and B.3).
 
     Args:
       rounds: rows of rounds.jsonl.

@@ -74,7 +74,9 @@ class Consistency(NamedTuple):
 def consistency(
     mta: Sequence[float], asr: Sequence[float], least_mta: float
 ) -> Consistency:
-    """The left side of [DROP] equations 2 and 3; a round in between may be worse.
+    """The left sides of DROP's equations 2 and 3 (Syros et al. 2025, section 2.2).
+
+    Between two evaluated rounds it may be worse.
 
     Args:
       mta, asr: percent, one per evaluated round.

@@ -11,7 +11,7 @@ def uniform(*, population: int, cohort_size: int) -> Participation:
     """n of N clients uniformly without replacement (DROP: strategy "random").
 
     The number of malicious clients in a cohort is then hypergeometric and may exceed
-    one half; see [DROP] section 2.2.
+    one half: Syros et al. 2025 (DROP), section 4.2, and `parts.malicious_majority`.
 
     Raises:
       InputError: the cohort is larger than the population or empty.

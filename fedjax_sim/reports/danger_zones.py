@@ -1,7 +1,7 @@
 """Maps of danger zones: under which learning configuration does a backdoor succeed?
 
-[DROP] Figures 2 and 6: learning rate by batch size, a panel for each number of local
-epochs, coloured by the ASR where the model is of use.
+Syros et al. 2025 (DROP), Figures 2 and 6: learning rate by batch size, a panel for each
+number of local epochs, coloured by the ASR where the model is of use.
 """
 
 from collections.abc import Sequence

@@ -59,7 +59,7 @@ class ClientResult(NamedTuple):
 def sgd(
     learning_rate: Array | float, momentum: Array | float, weight_decay: Array | float
 ) -> optax.GradientTransformationExtraArgs:
-    """SGD with momentum and weight decay in PyTorch's form ([DROP] code)."""
+    """SGD with momentum and weight decay in PyTorch's form."""
     return optax.with_extra_args_support(
         optax.chain(
             optax.add_decayed_weights(weight_decay),

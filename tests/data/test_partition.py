@@ -84,7 +84,7 @@ def test_a_negative_seed_is_refused(name):
 
 
 def _naive_round_robin(class_sizes, num_clients):
-    """Literally [DROP] 1.5, one sample at a time."""
+    """Literally DROP's code, one sample at a time."""
     left = list(class_sizes)
     size = sum(left) // num_clients
     counts = np.zeros((num_clients, len(left)), int)

@@ -1,4 +1,4 @@
-"""Which samples get poisoned: [DROP] 2.3."""
+"""Which samples get poisoned by the rule of DROP's code."""
 
 import numpy as np
 import pytest

@@ -46,7 +46,7 @@ def test_episodes_begin_above_the_given_threshold():
 
 
 def test_consistency_counts_rounds_of_acceptable_accuracy():
-    """[DROP] equations 2 and 3; round 2 is exactly at lambda, round 3 below."""
+    """DROP's equations 2 and 3; round 2 is exactly at lambda, round 3 below."""
     mta, asr = [50.0, 80.0, 79.9, 95.0], [0.0, 70.0, 1.0, 90.0]
 
     assert consistency(mta, asr, 80.0) == (2, 70.0)

@@ -225,7 +225,7 @@ def test_drop_small_differs_in_defence_partition_and_rate_alone():
 
 @pytest.mark.parametrize(("name", "epochs"), [("drop_grid", 4), ("danger_zones", 3)])
 def test_grids_of_learning_configurations(name, epochs, monkeypatch):
-    """[DROP] section 3.1: every combination once, for each of two defences."""
+    """DROP's section 3.1: every combination once, for each of two defences."""
     monkeypatch.chdir(ROOT)
     runs = expand(load_sweep(f"configs/sweeps/{name}.py"))
 

@@ -22,7 +22,9 @@ def multiplied(scale: Array | float):
 def copy_sources(
     malicious: Array, present: Array, client_ids: Array, copies: Array | int
 ) -> Array:
-    """Returns i32 [n]: whose update takes the place of each ([LeadFL] 5.3).
+    """Returns i32 [n]: whose update takes the place of each.
+
+    `mal_boost` of LeadFL's code (Zhu, Roos, Chen, ICML 2023).
 
     The update of the attacker with the smallest id replaces those of the other
     attackers and then, by id, of benign clients, until it occurs `copies` times

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.experiment.config_files import belongs_to, choose, file_arguments
 
-# (lr, batch size, local epochs) of [DROP] Table 2 (CIFAR-10, CINIC-10, GTSRB).
+# (lr, batch size, local epochs) of Table 2 (CIFAR-10, CINIC-10, GTSRB).
 DROP_LEARNING = {
     "C1": (0.05, 128, 2),
     "C2": (0.05, 256, 2),

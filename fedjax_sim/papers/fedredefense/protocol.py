@@ -1,6 +1,6 @@
 """FedREDefense: model poisoning on non-IID data.
 
-Xie, Fang, Gong, ICML 2024; constants from the paper's section 5.1 and appendix B, from
+Xie, Fang, Gong, ICML 2024; constants from the paper's section 5.1 and appendices, from
 the released code where the paper is silent.
 """
 
