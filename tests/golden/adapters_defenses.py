@@ -2,7 +2,7 @@
 
 A check takes the arrays of one file and raises AssertionError. `ADAPTERS` maps a
 family (directory) and a case (file name up to "__", or without its trailing number)
-to its check. The tolerances are those of the families' README files.
+to its check. The tolerances are those of README.md.
 """
 
 from collections.abc import Callable

@@ -7,7 +7,7 @@ name without a trailing `_<number>`, `_seed<number>` or `_<H>x<W>x<C>`. A file w
 an adapter is a failure: numbers that nobody looks at prove nothing.
 
 An adapter takes files of any shape, number of clients and float type; only what the
-names and fields of a file mean is fixed, by the README files of the families.
+names and fields of a file mean is fixed; see README.md.
 """
 
 import re

@@ -15,7 +15,7 @@ _BUFFERS = {"running_mean": "mean", "running_var": "var"}
 
 
 def fill(name: str, shape: tuple[int, ...], index: int, salt: int) -> np.ndarray:
-    """The deterministic values of one tensor, f32; see the README of the files."""
+    """The deterministic values of one tensor, f32; see README.md."""
     u32 = np.uint32
     with np.errstate(over="ignore"):
         h = np.arange(1, np.prod(shape, dtype=int) + 1, dtype=u32)
