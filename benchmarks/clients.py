@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 
-from benchmarks.arithmetic import step_flops
-from benchmarks.federated import client_program, train_data
-from benchmarks.timing import beside_peak
-from benchmarks.torch_loop import torch_loop
+from .arithmetic import step_flops
+from .federated import client_program, train_data
+from .timing import beside_peak
+from .torch_loop import torch_loop
 from fedjax_sim import models
 from fedjax_sim.contracts.model import Lowering
 from fedjax_sim.numerics.flat import flat_layout, ravel

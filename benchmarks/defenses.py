@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.federated import client_program, network_of, train_data
-from benchmarks.timing import best_of
+from .federated import client_program, network_of, train_data
+from .timing import best_of
 from fedjax_sim.contracts.defense import (
     Cohort,
     Root,

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.timing import beside_peak
+from .timing import beside_peak
 from fedjax_sim.numerics.distances import squared_distances
 
 

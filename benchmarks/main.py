@@ -7,15 +7,15 @@ from typing import Any
 import jax
 from absl import flags
 
-from benchmarks.clients import MODELS, bench_clients
-from benchmarks.defenses import bench_defenses
-from benchmarks.gram import bench_gram
-from benchmarks.order import bench_order
-from benchmarks.overhead import bench_population, bench_round
-from benchmarks.reconstruction import bench_reconstruction
-from benchmarks.runs import bench_runs
-from benchmarks.timing import matmul_peak
-from benchmarks.waste import bench_waste
+from .clients import MODELS, bench_clients
+from .defenses import bench_defenses
+from .gram import bench_gram
+from .order import bench_order
+from .overhead import bench_population, bench_round
+from .reconstruction import bench_reconstruction
+from .runs import bench_runs
+from .timing import matmul_peak
+from .waste import bench_waste
 from fedjax_sim.commands.flags import run_command
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.experiment.config import resolve

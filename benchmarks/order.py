@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.timing import best_of, memory_bandwidth
+from .timing import best_of, memory_bandwidth
 from fedjax_sim.numerics import order_statistics
 
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.federated import train_data
-from benchmarks.timing import best_of
+from .federated import train_data
+from .timing import best_of
 from fedjax_sim import models
 from fedjax_sim.attacks.none import none
 from fedjax_sim.contracts.attack import AttackSpec

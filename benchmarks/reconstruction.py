@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.arithmetic import matmul_flops
-from benchmarks.federated import network_of
-from benchmarks.timing import beside_peak
+from .arithmetic import matmul_flops
+from .federated import network_of
+from .timing import beside_peak
 from fedjax_sim.defenses.parts.reconstruction import (
     DistilledKnowledge,
     Rates,

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.federated import client_program, train_data
-from benchmarks.timing import best_of
+from .federated import client_program, train_data
+from .timing import best_of
 from fedjax_sim import models
 from fedjax_sim.data import partition as partitions
 from fedjax_sim.numerics.flat import flat_layout, ravel

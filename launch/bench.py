@@ -10,11 +10,8 @@ the same model and data as a sequential eager loop. The parts: `benchmarks/`.
 """
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # not installed
-
-from benchmarks.main import main
+from fedjax_sim.benchmarks.main import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv))

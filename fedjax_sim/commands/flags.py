@@ -1,5 +1,6 @@
 """What all commands have in common: flags, help, and mistakes said in one line."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -31,6 +32,8 @@ def run_command(
       configurable: `--config.section.key=value` is allowed.
     """
     flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
+    if os.getcwd() not in sys.path:  # rules of the user's own, `MODULE:FACTORY`
+        sys.path.append(os.getcwd())
     try:
         changes = parse(argv, values, usage, configurable)
         if values.help:

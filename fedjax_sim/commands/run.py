@@ -8,6 +8,7 @@ from typing import Any
 from absl import flags
 
 from fedjax_sim.commands.flags import run_command
+from fedjax_sim.commands.listing import listing
 from fedjax_sim.commands.text_table import text_table
 from fedjax_sim.contracts.config import Config
 from fedjax_sim.core.errors import InputError
@@ -55,15 +56,26 @@ def make_flags() -> flags.FlagValues:
     flags.DEFINE_bool(
         "print_config", False, "Print the resolved config.", flag_values=values
     )
+    flags.DEFINE_string(
+        "list",
+        None,
+        "Print what a section may choose, such as defenses, with papers and options.",
+        flag_values=values,
+    )
     return values
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command line; returns the exit code."""
-    return run_command(_run, argv, make_flags(), USAGE, ["config"])
+    return run_command(_run, argv, make_flags(), USAGE, [])
 
 
 def _run(values: flags.FlagValues, changes: Mapping[str, Any]) -> int:
+    if values.list is not None:
+        print(listing(values.list))
+        return 0
+    if values.config is None:
+        raise InputError(f"--config must be given; {USAGE}")
     runs = resolve_variants(load_file(values.config), changes)
     if values.print_config:
         shown = {name: to_dict(config) for name, config in runs.items()}

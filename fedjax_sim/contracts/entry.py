@@ -10,6 +10,7 @@ rule.
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from importlib import metadata
 from typing import Any, NamedTuple
 
 from fedjax_sim.contracts.config import Config
@@ -47,17 +48,26 @@ class Entry(NamedTuple):
 class Table(MutableMapping[str, Entry]):
     """What a section of the config may choose, by name.
 
+    Beside its own entries a table knows those that installed packages announce as entry
+    points of the group `fedjax_sim.<group>`, and any `module:attribute` that can be
+    imported, where the attribute is a factory or an `Entry`.
+
     Args:
       section: of the config, such as `model`.
+      group: of the entry points, such as `models`.
       entries: to begin with; more may be set, `table["mine"] = Entry(...)`.
     """
 
-    def __init__(self, section: str, entries: Mapping[str, Entry] | None = None):
-        self.section = section
+    def __init__(
+        self, section: str, group: str, entries: Mapping[str, Entry] | None = None
+    ):
+        self.section, self.group = section, group
         self._own = dict(entries or {})
 
     def __getitem__(self, name: str) -> Entry:
-        return self._own[name]
+        if name in self._own:
+            return self._own[name]
+        return imported(self.section, self._announced()[name])
 
     def __setitem__(self, name: str, entry: Entry) -> None:
         self._own[name] = entry
@@ -66,7 +76,7 @@ class Table(MutableMapping[str, Entry]):
         del self._own[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._own)
+        return iter(sorted({*self._own, *self._announced()}))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -75,42 +85,88 @@ class Table(MutableMapping[str, Entry]):
         """Returns the entry of a name that a user gave.
 
         Raises:
-          InputError: there is none of that name.
+          InputError: there is none of that name, or it cannot be imported.
         """
+        if ":" in name:
+            return imported(self.section, name)
         if name not in self:
             raise InputError(
                 f"config.{self.section}.name = {name!r} does not exist; "
-                f"{did_you_mean(name, self)}"
+                f"{did_you_mean(name, self)}, or MODULE:FACTORY"
             )
         return self[name]
+
+    def _announced(self) -> dict[str, str]:
+        """Names that installed packages announce, and what they stand for."""
+        points = metadata.entry_points(group=f"fedjax_sim.{self.group}")
+        return {point.name: point.value for point in points}
 
 
 class Registry(Table):
     """The rules of a package by name; each is imported when it is asked for.
 
     Args:
-      package: dotted name of the package whose modules are the rules.
+      package: dotted name of the package whose modules are the rules; its last part
+        is the group of entry points, too.
       section: of the config that chooses among them, such as `defense`.
     """
 
     def __init__(self, package: str, section: str):
-        super().__init__(section)
+        super().__init__(section, package.rpartition(".")[2])
         self.package = package
 
     def __getitem__(self, name: str) -> Entry:
-        if name in self._own:
-            return self._own[name]
-        if name not in self._modules():
-            raise KeyError(name)
-        entry = importlib.import_module(f"{self.package}.{name}").ENTRY
-        if not isinstance(entry, Entry):
-            raise TypeError(f"{self.package}.{name}.ENTRY is no Entry")
-        return entry
+        if name in self._own or name not in self._modules():
+            return super().__getitem__(name)
+        return importlib.import_module(f"{self.package}.{name}").ENTRY
+
+    def __contains__(self, name: object) -> bool:
+        return (
+            name in self._own or name in self._modules() or super().__contains__(name)
+        )
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted({*self._own, *self._modules()}))
+        return iter(sorted({*super().__iter__(), *self._modules()}))
 
     def _modules(self) -> list[str]:
         path = importlib.import_module(self.package).__path__
         found = (module.name for module in pkgutil.iter_modules(path))
         return [name for name in found if name != "parts" and not name.startswith("_")]
+
+
+def imported(section: str, name: str) -> Entry:
+    """Returns the entry that `module:attribute` names.
+
+    Args:
+      section: of the config, for the message.
+      name: the attribute is an `Entry` or a factory; a factory that the module's own
+        `ENTRY` has is taken with what that says of it.
+
+    Raises:
+      InputError: no such module or attribute, or it is neither of the two.
+    """
+    where, _, attribute = name.partition(":")
+    start = f"config.{section}.name = {name!r}"
+    try:
+        module = importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{start}: there is no module {error.name!r}; it must be installed, in the "
+            "folder that the command is started from, or in PYTHONPATH"
+        ) from None
+    except Exception as error:  # whatever the user's module does
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{start}: {where} cannot be imported ({what})") from error
+    found = getattr(module, attribute, None)
+    if isinstance(found, Entry):
+        return found
+    if not callable(found):
+        callables = [key for key, value in vars(module).items() if callable(value)]
+        raise InputError(
+            f"{start}: {where} has no factory {attribute!r}; "
+            f"{did_you_mean(attribute, callables)}"
+        )
+    own = getattr(module, "ENTRY", None)
+    if isinstance(own, Entry) and own.factory is found:
+        return own
+    return Entry(found, paper="-")

@@ -450,6 +450,7 @@ def label_groups(
 # Every factory is f(labels int [M], *, num_clients, seed, <options>) -> Partition.
 PARTITIONS = Table(
     "partition",
+    "partitions",
     {
         "drop_dirichlet": Entry(
             drop_dirichlet, "released code of Syros et al. 2025 (DROP)"

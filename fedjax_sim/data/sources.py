@@ -5,7 +5,7 @@ from typing import Any
 
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.contracts.entry import Entry, Table
-from fedjax_sim.core.errors import InputError, did_you_mean
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.cifar10 import load_cifar10
 from fedjax_sim.data.cinic10 import load_cinic10
 from fedjax_sim.data.digits import load_digits
@@ -15,6 +15,15 @@ from fedjax_sim.data.synthetic import load_synthetic
 from fedjax_sim.data.tfds import load_tfds
 
 _TFDS = "tfds:"
+GIVEN = "arrays"  # the caller of `run` has the data
+
+
+def given_by_the_caller() -> Dataset:
+    """Stands for a data set that `run(config, workdir, dataset=...)` is given."""
+    raise InputError(
+        f"config.data.name = '{GIVEN}': the data set must be given, "
+        "run(config, workdir, dataset=...)"
+    )
 
 
 class _Sources(Table):
@@ -25,16 +34,12 @@ class _Sources(Table):
         if name.startswith(_TFDS):
             loader = partial(load_tfds, name.removeprefix(_TFDS))
             return Entry(loader, paper="tensorflow.org/datasets")
-        if name not in self:
-            raise InputError(
-                f"config.data.name = {name!r} does not exist; "
-                f"{did_you_mean(name, self)}, or tfds:NAME"
-            )
-        return self[name]
+        return super().find(name)
 
 
 # Every loader is f(*, data_dir: str | None = None, <typed options>) -> Dataset.
 SOURCES = _Sources(
+    "data",
     "data",
     {
         "cifar10": Entry(load_cifar10, "Krizhevsky 2009"),
@@ -45,10 +50,14 @@ SOURCES = _Sources(
         "gtsrb": Entry(load_gtsrb, "Stallkamp et al. 2012"),
         "mnist": Entry(load_mnist, "LeCun et al. 1998"),
         "synthetic": Entry(load_synthetic, "-"),
+        GIVEN: Entry(given_by_the_caller, "-"),
     },
 )
 
 
 def load(name: str, *, data_dir: str | None = None, **given: Any) -> Dataset:
     """Loads a data set; the options are the keyword arguments of its loader."""
-    return SOURCES.find(name).factory(data_dir=data_dir, **given)
+    entry = SOURCES.find(name)
+    if "data_dir" in entry.options:
+        given["data_dir"] = data_dir
+    return entry.factory(**given)

@@ -87,7 +87,7 @@ def build(
 
     Args:
       config: a resolved config.
-      dataset: use this instead of loading `config.data`.
+      dataset: what `load_data` returned; None loads it.
       adapt: what to make of the defence, to look into it.
 
     Raises:
@@ -104,6 +104,8 @@ def build(
     parts, layout = make_parts(config, dataset, clients, network, threat, make_sides)
     federation.check(parts)
     inputs = make_inputs(config, dataset, clients, threat, sides, key)
+    if any(":" in getattr(config, section).name for section in program.SIDES):
+        federation.check_states(parts, inputs)  # of a rule that is not ours
     return Experiment(
         config=config,
         parts=parts,

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import inspect
 from collections.abc import Mapping
+from importlib import resources
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,38 @@ from ml_collections import ConfigDict
 from fedjax_sim.contracts.config import Config
 from fedjax_sim.core.errors import InputError, did_you_mean
 from fedjax_sim.experiment.config import flatten, override, resolve
+
+
+def configs_folder() -> Path:
+    """The folder of the configs that come with the package."""
+    return Path(str(resources.files("fedjax_sim.configs")))
+
+
+def find_file(name: str) -> str:
+    """Returns the path of a config: a file, or one of ours by name.
+
+    Args:
+      name: a path, or below our configs, with or without `.py`: `quickstart`,
+        `drop/cifar10`, `configs/drop/cifar10.py`.
+
+    Raises:
+      InputError: there is none.
+    """
+    if Path(name).is_file():
+        return name
+    folder = configs_folder()
+    inside = name.removeprefix("configs/").removesuffix(".py")
+    if (folder / f"{inside}.py").is_file():
+        return str(folder / f"{inside}.py")
+    ours = [
+        str(path.relative_to(folder).with_suffix(""))
+        for path in folder.rglob("*.py")
+        if path.parent.name != "sweeps" and path.name != "__init__.py"
+    ]
+    raise InputError(
+        f"--config={name}: there is no such file, nor a config of that name; "
+        f"{did_you_mean(inside, ours)}"
+    )
 
 
 def load_file(path: str) -> dict[str, Any]:
@@ -25,9 +58,8 @@ def load_file(path: str) -> dict[str, Any]:
       InputError: no such file, no `get_config`, an argument it does not take, an error
         inside, or something else than a config.
     """
-    path, _, argument = path.partition(":")
-    if not Path(path).is_file():
-        raise InputError(f"--config={path}: there is no such file")
+    name, _, argument = path.partition(":")
+    path = find_file(name)
     spec = importlib.util.spec_from_file_location("fedjax_sim_config_file", path)
     if spec is None or spec.loader is None:
         raise InputError(f"--config={path}: a Python file (.py) is needed")

@@ -15,10 +15,28 @@ from fedjax_sim.round.batches import TrainData
 from fedjax_sim.round.state import RootData
 
 
-def load_data(config: Config) -> Dataset:
-    """Loads the data set of a config, shortened if the config says so."""
+def load_data(config: Config, given: Dataset | None = None) -> Dataset:
+    """Returns the data set of a config, shortened if the config says so.
+
+    Args:
+      config: of the run.
+      given: a data set of the caller's, which the config calls `arrays`.
+
+    Raises:
+      InputError: it cannot be loaded, or is no data set; or one is given and the config
+        names another.
+    """
     section = config.data
-    data = sources.load(section.name, data_dir=section.data_dir, **section.options)
+    if given is None:
+        data = sources.load(section.name, data_dir=section.data_dir, **section.options)
+    elif section.name != sources.GIVEN:
+        raise InputError(
+            f"config.data.name = {section.name!r} must be {sources.GIVEN!r} where the "
+            "caller gives the data set"
+        )
+    else:
+        data = given
+    data = checked_arrays(data, f"config.data.name = {section.name!r}")
     for part, wanted in (("train", section.num_train), ("test", section.num_test)):
         images = getattr(data, f"{part}_images")
         if wanted is None:
@@ -33,6 +51,45 @@ def load_data(config: Config) -> Dataset:
             **{f"{part}_images": images[:wanted], f"{part}_labels": labels}
         )
     return data
+
+
+def checked_arrays(data: Dataset, start: str) -> Dataset:
+    """Returns a data set with labels of int32, whoever made it.
+
+    Args:
+      data: see `contracts.dataset.Dataset`.
+      start: of the message.
+
+    Raises:
+      InputError: it is no `Dataset`, or arrays of it have another type, shape or range.
+    """
+    if not isinstance(data, Dataset):
+        raise InputError(f"{start}: a {type(data).__name__} was made, no Dataset")
+    checked = []
+    for part in ("train", "test"):
+        images = getattr(data, f"{part}_images")
+        labels = np.asarray(getattr(data, f"{part}_labels"))
+        images_ok = isinstance(images, np.ndarray) and images.dtype == np.uint8
+        if not images_ok or images.ndim != 4:
+            what = f"{getattr(images, 'dtype', type(images).__name__)}"
+            raise InputError(
+                f"{start}: {part}_images must be uint8 [images, H, W, C], not "
+                f"{what} {list(np.shape(images))}"
+            )
+        if labels.shape != (len(images),) or not np.issubdtype(
+            labels.dtype, np.integer
+        ):
+            raise InputError(
+                f"{start}: {part}_labels must be {len(images)} integers, not "
+                f"{labels.dtype} {list(labels.shape)}"
+            )
+        if len(labels) and not 0 <= labels.min() <= labels.max() < data.num_classes:
+            raise InputError(
+                f"{start}: {part}_labels lie in {labels.min()}..{labels.max()}, "
+                f"allowed: 0..{data.num_classes - 1}"
+            )
+        checked.append(labels.astype(np.int32))
+    return data._replace(train_labels=checked[0], test_labels=checked[1])
 
 
 def root_data(

@@ -4,12 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 from fedjax_sim.attacks.none import none as no_attack
+from fedjax_sim.contracts.attack import Attack
 from fedjax_sim.contracts.client import ClientSide, Options
 from fedjax_sim.contracts.config import Config
 from fedjax_sim.contracts.defense import Defense
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.experiment.config import TABLES
 from fedjax_sim.round.state import MakeSides, Sides
+
+_KINDS = {"attack": Attack, "defense": Defense, "client_defense": ClientSide}
 
 
 def sides_of(
@@ -31,7 +34,13 @@ def sides_of(
                 key: options.get(f"{section}.{key}", value)
                 for key, value in chosen.options.items()
             }
-            return TABLES[section].find(chosen.name).factory(**own)
+            made = TABLES[section].find(chosen.name).factory(**own)
+            if not isinstance(made, _KINDS[section]):
+                raise InputError(
+                    f"config.{section}.name = {chosen.name!r} makes a "
+                    f"{type(made).__name__}; {_KINDS[section].__name__} is needed"
+                )
+            return made
 
         defense = adapt(rule("defense"))
         client = _joined(config, rule("client_defense"), defense.client_side)

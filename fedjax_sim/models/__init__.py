@@ -4,6 +4,7 @@ A factory is told the number of classes, the shape (H, W, C) of an image and how
 convolutions are computed; its other arguments are the options of the config.
 """
 
+import inspect
 from typing import Any
 
 import flax.linen as nn
@@ -129,6 +130,7 @@ def _mlp(num_classes: int, image_shape, lowering: Lowering, *, width: Count = 64
 
 MODELS = Table(
     "model",
+    "models",
     {
         "resnet18": Entry(_resnet((2, 2, 2, 2)), "He et al., CVPR 2016"),
         "resnet34": Entry(_resnet((3, 4, 6, 3)), "He et al., CVPR 2016"),
@@ -156,10 +158,29 @@ def build(
 ) -> Model:
     """Returns the model `name` for images of `image_shape` (H, W, C).
 
+    The factory of that name is given, of the first three facts, those it asks for, and
+    returns a flax module: `module.apply(variables, images f32 [B, H, W, C], train=...,
+    mask=...)` gives logits f32 [B, classes], and `module.last_layer` names its last
+    linear layer.
+
     Raises:
-      InputError: the name is unknown, or the images are too small for the network.
+      InputError: the name is unknown, its factory returns something else, or the
+        images are too small for the network.
     """
-    module = MODELS.find(name).factory(num_classes, image_shape, lowering, **options)
+    factory = MODELS.find(name).factory
+    facts = {
+        "num_classes": num_classes,
+        "image_shape": image_shape,
+        "lowering": lowering,
+    }
+    asked = inspect.signature(factory).parameters
+    facts = {key: value for key, value in facts.items() if key in asked}
+    module = factory(**facts, **options)
+    if not hasattr(module, "last_layer"):
+        raise InputError(
+            f"config.model.name = {name!r} gives a {type(module).__name__} without "
+            "`last_layer`, the name of its last linear layer"
+        )
     example = jnp.zeros((1, *image_shape))
     try:
         variables = jax.eval_shape(module.init, jax.random.key(0), example)

@@ -18,7 +18,6 @@ A layout is a JSON file in `layouts/`:
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
@@ -226,10 +225,7 @@ def cell_config(layout: Mapping[str, Any], record: Mapping[str, Any]) -> dict[st
             for field, label in record.items()
         }
     )
-    path, _, rest = text.partition(":")
-    if not Path(path).is_file():  # started from elsewhere
-        path = str(Path(__file__).parents[2] / path)
-    (config,) = resolve_variants(load_file(f"{path}:{rest}"), {}).values()
+    (config,) = resolve_variants(load_file(text), {}).values()
     values = flatten(plain(to_dict(config)))
     fakes = config.attack.num_fake
     population = config.partition.num_clients + fakes

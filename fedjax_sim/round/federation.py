@@ -31,6 +31,7 @@ from fedjax_sim.contracts.defense import (
 from fedjax_sim.contracts.federation import FederationSpec, GlobalModel
 from fedjax_sim.contracts.model import Network
 from fedjax_sim.contracts.participation import Participation
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.rng import Purpose, stream
 from fedjax_sim.numerics.flat import ravel
 from fedjax_sim.round import training
@@ -88,6 +89,27 @@ def check(parts: Parts) -> None:
     defense = parts.sides({}).defense
     keyed = lambda key: defense.init(parts.spec._replace(key=key))
     jax.eval_shape(keyed, jax.random.key(0))
+
+
+def check_states(parts: Parts, inputs: Inputs) -> None:
+    """Traces a round, and refuses states that do not keep their shapes.
+
+    Raises:
+      InputError: with the side whose state changes.
+    """
+    shapes = lambda tree: jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree)
+    before = jax.eval_shape(lambda inputs: init(parts, inputs), inputs)
+    after, _ = jax.eval_shape(
+        lambda state, inputs: round_step(parts, state, inputs), before, inputs
+    )
+    for side in ("attack", "defense", "clients"):
+        was, becomes = (shapes(getattr(state, side)) for state in (before, after))
+        if was != becomes:
+            section = "client_defense" if side == "clients" else side
+            raise InputError(
+                f"config.{section}.name: the state changes in a round, from "
+                f"{was} to {becomes}; it must keep its structure, shapes and types"
+            )
 
 
 def can_expel(parts: Parts) -> bool:

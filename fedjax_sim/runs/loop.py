@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fedjax_sim.contracts.config import Config
+from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core import distributed
 from fedjax_sim.core.progress import Progress
 from fedjax_sim.experiment import memory, program
@@ -39,6 +40,7 @@ def run(
     workdir: Path,
     name: str = "run",
     listeners: Sequence[Listener] = (),
+    dataset: Dataset | None = None,
 ) -> tuple[int, dict[str, Any]]:
     """Runs a config in a directory, or goes on with what is there.
 
@@ -47,6 +49,7 @@ def run(
       workdir: created if missing; see `runs.directory` for its files.
       name: for messages and the summary.
       listeners: told what happens, beside the run's own; see `runs.listener`.
+      dataset: of the caller, where the config says `data.name = "arrays"`.
 
     Returns:
       (exit code, summary); the code is `EXIT_INTERRUPTED` after SIGTERM or SIGINT,
@@ -55,7 +58,7 @@ def run(
     Raises:
       InputError: see `experiment.build`; also a directory in use, or of another config.
     """
-    return run_together([Job(config, workdir, name, listeners)])[0]
+    return run_together([Job(config, workdir, name, listeners, dataset)])[0]
 
 
 def run_together(
@@ -67,7 +70,7 @@ def run_together(
     those of each run alone up to the rounding of differently compiled loops.
 
     Args:
-      jobs: runs of one `program.identity`.
+      jobs: runs of one `program.identity`, on one data set.
       strategy: how many are stacked, as for clients; None: one after the other on a
         CPU, as many as fit the memory elsewhere.
 
@@ -94,7 +97,7 @@ def run_together(
         for run in runs:
             if run not in waiting:
                 run.say_finished()
-        _carry_out(waiting, strategy, interrupt)
+        _carry_out(waiting, jobs[0].dataset, strategy, interrupt)
         return [
             (EXIT_INTERRUPTED, {}) if run.summary is None else (0, run.summary)
             for run in runs
@@ -102,13 +105,16 @@ def run_together(
 
 
 def _carry_out(
-    runs: Sequence[Run], strategy: Strategy | None, interrupt: Interrupt
+    runs: Sequence[Run],
+    given: Dataset | None,
+    strategy: Strategy | None,
+    interrupt: Interrupt,
 ) -> None:
     """Begins the runs, and carries out as many at a time as the memory holds."""
     if not runs:
         return
     with distributed.agreement() as found:
-        dataset = load_data(runs[0].config)
+        dataset = load_data(runs[0].config, given)
         built = [build(run.config, dataset) for run in runs]
         for run, one in zip(runs, built, strict=True):
             run.begin(one)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedjax_sim.contracts.config import Config
+from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.experiment.build import Experiment
 from fedjax_sim.metrics.evaluation import Counts
 from fedjax_sim.round.state import FedState, RoundReport
@@ -27,6 +28,7 @@ class Job(NamedTuple):
     workdir: Path  # created if missing; see `runs.directory` for its files
     name: str = "run"  # for messages and the summary
     listeners: Sequence[Listener] = ()  # told beside the run's own
+    dataset: Dataset | None = None  # of the caller; `config.data.name` is then `arrays`
 
 
 class Run:

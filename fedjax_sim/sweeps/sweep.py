@@ -30,7 +30,12 @@ from typing import Any, NamedTuple
 from fedjax_sim.contracts.config import Config
 from fedjax_sim.core.errors import InputError, did_you_mean
 from fedjax_sim.experiment.config import flatten, to_dict
-from fedjax_sim.experiment.config_files import load_file, parse_value, resolve_variants
+from fedjax_sim.experiment.config_files import (
+    configs_folder,
+    load_file,
+    parse_value,
+    resolve_variants,
+)
 from fedjax_sim.runs.files import plain
 
 Point = Mapping[str, Any]
@@ -98,6 +103,9 @@ def load_sweep(path: str) -> Sweep:
     Raises:
       InputError: no such file, or it fails, or it returns something else.
     """
+    ours = configs_folder() / "sweeps" / f"{path}.py"
+    if not Path(path).exists() and ours.is_file():  # one of ours by name
+        path = str(ours)
     if not Path(path).is_file() or not path.endswith(".py"):
         raise InputError(f"--sweep={path}: a Python file (.py) is expected there")
     spec = importlib.util.spec_from_file_location("fedjax_sim_sweep_file", path)
