@@ -7,6 +7,11 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
+from fedjax_sim.attacks import ATTACKS
+from fedjax_sim.client_defenses import CLIENT_DEFENSES
+from fedjax_sim.defenses import DEFENSES
+from fedjax_sim.participation import PARTICIPATIONS
+
 PACKAGE = ROOT / "fedjax_sim"
 
 
@@ -71,6 +76,25 @@ def test_imports_point_down():
 def test_an_import_that_points_up_is_found(path, name):
     found = upward({PACKAGE / path: [(3, name)]}, rooms())
     assert found == [f"fedjax_sim/{path}:3 imports {name}"]
+
+
+# Rules whose names are words of their own, too.
+WORDS = {"none", "backdoor", "median", "uniform", "explicit", "scaling"}
+GENERIC = (
+    "core numerics contracts round metrics experiment runs sweeps reports commands"
+)
+
+
+def test_generic_code_names_no_rule():
+    rules = {*DEFENSES, *ATTACKS, *CLIENT_DEFENSES, *PARTICIPATIONS} - WORDS
+    found = []
+    for room in GENERIC.split():
+        for path in (PACKAGE / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Constant) and node.value in rules:
+                    found.append((path.name, node.value))
+    # The default of the schema: federated learning without a defence.
+    assert found == [("config.py", "fedavg")]
 
 
 def test_launchers_are_thin():
