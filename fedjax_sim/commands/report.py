@@ -73,7 +73,8 @@ def _report(values: flags.FlagValues, _: Mapping[str, Any]) -> int:
         raise InputError("--layout has its own rows and columns: give one or the other")
     if (values.ignore or values.cells) and not layout:
         raise InputError("--ignore and --cells belong to a --layout")
-    database = store.gather(Path(values.results))
+    out = None if values.out is None else Path(values.out)
+    database = store.gather(Path(values.results), out)
     if values.sql:
         _show(*store.query(database, values.sql))
         return 0
@@ -89,8 +90,8 @@ def _report(values: flags.FlagValues, _: Mapping[str, Any]) -> int:
             runs, rows=values.rows, columns=values.columns, values=values.values
         )
     written: list[Path] = []
-    if values.out is not None:
-        out, name = Path(values.out), values.layout or "report"
+    if out is not None:
+        name = values.layout or "report"
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -92,7 +92,7 @@ def markdown(table: Table, figures: Mapping[str, bytes]) -> str:
     corner, columns = _corner(table), column_names(table)
     names = [label(value) for value in table.values]
     head = [corner, *(f"{c} {n}".strip() for c in columns for n in names)]
-    lines = [f"# {table.title}", "", _pipe(head), _pipe(["---"] * len(head))]
+    lines = [f"# {_plain(table.title)}", "", _pipe(head), _pipe(["---"] * len(head))]
     for row in table.rows:
         cells = [" / ".join(row)]
         for value in _row_values(table, row):
@@ -103,21 +103,26 @@ def markdown(table: Table, figures: Mapping[str, bytes]) -> str:
                 text += f" [{value.flags}]"
             cells.append(text)
         lines.append(_pipe(cells))
-    lines += ["", *(f"* {line}" for line in _legend(table))]
+    lines += ["", *(f"* {_plain(line)}" for line in _legend(table))]
     if table.deviations:
         lines += ["", "## Differences from the published protocol", ""]
         lines += [_pipe(["key", "published", "here", "cells"]), _pipe(["---"] * 4)]
         lines += [_pipe([str(part) for part in d]) for d in table.deviations]
     if table.notes:
         lines += ["", "## Notes on the published values", ""]
-        lines += [f"* {note}" for note in table.notes]
+        lines += [f"* {_plain(note)}" for note in table.notes]
     if figures:
         lines += ["", *(f"![{name}](figures/{name}.svg)" for name in figures)]
     return "\n".join(lines) + "\n"
 
 
 def _pipe(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(_plain(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown takes for text: one line, no HTML."""
+    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())
 
 
 def _row_values(table: Table, row) -> list[Value | None]:

@@ -51,6 +51,7 @@ from typing import Any
 import duckdb
 
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.progress import note
 from fedjax_sim.experiment.config import flatten
 from fedjax_sim.runs.files import Rows, read_json
 from fedjax_sim.runs.rows import PHASES
@@ -120,25 +121,63 @@ ROUND_COLUMNS = {
 }
 
 
-def gather(results: Path) -> duckdb.DuckDBPyConnection:
+def gather(results: Path, out: Path | None = None) -> duckdb.DuckDBPyConnection:
     """Reads all run directories below a folder into a database in memory.
 
+    Folders that are no runs, or damaged ones, are left out and said in one line. The
+    database can read and write no file from then on, whatever SQL it is given, but for
+    those below `out`.
+
+    Args:
+      results: the folder.
+      out: where `write_parquet` will write; None: nowhere.
+
     Raises:
-      InputError: no such folder, no run in it, or a damaged file.
+      InputError: no such folder, or no run in it that can be read.
     """
     folders = list(_run_folders(results))
     if not folders:
         raise InputError(f"--results={results}: there are no run directories")
-    runs, rounds = [], []
+    runs, rounds, skipped = [], [], []
     for folder in folders:
         name = str(folder.relative_to(results))
-        evaluated = Rows(folder / "metrics.jsonl").read()
-        runs.append({"run": name, **_run_row(folder, evaluated)})
-        rounds += [{"run": name, **row} for row in evaluated]
+        try:
+            evaluated = Rows(folder / "metrics.jsonl").read()
+            row = {"run": name, **_run_row(folder, evaluated)}
+        except InputError as error:
+            skipped.append(str(error))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            skipped.append(f"{folder}: not the files of a run ({what})")
+        else:
+            runs.append(row)
+            rounds += [{"run": name, **row} for row in evaluated]
+    if not runs:
+        raise InputError(f"--results={results}: no run can be read; {skipped[0]}")
+    if skipped:
+        note(
+            f"{len(skipped)} of {len(folders)} folders are no runs that can be read, "
+            f"and are left out; the first: {skipped[0]}"
+        )
     database = duckdb.connect(":memory:")
     _load(database, "runs", runs, RUN_COLUMNS)
     _load(database, "rounds", rounds, ROUND_COLUMNS)
+    _lock(database, out)
     return database
+
+
+def _lock(database: duckdb.DuckDBPyConnection, out: Path | None) -> None:
+    """Takes the database every access to files, but for those below a folder."""
+    if out is not None:
+        folder = _text(f"{out.absolute()}/")
+        database.execute(f"SET allowed_directories = [{folder}]")
+    database.execute("SET enable_external_access = false")
+    database.execute("SET lock_configuration = true")
+
+
+def _text(value: str) -> str:
+    """A string in SQL; what stands in a results folder is never part of a query."""
+    return "'" + value.replace("'", "''") + "'"
 
 
 def _run_folders(results: Path) -> Iterable[Path]:
@@ -198,9 +237,11 @@ def _load(database, table: str, rows: list[Row], columns: Mapping[str, str]) -> 
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
         file.flush()
-        declared = ", ".join(f"'{key}': '{kind}'" for key, kind in types.items())
+        declared = ", ".join(
+            f"{_text(key)}: {_text(kind)}" for key, kind in types.items()
+        )
         database.execute(
-            f"CREATE TABLE {table} AS SELECT * FROM read_json('{file.name}', "
+            f"CREATE TABLE {table} AS SELECT * FROM read_json({_text(file.name)}, "
             f"format = 'newline_delimited', columns = {{{declared}}})"
         )
 
@@ -256,8 +297,8 @@ def write_parquet(database: duckdb.DuckDBPyConnection, folder: Path) -> list[Pat
     """Writes both tables, for pandas, polars or DuckDB."""
     paths = [folder / f"{table}.parquet" for table in ("runs", "rounds")]
     for path in paths:
-        name = str(path).replace("'", "''")
-        database.execute(f"COPY {path.stem} TO '{name}' (FORMAT parquet)")
+        name = _text(str(path.absolute()))
+        database.execute(f"COPY {path.stem} TO {name} (FORMAT parquet)")
     return paths
 
 

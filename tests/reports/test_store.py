@@ -114,9 +114,9 @@ def test_runs_are_selected_by_sql_and_mistakes_are_one_line(make_run):
 
 def test_parquet_holds_all_rows_and_columns(make_run, tmp_path):
     make_run("a", mta=90, asr=1.5)
-    database = store.gather(make_run.results)
     out = tmp_path / "it's"
     out.mkdir()
+    database = store.gather(make_run.results, out)
     runs, rounds = store.write_parquet(database, out)
 
     assert [path.name for path in (runs, rounds)] == ["runs.parquet", "rounds.parquet"]
@@ -141,9 +141,69 @@ def test_a_folder_without_runs_is_refused(tmp_path):
             store.gather(folder)
 
 
-def test_a_damaged_run_is_refused(make_run):
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("config.json", "{"),
+        ("config.json", "{}"),
+        ("config.json", '["a"]'),
+        ("config.json", '{"attack": 1, "partition": {}}'),
+        ("metrics.jsonl", '{"round": 1}\n'),
+        ("metrics.jsonl", "no json\n"),
+        ("summary.json", "{}"),
+        ("summary.json", '{"final": 1, "seconds": 2}'),
+    ],
+)
+def test_foreign_and_damaged_folders_are_left_out(make_run, capsys, file, text):
     folder = make_run("a", mta=90, asr=1)
-    (folder / "config.json").write_text("{")
-
-    with pytest.raises(InputError, match=r"config\.json"):
+    (folder / file).write_text(text)
+    with pytest.raises(InputError, match="no run can be read") as error:
         store.gather(make_run.results)
+    assert "\n" not in str(error.value)
+
+    make_run("b", mta=80, asr=2)
+    found = store.select(store.gather(make_run.results), None)
+    assert [row["run"] for row in found] == ["b"]
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "1 of 2 folders" in said and str(folder) in said
+
+
+NAUGHTY = "x': 'INT'}); COPY (SELECT 1) TO 'FILE'; --"
+
+
+@pytest.mark.parametrize("place", ["config.json", "metrics.jsonl"])
+def test_a_key_in_a_results_folder_is_no_sql(make_run, tmp_path, place):
+    folder, file = make_run("a", mta=90, asr=1), tmp_path / "written.csv"
+    key = NAUGHTY.replace("FILE", str(file))
+    if place == "config.json":
+        value = json.loads((folder / place).read_text()) | {key: 1}
+        (folder / place).write_text(json.dumps(value))
+    else:
+        lines = [json.loads(x) | {key: 1} for x in (folder / place).open()]
+        (folder / place).write_text("".join(json.dumps(x) + "\n" for x in lines))
+    database = store.gather(make_run.results)
+    assert len(store.select(database, None)) == 1
+    assert not file.exists()
+
+
+def test_sql_reaches_no_file_but_those_of_the_report(make_run, tmp_path):
+    make_run("a", mta=90, asr=1)
+    other, out = tmp_path / "other.csv", tmp_path / "out"
+    other.write_text("a\n1\n")
+    out.mkdir()
+    database = store.gather(make_run.results, out)
+    for sql in (
+        f"SELECT * FROM read_csv('{other}')",
+        f"COPY runs TO '{tmp_path / 'new.csv'}'",
+        f"COPY runs TO '{out}/../new.csv'",
+        "SET enable_external_access = true",
+        f"ATTACH '{tmp_path / 'new.db'}'",
+    ):
+        with pytest.raises(InputError, match="SQL: ") as error:
+            store.query(database, sql)
+        assert "\n" not in str(error.value)
+    assert [path.name for path in store.write_parquet(database, out)] == [
+        "runs.parquet",
+        "rounds.parquet",
+    ]
+    assert not (tmp_path / "new.csv").exists()
