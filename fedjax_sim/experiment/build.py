@@ -21,6 +21,7 @@ from fedjax_sim.core import distributed
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.data import partition as partitions
 from fedjax_sim.data.augment import AUGMENTATIONS
+from fedjax_sim.data.dataset import fingerprint
 from fedjax_sim.data.normalize import normalization
 from fedjax_sim.data.poison import realised_fraction
 from fedjax_sim.experiment import program
@@ -319,6 +320,7 @@ def make_facts(
             "train": len(dataset.train_images),
             "test": len(dataset.test_images),
             "classes": dataset.num_classes,
+            "fingerprint": fingerprint(dataset),
             "image_shape": list(parts.network.image_shape),
         },
         "partition": {

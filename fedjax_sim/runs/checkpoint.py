@@ -1,6 +1,7 @@
 """Checkpoints of a run's state, by orbax: whole or absent, never half."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from absl import logging
 from fedjax_sim.core.errors import InputError
 
 PyTree = Any
+_CHECKSUM, _DIGEST = "checksum", 32  # beside the arrays; bytes
 
 
 class Checkpoints:
@@ -47,6 +49,7 @@ class Checkpoints:
     def save(self, round_index: int, state: PyTree) -> None:
         """Writes the state after `round_index` and waits until it is on disk."""
         arrays = {name: np.asarray(leaf) for name, leaf in _leaves(state).items()}
+        arrays[_CHECKSUM] = _checksum(arrays)
         self._manager.save(round_index, args=ocp.args.StandardSave(arrays))
         self._manager.wait_until_finished()
 
@@ -62,6 +65,7 @@ class Checkpoints:
         """
         leaves = _leaves(like)
         target = {name: np.asarray(leaf) for name, leaf in leaves.items()}
+        target[_CHECKSUM] = np.zeros(_DIGEST, np.uint8)
         try:
             with _without_logs():
                 stored = self._manager.restore(
@@ -69,16 +73,29 @@ class Checkpoints:
                 )
         except Exception as error:  # orbax raises many types for a damaged folder
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(
-                f"{self.folder}/{round_index}: the checkpoint cannot be read "
-                f"({reason[:200]}); delete this folder to resume from the one before"
-            ) from error
+            raise self._unreadable(round_index, reason[:200]) from error
+        found = stored.pop(_CHECKSUM)
+        for name, wanted in target.items():
+            # Orbax gives what is stored, whatever shape it was asked for.
+            if name in stored and stored[name].shape != wanted.shape:
+                raise self._unreadable(
+                    round_index,
+                    f"{name} is {list(stored[name].shape)}, not {list(wanted.shape)}",
+                )
+        if not np.array_equal(found, _checksum(stored)):
+            raise self._unreadable(round_index, "its checksum is another")
         paths, structure = jax.tree_util.tree_flatten_with_path(like)
         values = [
             stored.get(jax.tree_util.keystr(path), np.asarray(leaf))
             for path, leaf in paths
         ]
         return jax.tree.unflatten(structure, values)
+
+    def _unreadable(self, round_index: int, reason: str) -> InputError:
+        return InputError(
+            f"{self.folder}/{round_index}: the checkpoint cannot be read ({reason}); "
+            "delete this folder to resume from the one before"
+        )
 
     def close(self) -> None:
         """Frees the manager's threads."""
@@ -94,6 +111,16 @@ def _without_logs() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(verbosity)
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """u8 [32]: a digest of names, shapes, types and bytes."""
+    digest = hashlib.blake2b(digest_size=_DIGEST)
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.view(np.uint8).reshape(-1).data)
+    return np.frombuffer(digest.digest(), np.uint8)
 
 
 def _leaves(state: PyTree) -> dict[str, Any]:

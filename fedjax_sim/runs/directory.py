@@ -1,6 +1,8 @@
 """The run directory: its files, their fields, and how they survive a kill.
 
     config.json      the resolved config, every key
+    identity.json    what the checkpoints are of: config, fingerprints of the data and
+                     of the partition; another run does not go on from them
     provenance.json  versions, backend, devices, git revision, data and partition
     metrics.jsonl    one row per evaluated round
     rounds.jsonl     one row per round
@@ -122,12 +124,39 @@ class RunDirectory(Listener):
             raise InputError(f"--workdir={workdir}: {reason}") from None
         self._lock = Lock(workdir)
         try:
-            _check_same_config(config, workdir)
+            self._check_config()
             if (workdir / "summary.json").exists():
                 self.summary = read_json(workdir / "summary.json", *SUMMARY)
         except InputError:
             self._lock.release()
             raise
+
+    def _check_config(self) -> None:
+        """Refuses another config than that of what was computed here."""
+        path, rounds = self._workdir / "config.json", self._workdir / "rounds.jsonl"
+        begun = rounds.exists() and rounds.stat().st_size > 0
+        begun |= (self._workdir / "summary.json").exists()
+        if path.exists() and begun:
+            new = plain(to_dict(self._config))
+            _check_same_config(read_json(path), new, self._workdir)
+
+    def _check_identity(self, identity: Mapping[str, Any]) -> None:
+        """Refuses to go on from a checkpoint of another config, data or partition."""
+        path = self._workdir / "identity.json"
+        if not path.exists():
+            raise InputError(
+                f"--workdir={self._workdir}: identity.json is missing, which says what "
+                "the checkpoints are of; restore the file or choose another folder"
+            )
+        old = read_json(path, *identity)
+        _check_same_config(old["config"], identity["config"], self._workdir)
+        for key, what in (("data", "images or labels"), ("partition", "clients")):
+            if old[key] != identity[key]:
+                raise InputError(
+                    f"--workdir={self._workdir} holds a run on other {what} "
+                    f"(fingerprint {old[key]}, now {identity[key]}); restore the data "
+                    "or choose another folder"
+                )
 
     def open(self, facts: Mapping[str, Any]) -> tuple[int, list[Row], list[Row]]:
         """Writes what is known before the first round and reads what is there.
@@ -142,6 +171,14 @@ class RunDirectory(Listener):
         self._opened = True
         self._checkpoints = Checkpoints(self._workdir / "checkpoints")
         done = self._checkpoints.latest() or 0
+        identity = {
+            "config": plain(to_dict(self._config)),
+            "data": facts["data"]["fingerprint"],
+            "partition": facts["partition"]["fingerprint"],
+        }
+        if done:
+            self._check_identity(identity)
+        write_json(self._workdir / "identity.json", identity)
         self._rounds_file = Rows(self._workdir / "rounds.jsonl")
         self._metrics_file = Rows(self._workdir / "metrics.jsonl")
         rounds, every = self._config.rounds, self._config.evaluation.every
@@ -190,15 +227,10 @@ class RunDirectory(Listener):
         self._lock.release()
 
 
-def _check_same_config(config: Config, workdir: Path) -> None:
+def _check_same_config(
+    old: Mapping[str, Any], new: Mapping[str, Any], workdir: Path
+) -> None:
     """A run directory belongs to one config."""
-    path = workdir / "config.json"
-    new = plain(to_dict(config))
-    rounds = workdir / "rounds.jsonl"
-    begun = rounds.exists() and rounds.stat().st_size > 0
-    if not path.exists() or not (begun or (workdir / "summary.json").exists()):
-        return  # nothing was computed there
-    old = read_json(path)
     for section in sorted({*old, *new}):
         before, after = old.get(section), new.get(section)
         if section in ("checkpoint", "log") or before == after:

@@ -10,9 +10,11 @@ import time
 import numpy as np
 import pytest
 from helpers import (
+    BASE,
     after,
     assert_same_bits,
     build,
+    digits,
     files,
     rows,
     start,
@@ -25,6 +27,8 @@ from fedjax_sim.attacks import ATTACKS
 from fedjax_sim.commands import run as cli
 from fedjax_sim.contracts.attack import Attack
 from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.experiment.config import override, resolve
 from fedjax_sim.runs import loop
 from fedjax_sim.runs.checkpoint import Checkpoints
 
@@ -150,6 +154,7 @@ def test_a_run_leaves_these_files(finished):
 
     assert names == {
         "config.json",
+        "identity.json",
         "provenance.json",
         "metrics.jsonl",
         "rounds.jsonl",
@@ -796,3 +801,65 @@ def test_attack_effect_estimate_begins_with_the_attack(tmp_path, monkeypatch):
     assert estimate[1] == measured[1] > 0
     assert 0 < estimate[3] < estimate[2] < estimate[1]
     assert estimate[2] != measured[2]
+
+
+# ---------------------------------------------------------------- what a run is of
+
+
+@pytest.fixture
+def unfinished(finished, tmp_path):
+    """A copy of the finished run, as if it had been killed before its summary."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    (workdir / "summary.json").unlink()
+    shutil.rmtree(workdir / "checkpoints" / str(ROUNDS))
+    return workdir
+
+
+@pytest.mark.parametrize("lost", ["config.json", "config.json identity.json"])
+def test_checkpoints_of_another_config_are_refused(
+    droplet_flags, unfinished, capfd, lost
+):
+    """Also where the file that says so is gone."""
+    for name in lost.split():
+        (unfinished / name).unlink()
+    flags = [*droplet_flags, f"--workdir={unfinished}", "--config.client.lr=0.001"]
+    wanted = "config.client.lr" if lost == "config.json" else "identity.json"
+    assert_refused(command(capfd, *flags), str(unfinished), wanted)
+
+
+@pytest.mark.parametrize("part", ["train_images", "train_labels", "test_labels"])
+def test_checkpoints_on_other_data_are_refused(tmp_path, part):
+    data = digits()
+    config = resolve(override(BASE, {"data": {"name": "arrays"}}))
+    two = config.model_copy(update={"rounds": 2})
+    folder = tmp_path / "run"
+    assert loop.run(two, folder, dataset=data)[0] == 0
+    (folder / "summary.json").unlink()
+    changed = data._replace(**{part: getattr(data, part)[::-1].copy()})
+    with pytest.raises(InputError, match="fingerprint") as error:
+        loop.run(two, folder, dataset=changed)
+    assert "\n" not in str(error.value) and str(folder) in str(error.value)
+    assert loop.run(two, folder, dataset=data)[0] == 0
+
+
+@pytest.mark.parametrize("where", [0.1, 0.5, 0.9])
+def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path, where):
+    checkpoints = Checkpoints(tmp_path)
+    state = {"a": np.arange(5000, dtype=np.float32), "b": np.int32(3)}
+    checkpoints.save(1, state)
+    largest = max(files(tmp_path / "1"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[int(where * len(content))] ^= 1
+    largest.write_bytes(content)
+    with pytest.raises(InputError, match=r"/1: the checkpoint cannot be read"):
+        checkpoints.restore(1, state)
+    checkpoints.close()
+
+
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"a": np.zeros(3, np.float32)})
+    with pytest.raises(InputError, match=r"\[3\], not \[4\]"):
+        checkpoints.restore(1, {"a": np.zeros(4, np.float32)})
+    checkpoints.close()

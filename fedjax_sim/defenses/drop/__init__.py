@@ -133,4 +133,5 @@ def drop(
 ENTRY = Entry(
     drop,
     paper="Syros et al. 2025 (DROP)",
+    oracle="clean samples, taken from the training set",
 )
