@@ -12,7 +12,7 @@ from absl import logging
 
 from fedjax_sim.experiment.config_files import load_file, resolve_variants
 from fedjax_sim.round.execution import Strategy
-from fedjax_sim.runs import loop as runner
+from fedjax_sim.runs import loop
 from fedjax_sim.runs.run import Job
 
 _QUICKSTART = Path(__file__).parents[1] / "configs/quickstart.py"
@@ -24,9 +24,9 @@ def bench_runs() -> dict[str, Any]:
     own = resolve_variants(load_file(str(_QUICKSTART)), changes)
     seeds = [own["droplet"].model_copy(update={"seed": seed}) for seed in range(16)]
     ways = {
-        "one run": lambda folder: runner.run(seeds[0], folder / "0"),
+        "one run": lambda folder: loop.run(seeds[0], folder / "0"),
         "16 one after the other": lambda folder: [
-            runner.run(config, folder / str(config.seed)) for config in seeds
+            loop.run(config, folder / str(config.seed)) for config in seeds
         ],
         "16 together, map": lambda folder: together(folder, Strategy(1)),
         "16 together, chunk:4": lambda folder: together(folder, Strategy(4)),
@@ -35,7 +35,7 @@ def bench_runs() -> dict[str, Any]:
 
     def together(folder, strategy):
         jobs = [Job(config, folder / str(config.seed)) for config in seeds]
-        return runner.run_together(jobs, strategy)
+        return loop.run_together(jobs, strategy)
 
     compiled = 0
 

@@ -6,7 +6,7 @@ import pytest
 from helpers import BASE, rows
 
 from fedjax_sim.experiment.config import override, resolve, to_dict
-from fedjax_sim.runs import loop as runner
+from fedjax_sim.runs import loop
 from fedjax_sim.runs.files import write_json
 
 
@@ -14,7 +14,7 @@ from fedjax_sim.runs.files import write_json
 def real_run(tmp_path_factory):
     """The directory of a short real run, evaluated in every round."""
     folder = tmp_path_factory.mktemp("real") / "run"
-    code, _ = runner.run(resolve(BASE), folder, "real")
+    code, _ = loop.run(resolve(BASE), folder, "real")
     assert code == 0
     return folder
 

@@ -100,19 +100,19 @@ def _run_all(runs: dict[str, Config], values: flags.FlagValues) -> int:
 
 def _run_here(runs: dict[str, Config], workdir: Path) -> int:
     from fedjax_sim.core import distributed
-    from fedjax_sim.experiment import build as experiment
-    from fedjax_sim.runs import loop as runner
+    from fedjax_sim.experiment.build import build
+    from fedjax_sim.runs import loop
 
     folders = {name: workdir / name if name else workdir for name in runs}
     waiting = [n for n in runs if not (folders[n] / "summary.json").exists()]
     with distributed.agreement():
         for name in waiting[1:]:  # a mistake in the last one shows before the first
-            experiment.build(runs[name])
+            build(runs[name])
     summaries = []
     for name, config in runs.items():
         folder = folders[name]
         label = name or config.defense.name
-        code, summary = runner.run(config, folder, label)
+        code, summary = loop.run(config, folder, label)
         if code:
             return code
         summaries.append(summary)

@@ -6,7 +6,7 @@ from typing import Any
 
 from absl import flags
 
-from fedjax_sim.commands import sweep as cli
+from fedjax_sim.commands import sweep as sweep_command
 from fedjax_sim.commands.flags import run_command
 from fedjax_sim.commands.text_table import text_table
 from fedjax_sim.core.errors import InputError
@@ -25,7 +25,7 @@ USAGE = (
 
 def make_flags() -> flags.FlagValues:
     """The flags of a sweep, and those of the search."""
-    values = cli.make_flags()
+    values = sweep_command.make_flags()
     flags.DEFINE_float(
         "budget",
         None,
@@ -89,7 +89,7 @@ def _search(given: list[Problem], values: flags.FlagValues) -> int:
         ladder,
         values.mta,
         root,
-        lambda runs: cli.carry_out(runs, root, values),
+        lambda runs: sweep_command.carry_out(runs, root, values),
     )
     if found is None:
         print("not finished; the same command goes on from there")
@@ -98,7 +98,7 @@ def _search(given: list[Problem], values: flags.FlagValues) -> int:
     write_json(path, record(found, ladder, values))
     print(f"written: {path}")
     states = [status(root / run.folder) for answer in found for run in answer.used]
-    return cli.EXIT_FAILED if FAILED in states else 0
+    return sweep_command.EXIT_FAILED if FAILED in states else 0
 
 
 def _plan(

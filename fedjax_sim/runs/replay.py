@@ -12,7 +12,7 @@ from fedjax_sim.contracts.config import Config
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.contracts.defense import Defense, with_score
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.experiment import build as experiment
+from fedjax_sim.experiment.build import build
 from fedjax_sim.experiment.config import resolve
 from fedjax_sim.experiment.data import load_data
 from fedjax_sim.experiment.layout import clock_of
@@ -68,7 +68,7 @@ def replay(workdir: Path, round_index: int | None = None) -> Replayed:
         state = _state_before(row["round"], config, dataset, workdir)
     finally:
         lock.release()
-    recording = experiment.build(config, dataset, adapt=_recording)
+    recording = build(config, dataset, adapt=_recording)
     _, report = jax.jit(recording.round_step)(state, recording.inputs)
     report = jax.device_get(report)
     here = report.present
@@ -97,7 +97,7 @@ def _recording(defense: Defense) -> Defense:
 def _state_before(
     round_index: int, config: Config, dataset: Dataset, workdir: Path
 ) -> FedState:
-    built = experiment.build(config, dataset)
+    built = build(config, dataset)
     inputs = built.inputs
     # With a clock, as the run itself: the same program rounds the same way.
     origin = time.monotonic() if clock_of(config) else None

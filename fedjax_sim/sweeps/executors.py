@@ -30,11 +30,11 @@ import jax
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.progress import note
-from fedjax_sim.experiment import build as experiment
 from fedjax_sim.experiment import program
+from fedjax_sim.experiment.build import build
 from fedjax_sim.experiment.data import load_data
 from fedjax_sim.round.execution import Strategy
-from fedjax_sim.runs import loop as runner
+from fedjax_sim.runs import loop
 from fedjax_sim.runs.files import Busy
 from fedjax_sim.runs.loop import run_together
 from fedjax_sim.runs.run import Job
@@ -93,7 +93,7 @@ def check(runs: Sequence[Run]) -> dict[str, int]:
         try:
             if source not in datasets:
                 datasets[source] = load_data(run.config)
-            found = experiment.build(run.config, datasets[source])
+            found = build(run.config, datasets[source])
             built[shape] = found.estimated_bytes
         except InputError as error:
             raise InputError(f"{run.name}: {error}") from None
@@ -161,7 +161,7 @@ def _execute_alone(run: Run, folder: Path) -> str:
         if status(folder) == FINISHED:  # by another process since we looked
             return FINISHED
         try:
-            code, _ = runner.run(run.config, folder, run.name)
+            code, _ = loop.run(run.config, folder, run.name)
         except Busy:
             time.sleep(0.1 * attempt)
             continue
@@ -222,7 +222,7 @@ class Signals:
         del number, frame
         if self._leave:
             print("stopped; the same command goes on from there", flush=True)
-            os._exit(runner.EXIT_INTERRUPTED)
+            os._exit(loop.EXIT_INTERRUPTED)
 
     def fileno(self) -> int:
         """For `multiprocessing.connection.wait`: readable after a signal."""
@@ -391,7 +391,7 @@ class _Worker(NamedTuple):
 
 CHECK = "check"  # to a worker: look at all runs, and say what is wrong
 # Exit codes of a worker that was asked to stop outside of a run, or before it listened.
-_STOPPED = (runner.EXIT_INTERRUPTED, -signal.SIGTERM, -signal.SIGINT)
+_STOPPED = (loop.EXIT_INTERRUPTED, -signal.SIGTERM, -signal.SIGINT)
 
 
 def _check_with(worker: _Worker, signals: Signals) -> bool:

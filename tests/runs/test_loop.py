@@ -10,7 +10,7 @@ from helpers import BASE, rows, without_times
 
 from fedjax_sim.experiment.config import override, resolve
 from fedjax_sim.round.execution import Strategy
-from fedjax_sim.runs import loop as runner
+from fedjax_sim.runs import loop
 from fedjax_sim.runs.checkpoint import Checkpoints
 from fedjax_sim.runs.listener import Listener
 from fedjax_sim.runs.run import Job
@@ -44,7 +44,7 @@ def alone(tmp_path_factory):
     """Every run in a program of its own."""
     root = tmp_path_factory.mktemp("alone")
     for job in jobs(root):
-        assert runner.run(*job)[0] == 0
+        assert loop.run(*job)[0] == 0
     return root
 
 
@@ -77,7 +77,7 @@ def assert_same_run(folder, expected):
     [Strategy(1), Strategy(None), pytest.param(Strategy(3), marks=pytest.mark.slow)],
 )
 def test_runs_together_end_as_each_alone(strategy, alone, tmp_path):
-    outcomes = runner.run_together(jobs(tmp_path), strategy)
+    outcomes = loop.run_together(jobs(tmp_path), strategy)
 
     assert [code for code, _ in outcomes] == [0] * len(CHANGES)
     assert [summary["name"] for _, summary in outcomes] == list(CHANGES)
@@ -95,7 +95,7 @@ def compilations(caplog):
 
 def test_runs_of_one_program_are_compiled_once(tmp_path, caplog):
     with caplog.at_level(logging.DEBUG, logger="jax"), jax.log_compiles():
-        runner.run_together(jobs(tmp_path, ("first", "seed", "partition")))
+        loop.run_together(jobs(tmp_path, ("first", "seed", "partition")))
 
     assert sorted(compilations(caplog)) == ["evaluation", "some_rounds"]
 
@@ -109,7 +109,7 @@ def test_runs_behind_catch_up(alone, tmp_path):
     before = (tmp_path / "numbers" / "summary.json").read_bytes()
 
     names = ("first", "seed", "numbers")
-    outcomes = runner.run_together(jobs(tmp_path, names))
+    outcomes = loop.run_together(jobs(tmp_path, names))
 
     assert [code for code, _ in outcomes] == [0, 0, 0]
     assert (tmp_path / "numbers" / "summary.json").read_bytes() == before
@@ -126,7 +126,7 @@ def test_a_run_that_diverges_leaves_the_others_alone(alone, tmp_path):
     )
     own.append(Job(resolve(config), tmp_path / "broken", "broken"))
 
-    outcomes = runner.run_together(own, Strategy(None))
+    outcomes = loop.run_together(own, Strategy(None))
 
     assert [code for code, _ in outcomes] == [0, 0, 0]
     assert outcomes[2][1]["final"]["clients_non_finite"] > 0
@@ -136,8 +136,8 @@ def test_a_run_that_diverges_leaves_the_others_alone(alone, tmp_path):
 
 def test_the_memory_limits_how_many_run_together(alone, tmp_path, monkeypatch):
     """There is room for one: they run in parts, to the same results."""
-    monkeypatch.setattr(runner.memory, "available_bytes", lambda: 1)
-    outcomes = runner.run_together(jobs(tmp_path, ("first", "seed")))
+    monkeypatch.setattr(loop.memory, "available_bytes", lambda: 1)
+    outcomes = loop.run_together(jobs(tmp_path, ("first", "seed")))
 
     assert [code for code, _ in outcomes] == [0, 0]
     for name in ("first", "seed"):
@@ -147,7 +147,7 @@ def test_the_memory_limits_how_many_run_together(alone, tmp_path, monkeypatch):
 def test_runs_of_different_programs_are_refused():
     configs = [resolve(override(BASE, {"rounds": rounds})) for rounds in (1, 2)]
     with pytest.raises(ValueError, match="different programs"):
-        runner.run_together([Job(config, None) for config in configs])
+        loop.run_together([Job(config, None) for config in configs])
 
 
 # ------------------------------------------------------------------------ listeners
@@ -185,19 +185,19 @@ class Heard(Listener):
 
 def test_a_listener_of_one_s_own_hears_a_run(tmp_path):
     heard, later = Heard(), Heard()
-    code, summary = runner.run(resolve(BASE), tmp_path / "run", listeners=[heard])
+    code, summary = loop.run(resolve(BASE), tmp_path / "run", listeners=[heard])
     assert code == 0
     assert heard.events == ["begins 0", "last 4 4", "finished 4", "closed"]
     assert heard.rounds == [1, 2, 3, 4]
     assert heard.rows == rows(tmp_path / "run" / "metrics.jsonl")
     assert summary["final"]["mta"] == heard.rows[-1]["mta"]
-    runner.run(resolve(BASE), tmp_path / "run", listeners=[later])
+    loop.run(resolve(BASE), tmp_path / "run", listeners=[later])
     assert later.events == ["already finished", "closed"]
 
 
 def test_without_a_clock_rounds_are_timed_as_a_whole(tmp_path):
     config = resolve(override(BASE, {"execution.clock": False, "rounds": 1}))
-    _, summary = runner.run(config, tmp_path / "run")
+    _, summary = loop.run(config, tmp_path / "run")
     (row,) = rows(tmp_path / "run" / "metrics.jsonl")
     assert row["seconds_train"] is None and row["seconds_defend"] is None
     assert row["seconds_rounds"] > 0

@@ -9,7 +9,7 @@ from helpers import BASE, rows
 from fedjax_sim.commands import geometry
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.experiment.config import override, resolve
-from fedjax_sim.runs import loop as runner
+from fedjax_sim.runs import loop
 from fedjax_sim.runs.files import Lock
 from fedjax_sim.runs.replay import Replayed, _compare, replay
 from fedjax_sim.runs.update_plane import project
@@ -22,7 +22,7 @@ def run(tmp_path_factory):
     config = resolve(
         override(BASE, {"checkpoint.every_rounds": 1, "evaluation.every": 4})
     )
-    assert runner.run(config, folder) == (0, json.loads(read(folder)))
+    assert loop.run(config, folder) == (0, json.loads(read(folder)))
     return folder
 
 
