@@ -58,11 +58,11 @@ def bulyan_leadfl(
     def apply(
         state: tuple[()], cohort: Cohort, context: RoundContext
     ) -> tuple[tuple[()], Cohort]:
-        cohort = with_krum_score(
+        cohort, scores = with_krum_score(
             cohort, context, num_neighbors=num_neighbors, whole_state=whole_state
         )
         mask = included(cohort)
-        rank = ranks(cohort.scores["krum_score"], mask, cohort.client_ids)
+        rank = ranks(scores, mask, cohort.client_ids)
         first = jnp.minimum(rank_start, jnp.maximum(mask.sum() - 1, 0))
         return state, exclude(cohort, (rank < first) | (rank >= rank_stop))
 

@@ -13,7 +13,7 @@ from fedjax_sim.core.options import Count, NonNegative, Sizable, Traced, checked
 from fedjax_sim.defenses.parts.building import stateless
 from fedjax_sim.defenses.parts.clipping import clip_factors, shorten
 from fedjax_sim.defenses.parts.pipeline import pipeline
-from fedjax_sim.numerics.distances import row_norms
+from fedjax_sim.numerics.distances import row_lengths
 
 
 @checked("defense")
@@ -41,9 +41,10 @@ def clip_avg(
     """
 
     def judge(cohort: Cohort, context: RoundContext) -> Cohort:
-        norms = row_norms(cohort.updates) / (lr * local_steps)
         limit = decayed_bound(context.round, clip_norm, clip_decay)
-        return shorten(cohort, clip_factors(norms, limit))
+        # The update is as much longer than the gradient.
+        limit = limit * (lr * local_steps)
+        return shorten(cohort, clip_factors(row_lengths(cohort.updates), limit))
 
     return pipeline(stateless(judge))
 

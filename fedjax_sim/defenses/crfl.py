@@ -15,9 +15,9 @@ from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.contracts.federation import FederationSpec, GlobalModel
 from fedjax_sim.contracts.model import Network
 from fedjax_sim.core.options import Natural, NonNegative, Sizable, Traced, checked
-from fedjax_sim.defenses.parts.clipping import clip_factors
+from fedjax_sim.defenses.parts.clipping import clip_factors, times
 from fedjax_sim.defenses.parts.pipeline import pipeline
-from fedjax_sim.numerics.distances import row_norms
+from fedjax_sim.numerics.distances import row_lengths
 
 
 @checked("defense")
@@ -70,7 +70,7 @@ def crfl(
 
 def clip_model(params: Array, bound: Array | float) -> Array:
     """Returns the parameters f32 [d] shortened to the norm `bound`."""
-    return clip_factors(row_norms(params[None]), bound) * params
+    return times(clip_factors(row_lengths(params[None]), bound), params[None])[0]
 
 
 def vote(

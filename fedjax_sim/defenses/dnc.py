@@ -24,7 +24,10 @@ from fedjax_sim.defenses.parts.building import stateless, with_count
 from fedjax_sim.defenses.parts.byzantine import byzantine_count
 from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.defenses.parts.ranking import ranks
-from fedjax_sim.numerics.distances import gram, row_norms
+from fedjax_sim.numerics.distances import finite, gram, row_units
+
+# Differences of scores, relative to the largest, that the rounding of float32 makes.
+_NOISE = 2.0**-20
 
 
 @checked("defense")
@@ -90,8 +93,10 @@ def keep_inliers(cohort: Cohort, coordinates: Array, removed: Array | int) -> Co
     count = jnp.maximum(mask.sum() - removed, 1)
 
     def iterate(chosen: Array) -> tuple[Array, Array]:
-        scores = outlier_scores(cohort.updates[:, chosen], mask)
-        return scores, mask & (ranks(scores, mask, cohort.client_ids) < count)
+        scores, unit = outlier_scores(cohort.updates[:, chosen], mask)
+        return finite(scores * unit * unit), mask & (
+            ranks(scores, mask, cohort.client_ids) < count
+        )
 
     scores, kept = lax.map(iterate, coordinates)
     inliers = kept.all(0)
@@ -99,22 +104,36 @@ def keep_inliers(cohort: Cohort, coordinates: Array, removed: Array | int) -> Co
     return exclude(with_score(cohort, "outlier_score", scores[-1]), ~inliers)
 
 
-def outlier_scores(rows: Array, mask: Array) -> Array:
-    """Returns the squared projections f32 [n] on the top singular vector.
+def outlier_scores(rows: Array, mask: Array) -> tuple[Array, Array]:
+    """Returns the squared projections on the top singular vector, and their unit.
+
+    The scores f32 [n] are in squares of the unit f32 [], a power of two near the
+    largest entry: those of one huge row alone would exceed float32.
 
     Args:
       rows: f32 [n, b].
       mask: bool [n], rows that are centred and decomposed; the others get 0.
     """
-    # In units of the longest row, whose square may exceed float32.
-    unit = jnp.where(mask, row_norms(rows), 0.0).max()
-    rows = jnp.where(mask[:, None], rows / jnp.where(unit > 0, unit, 1.0), 0.0)
+    unit = jnp.where(mask & rows.any(1), row_units(rows), 0.0).max()
+    unit = jnp.where(unit > 0, unit, 1.0)
+    rows = jnp.where(mask[:, None], rows / unit, 0.0)
     centre = rows.sum(0) / jnp.maximum(mask.sum(), 1)
     centred = jnp.where(mask[:, None], rows - centre[None], 0.0)
     # X v = sqrt(lambda) q for the top eigenpair of X X^T.
     values, vectors = jnp.linalg.eigh(gram(centred))
-    scores = (unit * vectors[:, -1]) ** 2 * jnp.maximum(values[-1], 0.0)
-    return jnp.where(mask, scores, 0.0)
+    scores = vectors[:, -1] ** 2 * jnp.maximum(values[-1], 0.0)
+    return _without_noise(jnp.where(mask, scores, 0.0)), unit
+
+
+def _without_noise(scores: Array) -> Array:
+    """Returns scores f32 [n] in which those closer than rounding errors are equal.
+
+    Beside a huge update all others are as good as 0: their order must not be noise.
+    """
+    order = jnp.argsort(scores)
+    rising = scores[order]
+    steps = jnp.diff(rising, prepend=-jnp.inf) > _NOISE * rising[-1]
+    return scores.at[order].set(lax.cummax(jnp.where(steps, rising, 0.0)))
 
 
 ENTRY = Entry(

@@ -25,10 +25,16 @@ from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.contracts.federation import GlobalModel
 from fedjax_sim.core.options import NonNegative, Traced, checked
 from fedjax_sim.defenses.parts.building import stateless
-from fedjax_sim.defenses.parts.clipping import clip_factors, median_norm, shorten
+from fedjax_sim.defenses.parts.clipping import (
+    ClipFactors,
+    clip_factors,
+    median_norm,
+    shorten,
+    times,
+)
 from fedjax_sim.defenses.parts.majority_component import Features, majority_component
 from fedjax_sim.defenses.parts.pipeline import pipeline
-from fedjax_sim.numerics.distances import row_norms
+from fedjax_sim.numerics.distances import LARGEST, finite, row_lengths, row_norms
 
 Variant = Literal["paper", "authors"]
 
@@ -100,10 +106,10 @@ def shrink_models() -> Stage:
         factors = _factors(cohort)
         start = context.global_params[None]
         cohort = cohort._replace(
-            updates=factors[:, None] * (start + cohort.updates) - start,
-            buffers=factors[:, None] * cohort.buffers,
+            updates=times(factors, start + cohort.updates) - start,
+            buffers=times(factors, cohort.buffers),
         )
-        return with_score(cohort, "clip_factor", factors)
+        return with_score(cohort, "clip_factor", factors.value)
 
     return stateless(judge)
 
@@ -121,20 +127,21 @@ def gaussian_noise(
     def apply(
         state: tuple[()], model: GlobalModel, cohort: Cohort, context: RoundContext
     ) -> tuple[tuple[()], GlobalModel]:
-        std = deviation(cohort.scores["clip_bound"][0])
+        # Of a majority of updates near the end of float32, too, the noise is a number.
+        std = jnp.minimum(deviation(cohort.scores["clip_bound"][0]), LARGEST / 64)
         keys = jax.random.split(context.key)
         noise = [
             std * jax.random.normal(key, x.shape)
             for key, x in zip(keys, model, strict=True)
         ]
-        noisy = GlobalModel(*(x + z for x, z in zip(model, noise, strict=True)))
+        noisy = GlobalModel(*(finite(x + z) for x, z in zip(model, noise, strict=True)))
         return state, noisy if buffers else noisy._replace(buffers=model.buffers)
 
     return After(lambda spec: (), apply)
 
 
-def _factors(cohort: Cohort) -> Array:
-    return clip_factors(row_norms(cohort.updates), cohort.scores["clip_bound"])
+def _factors(cohort: Cohort) -> ClipFactors:
+    return clip_factors(row_lengths(cohort.updates), cohort.scores["clip_bound"])
 
 
 ENTRY = Entry(

@@ -31,6 +31,7 @@ from fedjax_sim.core.options import Count, Natural, checked
 from fedjax_sim.defenses.parts.pipeline import exclude_non_finite
 from fedjax_sim.defenses.parts.reductions import coordinatewise, weighted_mean
 from fedjax_sim.numerics import order_statistics
+from fedjax_sim.numerics.distances import finite
 
 Base = Literal["median", "median_lower", "fedavg"]
 
@@ -120,13 +121,13 @@ def flcert(
             members = jnp.argsort(~member, stable=True)[:largest]
             result = reduce(jax.tree.map(lambda x: x[members], own), context)
             old = jax.tree.map(lambda x: x[group], before)
-            new = GlobalModel(old.params + result.update, result.buffers)
+            new = GlobalModel(finite(old.params + result.update), result.buffers)
             # A group of which nobody takes part keeps its model.
             return jax.tree.map(lambda a, b: jnp.where(member.any(), a, b), new, old)
 
         after = lax.map(step, jnp.arange(num_groups))
-        mean = jax.tree.map(lambda x: x.mean(0), after)
-        result = Aggregate(mean.params - context.global_params, mean.buffers)
+        mean = jax.tree.map(lambda x: finite((x / num_groups).sum(0)), after)
+        result = Aggregate(finite(mean.params - context.global_params), mean.buffers)
         survived = included(cohort).any()
         result = Aggregate(
             update=jnp.where(survived, result.update, 0.0),

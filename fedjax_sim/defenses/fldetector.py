@@ -153,6 +153,8 @@ def prediction_errors(state: FLDetectorState, cohort: Cohort, params: Array) -> 
     )
     predicted = state.last_updates[cohort.client_ids] + change[None]
     errors = jnp.where(included(cohort), row_norms(predicted - cohort.updates), 0.0)
+    # Shares: the sum of several near the largest number of float32 is none.
+    errors = errors / jnp.where(errors.max() > 0, errors.max(), 1.0)
     total = errors.sum()
     return jnp.where(jnp.isfinite(total) & (total > 0), errors / total, 0.0)
 

@@ -24,7 +24,13 @@ from fedjax_sim.contracts.federation import GlobalModel
 from fedjax_sim.core.options import Count, checked
 from fedjax_sim.defenses.parts.building import stateless
 from fedjax_sim.defenses.parts.pipeline import pipeline
-from fedjax_sim.numerics.distances import row_norms, unit_rows
+from fedjax_sim.numerics.distances import (
+    finite,
+    in_float32,
+    row_lengths,
+    row_norms,
+    unit_rows,
+)
 
 Variant = Literal["paper", "authors"]
 
@@ -77,12 +83,15 @@ def _trust_updates(cohort: Cohort, context: RoundContext) -> Cohort:
 
 def _trust_models(cohort: Cohort, context: RoundContext) -> Cohort:
     server = _server_model(context)
-    models = context.global_params[None] + cohort.updates
+    models = finite(context.global_params[None] + cohort.updates)
     trust = jnp.where(included(cohort), trust_in(models, server.params), 0.0)
-    norms = row_norms(models)
-    factors = row_norms(server.params[None]) / jnp.where(norms > 0, norms, 1.0)
+    lengths, length = row_lengths(models), row_norms(server.params[None])
+    norms = in_float32(lengths)
+    factors = length / jnp.where(norms > 0, norms, 1.0)
     trusted = (trust > 0).any()
-    models = jnp.where(trusted, factors[:, None] * models, server.params[None])
+    models = jnp.where(
+        trusted, length[:, None] * unit_rows(models, lengths), server.params[None]
+    )
     buffers = jnp.where(
         trusted, factors[:, None] * cohort.buffers, server.buffers[None]
     )

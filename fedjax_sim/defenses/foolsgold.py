@@ -22,7 +22,7 @@ from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.contracts.federation import FederationSpec
 from fedjax_sim.core.options import checked
 from fedjax_sim.defenses.parts.pipeline import pipeline
-from fedjax_sim.numerics.distances import cosine_distances
+from fedjax_sim.numerics.distances import cosine_distances, finite
 
 Variant = Literal["paper", "authors"]
 
@@ -57,6 +57,7 @@ def _similarity(scale: float) -> Stage:
         ids = cohort.client_ids
         moved = jnp.where(mask[:, None], cohort.updates, 0.0)
         history = history.at[ids].add(context.network.last_layer(moved))
+        history = finite(history)
         weights = foolsgold_weights(history[ids], mask)
         # The mean with the weights v, times this share, is the sum over n.
         share = scale * weights.sum() / jnp.maximum(mask.sum(), 1)

@@ -20,9 +20,9 @@ from fedjax_sim.core.options import Count, NonNegative, Sizable, Traced, checked
 from fedjax_sim.defenses.clip_avg import decayed_bound
 from fedjax_sim.defenses.iqr_filter import above_fence
 from fedjax_sim.defenses.parts.building import stateless
-from fedjax_sim.defenses.parts.clipping import shorten
+from fedjax_sim.defenses.parts.clipping import clip_factors, only, shorten
 from fedjax_sim.defenses.parts.pipeline import pipeline
-from fedjax_sim.numerics.distances import row_norms
+from fedjax_sim.numerics.distances import Lengths, in_float32, row_lengths
 
 Variant = Literal["corrected", "as_printed"]
 
@@ -59,16 +59,17 @@ def iqr_clip_avg(
 
     def judge(cohort: Cohort, context: RoundContext) -> Cohort:
         mask = included(cohort)
-        norms = row_norms(cohort.updates) / (lr * local_steps)
-        flagged = above_fence(norms, mask, iqr_k)
-        divisors = norms
+        # An update is so much longer than its mean local gradient, and so is its limit.
+        limit = decayed_bound(context.round, clip_norm, clip_decay)
+        limit = limit * (lr * local_steps)
+        lengths = row_lengths(cohort.updates)
+        flagged = above_fence(in_float32(lengths), mask, iqr_k)
+        divisors = lengths
         if variant == "as_printed":
             last = jnp.argmax(jnp.where(mask, cohort.client_ids, -1))
-            divisors = jnp.full_like(norms, norms[last])
-        limit = decayed_bound(context.round, clip_norm, clip_decay)
-        factors = jnp.minimum(1.0, limit / (divisors + 1e-10))
+            divisors = Lengths(*(jnp.full_like(x, x[last]) for x in lengths))
         cohort = with_score(cohort, "flagged", flagged)
-        return shorten(cohort, jnp.where(flagged, factors, 1.0))
+        return shorten(cohort, only(clip_factors(divisors, limit), flagged))
 
     return pipeline(stateless(judge))
 

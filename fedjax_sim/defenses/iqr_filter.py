@@ -21,7 +21,7 @@ from fedjax_sim.core.options import NonNegative, Traced, checked
 from fedjax_sim.defenses.parts.building import stateless
 from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.numerics import order_statistics
-from fedjax_sim.numerics.distances import pairwise_distances, row_norms
+from fedjax_sim.numerics.distances import distances_in, finite, pairs
 
 
 @checked("defense")
@@ -43,21 +43,27 @@ def iqr_filter(*, iqr_k: Traced[NonNegative] = 1.5) -> Defense:
     def judge(cohort: Cohort, context: RoundContext) -> Cohort:
         del context
         mask = included(cohort)
-        distances = mean_distances(cohort.updates, mask)
-        cohort = with_score(cohort, "mean_distance", distances)
+        distances, unit = mean_distances(cohort.updates, mask)
+        cohort = with_score(cohort, "mean_distance", finite(unit * distances))
         return exclude(cohort, (mask.sum() >= 4) & above_fence(distances, mask, iqr_k))
 
     return pipeline(stateless(judge))
 
 
-def mean_distances(updates: Array, mask: Array) -> Array:
-    """Returns the mean distance f32 [n] of each row to the other included ones."""
-    # In units of the longest update: one that is huge would put all others, too, at a
-    # distance beyond float32, and nobody would stand out.
-    unit = jnp.where(mask, row_norms(updates), 0.0).max()
+def mean_distances(updates: Array, mask: Array) -> tuple[Array, Array]:
+    """Returns the mean distances f32 [n] to the other included rows, and their unit.
+
+    The unit (f32 []) is a power of two, in which no distance leaves float32.
+
+    Args:
+      updates: f32 [n, d].
+      mask: bool [n], rows that count.
+    """
+    found = pairs(updates)
+    unit = jnp.where(mask, jnp.diagonal(found.units), 0.0).max()
     unit = jnp.where(unit > 0, unit, 1.0)
-    distances = jnp.where(mask[None], pairwise_distances(updates / unit), 0.0)
-    return unit * (distances.sum(1) / jnp.maximum(mask.sum() - 1, 1))
+    distances = jnp.where(mask[None], distances_in(found, unit), 0.0)
+    return distances.sum(1) / jnp.maximum(mask.sum() - 1, 1), unit
 
 
 def above_fence(values: Array, mask: Array, iqr_k: float | Array) -> Array:

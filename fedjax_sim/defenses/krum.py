@@ -31,7 +31,7 @@ from fedjax_sim.defenses.parts.byzantine import (
 )
 from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.defenses.parts.ranking import keep_lowest, ranks
-from fedjax_sim.numerics.distances import squared_distances
+from fedjax_sim.numerics.distances import finite, middle_unit, pairs, squares_in
 
 Variant = Literal["paper", "authors"]
 
@@ -78,14 +78,14 @@ def krum(
     def rule(f: Array) -> Defense:
         def judge(cohort: Cohort, context: RoundContext) -> Cohort:
             n = included(cohort).sum()
-            cohort = with_krum_score(
+            cohort, scores = with_krum_score(
                 cohort,
                 context,
                 num_neighbors=n - f - 2 if num_neighbors is None else num_neighbors,
                 squared=variant == "paper",
                 whole_state=whole_state,
             )
-            return keep_lowest(cohort, "krum_score", 1)
+            return keep_lowest(cohort, scores, 1)
 
         return pipeline(stateless(judge))
 
@@ -99,19 +99,27 @@ def with_krum_score(
     num_neighbors: int | Array,
     squared: bool = True,
     whole_state: bool = False,
-) -> Cohort:
+) -> tuple[Cohort, Array]:
     """Adds the score `krum_score` f32 [n], from plain or squared distances.
+
+    Also returns the scores to rank by: the same in units of a usual update, in which
+    those of similar clients neither over- nor underflow.
 
     They are those of the parameters, with `whole_state` of the buffers too: of their
     changes, since float32 cannot tell large values apart.
     """
-    distances = squared_distances(cohort.updates)
+    found, mask = pairs(cohort.updates), included(cohort)
+    unit = middle_unit(found, mask)
+    distances = squares_in(found, unit)
     if whole_state:
         changes = cohort.buffers - context.global_buffers[None]
-        distances = distances + squared_distances(changes)
+        distances = distances + squares_in(pairs(changes), unit)
     distances = distances if squared else jnp.sqrt(distances)
-    scores = krum_scores(distances, included(cohort), num_neighbors)
-    return with_score(cohort, "krum_score", scores)
+    scores = krum_scores(distances, mask, num_neighbors)
+    # What float32 does not hold is reported as its largest number.
+    absolute = finite(scores * unit * (unit if squared else 1.0))
+    absolute = jnp.where(mask, absolute, jnp.inf)
+    return with_score(cohort, "krum_score", absolute), scores
 
 
 def iterated_krum(
@@ -127,8 +135,9 @@ def iterated_krum(
       remaining: i32 [], clients to leave; at least one is selected.
       with_itself: one of the distances is that of a client to itself.
     """
-    distances = squared_distances(cohort.updates)
     mask = included(cohort)
+    found = pairs(cohort.updates)
+    distances = squares_in(found, middle_unit(found, mask))
     n = len(mask)
     count = jnp.maximum(mask.sum() - remaining, 1)
 

@@ -96,14 +96,14 @@ def multikrum(
             distrusted = f if variant == "paper" else n // 2
             k = n - distrusted - 2 if num_neighbors is None else num_neighbors
             m = n - distrusted if num_selected is None else num_selected
-            cohort = with_krum_score(
+            cohort, scores = with_krum_score(
                 cohort,
                 context,
                 num_neighbors=k,
                 squared=variant == "paper",
                 whole_state=whole_state,
             )
-            return keep_lowest(cohort, "krum_score", jnp.maximum(m, 1))
+            return keep_lowest(cohort, scores, jnp.maximum(m, 1))
 
         return pipeline(stateless(judge))
 

@@ -20,7 +20,7 @@ from fedjax_sim.core.options import checked
 from fedjax_sim.defenses.parts.building import stateless
 from fedjax_sim.defenses.parts.clipping import clip_factors, median_norm, shorten
 from fedjax_sim.defenses.parts.pipeline import pipeline
-from fedjax_sim.numerics.distances import row_norms
+from fedjax_sim.numerics.distances import in_float32, row_lengths
 
 Bound = Literal["median", "oracle"]
 
@@ -41,15 +41,16 @@ def norm_bound(*, bound: Bound = "median") -> Defense:
     """
 
     def judge(cohort: Cohort, context: RoundContext) -> Cohort:
-        norms = row_norms(cohort.updates)
+        lengths = row_lengths(cohort.updates)
+        norms = in_float32(lengths)
         mask = included(cohort)
         if bound == "median":
             limit = median_norm(norms, mask)
         else:
             benign = mask & ~context.malicious
             benign = jnp.where(benign.any(), benign, mask)
-            limit = jnp.where(benign, norms, 0.0).sum() / benign.sum()
-        return shorten(cohort, clip_factors(norms, limit))
+            limit = jnp.where(benign, norms / benign.sum(), 0.0).sum()
+        return shorten(cohort, clip_factors(lengths, limit))
 
     return pipeline(stateless(judge))
 

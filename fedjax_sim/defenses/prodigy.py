@@ -24,7 +24,17 @@ from fedjax_sim.defenses.parts.building import stateless, with_count
 from fedjax_sim.defenses.parts.byzantine import check_quorum
 from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.defenses.parts.ranking import ranks
-from fedjax_sim.numerics.distances import gram, squared_distances
+from fedjax_sim.numerics.distances import (
+    finite,
+    middle_unit,
+    pairs_of,
+    scaled_gram,
+    squares_in,
+)
+
+# Squared length, in those of a usual update, from which on a client is not compared:
+# sums of so many such squares as there are pairs stay in float32.
+_BEYOND = 2.0**100
 
 
 class ProdigyScores(NamedTuple):
@@ -73,36 +83,48 @@ def prodigy(*, num_byzantine: Traced[Natural] | None = None) -> Defense:
 
 def with_trust(cohort: Cohort, num_byzantine: int | Array) -> Cohort:
     """Gives the clients that count their ProDiGy weights."""
-    products = gram(cohort.updates)
-    # An update whose square no float32 holds is further away than all others.
-    mask = included(cohort) & jnp.isfinite(jnp.diagonal(products))
+    products, units = scaled_gram(cohort.updates)
+    found, mask = pairs_of(products, units), included(cohort)
+    unit = middle_unit(found, mask)
+    distances = squares_in(found, unit)
+    ratio = units / unit
+    products = products * ratio[:, None] * ratio[None, :]
+    # An update beyond comparison is further away than all others.
+    mask &= jnp.diagonal(products) < _BEYOND
     f = jnp.minimum(num_byzantine, jnp.maximum((mask.sum() - 1) // 2, 0))
-    score = prodigy_scores(cohort, products, mask, f).score
+    score = prodigy_scores(cohort, distances, products, mask, f).score
     score = jnp.where(mask, score, 0.0)
     dropped = ranks(score, mask, cohort.client_ids) < f
     weights = jnp.where(dropped, 0.0, score)
     weights = weights / jnp.where(weights.max() > 0, weights.max(), 1.0)
     plain = (f == 0) | ~(weights > 0).any()
     weights = jnp.where(plain, jnp.where(mask, cohort.weights, 0.0), weights)
-    return with_score(cohort._replace(weights=weights), "prodigy_score", score)
+    # The scores, too, are in units: distances stand below their fraction line.
+    absolute = finite(score / unit / unit)
+    return with_score(cohort._replace(weights=weights), "prodigy_score", absolute)
 
 
 def prodigy_scores(
-    cohort: Cohort, products: Array, mask: Array, num_byzantine: Array
+    cohort: Cohort,
+    distances: Array,
+    products: Array,
+    mask: Array,
+    num_byzantine: Array,
 ) -> ProdigyScores:
     """Returns the scores of the clients of `mask`.
 
     Args:
       cohort: of n clients.
-      products: f32 [n, n], inner products of the updates.
+      distances: f32 [n, n], squared distances of the updates.
+      products: f32 [n, n], their inner products, in the same units.
       mask: bool [n], clients that count.
       num_byzantine: i32 [], f.
     """
     n = len(mask)
-    pairs = mask[:, None] & mask[None, :]
-    distances = jnp.where(pairs, squared_distances(cohort.updates), 0.0)
-    products = jnp.where(pairs, products, 0.0)
-    others = pairs & ~jnp.eye(n, dtype=bool)
+    both = mask[:, None] & mask[None, :]
+    distances = jnp.where(both, distances, 0.0)
+    products = jnp.where(both, products, 0.0)
+    others = both & ~jnp.eye(n, dtype=bool)
     # Places of the others in the order of their distance; ties go by client id.
     ids = jnp.broadcast_to(cohort.client_ids[None], (n, n))
     order = jnp.lexsort((ids, distances, ~others), axis=1)

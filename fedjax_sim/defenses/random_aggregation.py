@@ -22,6 +22,7 @@ from fedjax_sim.core.options import Count, checked
 from fedjax_sim.defenses.parts.building import stateless
 from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.defenses.parts.ranking import ranks
+from fedjax_sim.numerics.distances import finite
 from fedjax_sim.numerics.flat import FlatLayout
 
 Normalization = Literal["sum", "softmax"]
@@ -63,7 +64,7 @@ def random_aggregation(
             parts = [rows[0, :0]]  # all there is where there are no statistics
             for start, stop in pairwise(layout.offsets):
                 key = jax.random.fold_in(context.key, next(number))
-                parts.append(weighed(cohort, key).weights @ rows[:, start:stop])
+                parts.append(finite(weighed(cohort, key).weights @ rows[:, start:stop]))
             return jnp.concatenate(parts)
 
         return Aggregate(
@@ -88,7 +89,9 @@ def with_random_weights(
         mask &= ranks(-draws, mask, cohort.client_ids) < num_selected
     weights = jnp.exp(draws) if normalization == "softmax" else draws
     weights = jnp.where(mask, weights, 0.0)
-    return cohort._replace(weights=weights / weights.sum())
+    total = weights.sum()
+    # Without anybody, or with draws of 0 alone, nobody counts.
+    return cohort._replace(weights=weights / jnp.where(total > 0, total, 1.0))
 
 
 ENTRY = Entry(

@@ -17,7 +17,7 @@ from fedjax_sim.core.options import Fraction, Sizable, Traced, checked
 from fedjax_sim.defenses.parts.building import stateless
 from fedjax_sim.defenses.parts.clipping import clip_factors, shorten
 from fedjax_sim.defenses.parts.pipeline import pipeline
-from fedjax_sim.numerics.distances import row_norms
+from fedjax_sim.numerics.distances import finite, row_lengths
 from fedjax_sim.numerics.order_statistics import largest
 
 
@@ -53,7 +53,7 @@ def sparsefed(
     def clip(cohort: Cohort, context: RoundContext) -> Cohort:
         del context
         assert clip_norm is not None  # else nothing clips, see below
-        return shorten(cohort, clip_factors(row_norms(cohort.updates), clip_norm))
+        return shorten(cohort, clip_factors(row_lengths(cohort.updates), clip_norm))
 
     mean = pipeline(*() if clip_norm is None else (stateless(clip),))
 
@@ -86,8 +86,8 @@ def sparsify(
     momentum: float | Array,
 ) -> tuple[SparseFedState, Array]:
     """Returns the new state, and what is applied of an update f32 [d]."""
-    velocity = momentum * state.momentum + update
-    error = state.error + velocity
+    velocity = finite(momentum * state.momentum + update)
+    error = finite(state.error + velocity)
     count = jnp.clip(jnp.round(fraction * len(error)), 1, len(error))
     applied = largest(jnp.abs(error), count.astype(jnp.int32))
     state = SparseFedState(

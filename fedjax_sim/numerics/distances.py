@@ -4,10 +4,20 @@ Letters: `n` clients, `d` parameters. Nothing of shape [n, n, d] is ever formed,
 nothing is centred: one huge outlier would drown the small updates.
 An entry depends on its two rows only, so the rows of excluded clients may hold
 anything; their entries then mean nothing.
+
+The squares of numbers above 1.8e19 or below 1e-19 leave float32, and so does the norm
+of many numbers near 3e38. What is made of squares therefore comes in units: powers of
+two near the largest entry of a row, by which float32 multiplies and divides exactly
+(`Lengths`, `Pairs`).
 """
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
+
+from fedjax_sim.numerics import order_statistics
 
 # Parameters per product. One product over all of d is two to three times slower on a
 # CPU and, as it adds up d terms in one go, ten times less precise.
@@ -19,19 +29,51 @@ _BLOCK = 16384
 # between identical rows in any case that was measured on a CPU.
 _NOISE_FLOOR = 2.0**-22
 
+# Squared norms between which no term that matters over- or underflows: the double
+# of one is finite, and entries whose squares vanish are below 2^-23 of the norm.
+_ORDINARY = (2.0**-80, 2.0**120)
+
+# Both a unit and its reciprocal are normal numbers; a smaller one would be taken for 0.
+_UNITS = (2.0**-126, 2.0**126)
+
+LARGEST = float(np.finfo(np.float32).max)
+
 # Bound on the length of the rounding error in a sum of vectors, relative to theirs.
 _ERROR = 2.0**-21
+
+
+class Lengths(NamedTuple):
+    """Euclidean norms of rows: `norms` times `units`, which float32 may not hold."""
+
+    norms: Array  # f32 [n]
+    units: Array  # f32 [n], powers of two
+
+
+class Pairs(NamedTuple):
+    """Squared distances between rows: `squared` times the squares of `units`."""
+
+    squared: Array  # f32 [n, n]
+    units: Array  # f32 [n, n], powers of two
 
 
 def gram(updates: Array) -> Array:
     """Returns all inner products f32 [n, n], exactly symmetric.
 
+    They are +-inf or 0 where float32 does not hold them; see `scaled_gram`.
+
     Args:
       updates: f32 [n, d].
     """
+    return _gram(updates, None)
+
+
+def _gram(updates: Array, factors: Array | None) -> Array:
+    """The products of the rows times `factors` f32 [n] (None: of the rows)."""
     d = updates.shape[1]
 
     def product(block: Array) -> Array:
+        if factors is not None:
+            block = factors[:, None] * block
         # With the parameters in rows XLA's CPU product takes half to two thirds of the
         # time (d = 1.2e6: 22 instead of 40 ms for 25 clients, 78 for 121 for 50); left
         # to itself the compiler folds the transposition away.
@@ -47,47 +89,166 @@ def gram(updates: Array) -> Array:
     return 0.5 * (total + total.T)
 
 
-def squared_distances(updates: Array) -> Array:
-    """Returns squared Euclidean distances f32 [n, n].
+def scaled_gram(updates: Array) -> tuple[Array, Array]:
+    """Returns the products f32 [n, n] of rows in units, and the units f32 [n].
+
+    The product of rows i and j is that of the result times units i and j; the units are
+    1 where all rows are of ordinary length.
+
+    Args:
+      updates: f32 [n, d].
+    """
+    plain = gram(updates)
+    ones = jnp.ones(len(updates))
+    squares = jnp.diagonal(plain)
+    low, high = _ORDINARY
+    ordinary = (low <= squares) & (squares <= high)
+
+    def scaled() -> tuple[Array, Array]:
+        units = row_units(updates)
+        # A row of zeros is as good as one of ordinary length.
+        zero = (squares == 0) & (units == 1)
+        return lax.cond(
+            (ordinary | zero).all(),
+            lambda: (plain, ones),
+            lambda: (_gram(updates, 1.0 / units), units),
+        )
+
+    return lax.cond(ordinary.all(), lambda: (plain, ones), scaled)
+
+
+def row_units(updates: Array) -> Array:
+    """Returns powers of two f32 [n], by which rows [n, d] come near to 1.
+
+    The largest entry of a row is 1 to 4 units; that of a row of zeros is 1.
+    """
+    largest = jnp.abs(updates).max(axis=1, initial=0.0)
+    exponent = lax.bitcast_convert_type(largest, jnp.uint32) & np.uint32(0x7F800000)
+    power = lax.bitcast_convert_type(exponent, jnp.float32)
+    return jnp.where(largest > 0, jnp.clip(power, *_UNITS), 1.0)
+
+
+def pairs(updates: Array) -> Pairs:
+    """Returns the squared distances between all rows, in units of the longer one.
 
     The result is exactly symmetric and exactly 0 on the diagonal and between
     identical updates; distances below about 7e-4 of the norms, which float32 cannot
-    tell from 0, are 0 too. A distance beyond the range of float32, or to a
-    row with a NaN or Inf, is +inf.
+    tell from 0, are 0 too. The distance to a row with a NaN or Inf is +inf.
 
     Args:
       updates: f32 [n, d].
     """
-    products = gram(updates)
+    return pairs_of(*scaled_gram(updates))
+
+
+def pairs_of(products: Array, units: Array) -> Pairs:
+    """Returns `pairs` of the rows whose products `scaled_gram` gave."""
     squares = jnp.diagonal(products)
-    scale = squares[:, None] + squares[None, :]
-    squared = scale - 2.0 * products
+    longer = jnp.maximum(units[:, None], units[None, :])
+    one, other = units[:, None] / longer, units[None, :] / longer
+    scale = one * one * squares[:, None] + other * other * squares[None, :]
+    squared = scale - 2.0 * (one * other * products)
     overflow = ~jnp.isfinite(squared)
     squared = jnp.where(squared <= _NOISE_FLOOR * scale, 0.0, squared)
     squared = jnp.where(overflow, jnp.inf, squared)
-    return jnp.where(jnp.eye(len(squared), dtype=bool), 0.0, squared)
+    squared = jnp.where(jnp.eye(len(squared), dtype=bool), 0.0, squared)
+    return Pairs(squared, longer)
 
 
-def pairwise_distances(updates: Array) -> Array:
-    """Returns Euclidean distances f32 [n, n]; see `squared_distances`."""
-    return jnp.sqrt(squared_distances(updates))
+def squares_in(found: Pairs, unit: Array | float) -> Array:
+    """Returns the squared distances f32 [n, n] in squares of `unit` (f32 [])."""
+    ratio = found.units / unit
+    return jnp.where(found.squared > 0, found.squared * ratio * ratio, 0.0)
 
 
-def row_norms(updates: Array) -> Array:
-    """Returns the Euclidean norms f32 [n]; their squares may exceed float32.
+def distances_in(found: Pairs, unit: Array | float) -> Array:
+    """Returns the distances f32 [n, n] in units of `unit` (f32 [])."""
+    ratio = found.units / unit
+    return jnp.where(found.squared > 0, jnp.sqrt(found.squared) * ratio, 0.0)
+
+
+def middle_unit(found: Pairs, mask: Array) -> Array:
+    """Returns the lower median f32 [] of the rows' units; 1 if there are none.
+
+    In squares of it the distances within a majority of rows neither over- nor
+    underflow; those to the others may be +inf.
+
+    Args:
+      found: of n rows.
+      mask: bool [n], rows that count.
+    """
+    own = jnp.diagonal(found.units)[:, None]
+    unit = order_statistics.median(own, mask, "lower")[0]
+    return jnp.where(mask.any(), unit, 1.0)
+
+
+def squared_distances(updates: Array) -> Array:
+    """Returns squared Euclidean distances f32 [n, n]; see `pairs`.
+
+    What exceeds float32 is +inf, and what it cannot tell from 0 is 0.
 
     Args:
       updates: f32 [n, d].
     """
-    scale = jnp.abs(updates).max(axis=1, initial=0.0)
-    rows = updates / jnp.where(scale > 0, scale, 1.0)[:, None]
-    return scale * jnp.linalg.norm(rows, axis=1)
+    return squares_in(pairs(updates), 1.0)
 
 
-def unit_rows(updates: Array) -> Array:
-    """Returns the rows f32 [n, d] at length 1; zeros stay zeros."""
-    norms = row_norms(updates)
-    return updates / jnp.where(norms > 0, norms, 1.0)[:, None]
+def pairwise_distances(updates: Array) -> Array:
+    """Returns Euclidean distances f32 [n, n]; see `pairs`.
+
+    +inf where float32 does not hold the distance itself; its square may exceed it.
+    """
+    return distances_in(pairs(updates), 1.0)
+
+
+def row_lengths(updates: Array) -> Lengths:
+    """Returns the Euclidean norms of rows, of any finite numbers.
+
+    Args:
+      updates: f32 [n, d].
+    """
+    units = row_units(updates)
+    rows = (1.0 / units)[:, None] * updates
+    return Lengths(jnp.linalg.norm(rows, axis=1), units)
+
+
+def in_float32(lengths: Lengths) -> Array:
+    """Returns the norms f32 [n]; those beyond float32 are its largest number."""
+    norms = jnp.minimum(lengths.norms * lengths.units, LARGEST)
+    return jnp.where(jnp.isfinite(lengths.norms), norms, lengths.norms)
+
+
+def finite(values: Array) -> Array:
+    """Returns values of any shape within float32, where rounding or a sum left it.
+
+    The mean of finite numbers is finite, but its last rounding may be upwards.
+    """
+    return jnp.clip(values, -LARGEST, LARGEST)
+
+
+def row_norms(updates: Array) -> Array:
+    """Returns the Euclidean norms f32 [n], at most the largest number of float32.
+
+    Args:
+      updates: f32 [n, d].
+    """
+    return in_float32(row_lengths(updates))
+
+
+def unit_rows(updates: Array, lengths: Lengths | None = None) -> Array:
+    """Returns the rows f32 [n, d] at length 1; zeros stay zeros.
+
+    Args:
+      updates: f32 [n, d].
+      lengths: of the rows, where they are known.
+    """
+    norms, units = lengths or row_lengths(updates)
+    # Unlike the rows in `row_lengths`, which the compiler would keep for this.
+    low, high = _ORDINARY
+    near = (low <= units) & (units <= high / 2.0**64)
+    first = jnp.where(near, 1.0, 1.0 / units)
+    second = jnp.where(near, 1.0 / units, 1.0) / jnp.where(norms > 0, norms, 1.0)
+    return second[:, None] * (first[:, None] * updates)
 
 
 def cosine_distances(updates: Array, origin: Array) -> Array:
@@ -103,20 +264,29 @@ def cosine_distances(updates: Array, origin: Array) -> Array:
       updates: f32 [n, d].
       origin: f32 [d], the point that the updates start from; zeros for none.
     """
-    ends = row_norms(origin[None] + updates)
-    start = row_norms(origin[None])[0]
-    lengths = row_norms(updates)
-    units = updates / jnp.where(lengths > 0, lengths, 1.0)[:, None]
-    along = jnp.matmul(units, origin, precision=lax.Precision.HIGHEST)
-    # 1/|w| - 1/|g|, where |w|^2 - |g|^2 = |u| (2 g.u/|u| + |u|).
-    shift = -lengths / (ends + start) * (2.0 * along + lengths) / (ends * start)
-    shift = jnp.where(start > 0, shift, 0.0)
+    # In units of the longer of the two, u may dwarf g and the other way round.
+    lengths, start = row_lengths(updates), row_lengths(origin[None])
+    unit = jnp.maximum(
+        *(jnp.where(x.norms > 0, x.units, 0.0) for x in (lengths, start))
+    )
+    unit = jnp.where(unit > 0, unit, 1.0)
+    own = lengths.norms * (lengths.units / unit)  # |u|
+    base = start.norms * (start.units / unit)  # |g|
+    inverse = (1.0 / unit)[:, None]
+    ends = jnp.linalg.norm(inverse * origin[None] + inverse * updates, axis=1)  # |w|
+    directions = unit_rows(updates, lengths)
+    forward = unit_rows(origin[None], start)[0]
+    along = base * jnp.matmul(directions, forward, precision=lax.Precision.HIGHEST)
     zero = ends == 0
-    scale = 1.0 / jnp.where(zero, 1.0, ends)
-    directions = scale[:, None] * updates + shift[:, None] * origin[None]
-    distances = 0.5 * squared_distances(directions)
+    safe = jnp.where(zero, 1.0, ends)
+    share = own / safe
+    # |g|/|w| - 1, where |w|^2 - |g|^2 = |u| (2 g.u/|u| + |u|).
+    shift = -(own / jnp.where(zero, 1.0, ends + base)) * ((2.0 * along + own) / safe)
+    shift = jnp.where(start.norms > 0, shift, 0.0)
+    turned = share[:, None] * directions + shift[:, None] * forward[None]
+    distances = 0.5 * squared_distances(turned)
     # What is left of a sum of two opposite vectors is the rounding error of both.
-    error = _ERROR * (scale * lengths + jnp.abs(shift) * start)
+    error = _ERROR * (share + jnp.abs(shift))
     within = distances <= 0.5 * (error[:, None] + error[None, :]) ** 2
     distances = jnp.where(within, 0.0, distances)
     off_diagonal = ~jnp.eye(len(zero), dtype=bool)

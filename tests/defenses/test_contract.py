@@ -53,6 +53,31 @@ ELSEWHERE: set[str] = {"drop"}
 # Rules for federations in which every client takes part in every round.
 EVERYBODY: set[str] = {"fldetector"}
 
+# Rules that promise to exclude or to bound one attacker of nine, and the settings under
+# which they do. The others may follow a huge update, but stay finite.
+ROBUST: dict[str, list[dict[str, Any]]] = {
+    "bulyan": [{"num_byzantine": 1}, {"num_byzantine": 1, "variant": "ndss"}],
+    "bulyan_leadfl": [{}],
+    "clip_avg": [{}],
+    "dnc": [{"num_byzantine": 1}],
+    "flame": [
+        {"noise_sigma": 0.0},
+        {"noise_sigma": 0.0, "features": "updates"},
+        {"noise_sigma": 0.0, "variant": "authors", "features": "updates"},
+    ],
+    "fltrust": [{}],
+    "iqr_clip_avg": [{}],
+    "iqr_filter": [{}],
+    "krum": [{}, {"variant": "authors"}],
+    "median": [{}, {"variant": "authors"}],
+    "multikrum": [{}, {"variant": "authors"}, {"variant": "iterative"}],
+    "norm_bound": [{}, {"bound": "oracle"}],
+    "prodigy": [{"num_byzantine": 2}],
+    "sparsefed": [{"clip_norm": 1.0}],
+    "trimmed_mean": [{}, {"variant": "authors"}],
+    "droplet": [{}],
+}
+
 N, B = 9, 5
 
 
@@ -79,14 +104,24 @@ def build(make_network, root):
 
     @cache
     def make(name: str, index: int) -> tuple[Defense, Any, Any]:
-        return build_round(name, index, make_network, root)
+        return build_round(make_defense(name, index), make_network, root)
 
     return make
 
 
-def build_round(name: str, index: int, make_network, root):
-    defense = make_defense(name, index)
+@pytest.fixture(scope="module")
+def build_robust(make_network, root):
+    """Returns a function as `build` does, to the settings of `ROBUST`."""
 
+    @cache
+    def make(name: str, index: int) -> tuple[Defense, Any, Any]:
+        defense = DEFENSES[name].factory(**ROBUST[name][index])
+        return build_round(defense, make_network, root)
+
+    return make
+
+
+def build_round(defense: Defense, make_network, root):
     def step(state, cohort, context):
         # Their functions are static: no arguments of a jitted function.
         network = make_network(context.global_buffers.shape[-1])
@@ -330,3 +365,126 @@ def test_rules_of_all_three_ways_to_ban_are_among_them():
         "fedredefense",
         "fldetector",
     }
+
+
+robust = pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        pytest.param(name, index, id="-".join([name, *map(str, kwargs.values())]))
+        for name in sorted(ROBUST)
+        for index, kwargs in enumerate(ROBUST[name])
+    ],
+)
+
+
+def hostile(cohort, rows, sizes, shape):
+    """Lets `rows` send entries of +-size: all positive, or of random signs."""
+    signs = np.random.default_rng(5).choice([-1.0, 1.0], (len(rows), LENGTH))
+    signs = np.ones_like(signs) if shape == "constant" else signs
+    sent = signs * np.reshape(sizes, (-1, 1))
+    return cohort._replace(updates=cohort.updates.at[rows].set(sent.astype("f4")))
+
+
+LENGTH = 23  # parameters of `make_network`
+
+
+@robust
+@pytest.mark.parametrize("benign", [1.0, 2.0**-100])
+def test_one_attacker_is_excluded_or_bounded(name, index, benign, build_robust, start):
+    defense, _, step = build_robust(name, index)
+    state, cohort, context = start(defense)
+    cohort = cohort._replace(updates=benign * cohort.updates)
+    context = context._replace(malicious=jnp.arange(N) == 4)
+    others = np.asarray(cohort.updates, float)[np.arange(N) != 4]
+    mean = others.mean(0)
+    # Near the benign mean: no farther from it than the longest update is from zero.
+    distance = np.linalg.norm(others, axis=1).max()
+    if benign < 1 and name in ABSOLUTE:
+        distance = np.linalg.norm(mean) + ABSOLUTE[name]
+    if benign < 1 and (name, ROBUST[name][index].get("variant")) == (
+        "flame",
+        "authors",
+    ):
+        # It shortens whole models, of which each client sends a ninth.
+        distance = np.linalg.norm(context.global_params) / N * 1.01
+    for size in (1e3, 1e10, 1e20, 1e30, 3e38):
+        for shape in ("constant", "signs"):
+            dirty = hostile(cohort, np.array([4]), [size], shape)
+            *_, result, model = step(state, dirty, context)
+            assert all(np.isfinite(x).all() for x in (*result, *model))
+            assert np.linalg.norm(result.update - mean) <= distance, (size, shape)
+
+
+# Rules whose bound is a length of its own, whatever the clients send; that length.
+ABSOLUTE = {"clip_avg": 0.01, "iqr_clip_avg": 0.01, "fltrust": 0.5, "sparsefed": 1.0}
+
+
+@every_defense
+@pytest.mark.parametrize("shape", ["constant", "signs"])
+@pytest.mark.parametrize(
+    "sizes",
+    [[1e3], [3e38], [1e19, 1e25, 1e31], [1e38, 1e38, 1e38], [3e38, 1e20, -1e38]],
+)
+def test_finite_updates_give_finite_models(name, index, shape, sizes, build, start):
+    defense, _, step = build(name, index)
+    state, cohort, context = start(defense)
+    cohort = hostile(cohort, np.arange(len(sizes)), sizes, shape)
+    context = context._replace(malicious=jnp.arange(N) < len(sizes))
+    state1, cohort1, result1, model1 = step(state, cohort, context)
+    for x in jax.tree.leaves((state1, result1, model1)):
+        assert np.isfinite(x).all() or not jnp.issubdtype(x.dtype, jnp.floating)
+    # Nor does the order of the clients matter then.
+    order = np.random.default_rng(1).permutation(N)
+    moved = context._replace(malicious=context.malicious[order])
+    state2, cohort2, _, model2 = step(state, take(cohort, order), moved)
+    assert surviving_ids(cohort1) == surviving_ids(cohort2)
+    assert_close_to_largest((state1, model1), (state2, model2))
+
+
+@every_defense
+def test_the_largest_numbers_of_all_stay_finite(name, index, build, start):
+    defense, _, step = build(name, index)
+    state, cohort, context = start(defense)
+    largest = jnp.full_like(cohort.updates, np.finfo(np.float32).max)
+    for updates in (largest, -largest, largest.at[::2].mul(-1)):
+        *_, result, model = step(state, cohort._replace(updates=updates), context)
+        assert all(np.isfinite(x).all() for x in (*result, *model))
+
+
+# Rules that compare updates with something else: their own numbers, models, features.
+NOT_OF_ANY_SIZE = {
+    *ABSOLUTE,
+    "crfl",
+    "fedredefense",
+    "flame",
+    "flare",
+    "flcert",
+    "random_aggregation",
+}
+
+
+@every_defense
+@pytest.mark.parametrize("power", [-100, 80])
+def test_the_size_of_updates_does_not_matter(name, index, power, build, start):
+    if name in NOT_OF_ANY_SIZE:
+        return
+    defense, _, step = build(name, index)
+    state, cohort, context = start(defense)
+    _, cohort1, result1, _ = step(state, cohort, context)
+    scale = 2.0**power
+    scaled = cohort._replace(updates=scale * cohort.updates)
+    _, cohort2, result2, _ = step(state, scaled, context)
+    assert surviving_ids(cohort1) == surviving_ids(cohort2)
+    assert_close(result1.update, result2.update / scale)
+
+
+def assert_close_to_largest(actual, expected) -> None:
+    """Sums of huge numbers of both signs leave rounding errors of the huge ones."""
+
+    def check(a, b):
+        largest = np.abs(np.asarray(b, float)).max(initial=0.0)
+        np.testing.assert_allclose(
+            np.asarray(a, float), np.asarray(b, float), rtol=1e-5, atol=1e-5 * largest
+        )
+
+    jax.tree.map(check, actual, expected)

@@ -41,7 +41,8 @@ def test_distances_against_numpy():
     rows = np.random.default_rng(1).normal(size=(6, 30)).astype("f4")
     mask = np.array([1, 1, 0, 1, 1, 1], bool)
     gaps = np.linalg.norm(rows[:, None] - rows[None, mask], axis=-1)
-    actual = mean_distances(jnp.asarray(rows), jnp.asarray(mask))
+    actual, unit = mean_distances(jnp.asarray(rows), jnp.asarray(mask))
+    assert unit == 1
     np.testing.assert_allclose(actual[mask], gaps[mask].sum(1) / 4, rtol=1e-5)
 
 

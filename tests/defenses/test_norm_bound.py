@@ -7,7 +7,8 @@ import pytest
 
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.norm_bound import norm_bound
-from fedjax_sim.defenses.parts.clipping import clip_factors
+from fedjax_sim.defenses.parts.clipping import clip_factors, times
+from fedjax_sim.numerics.distances import Lengths, row_lengths
 
 UPDATES = [[3.0, 4.0], [0.0, 2.0], [-6.0, 8.0], [0.0, 0.0], [1e25, 0.0]]
 
@@ -53,9 +54,18 @@ def test_oracle_bound_is_the_mean_norm_of_the_benign(judge):
 
 
 def test_clip_factors_shorten_and_never_lengthen():
-    norms = jnp.array([0.0, 1.0, 4.0])
-    assert clip_factors(norms, 2.0).tolist() == [1, 1, 0.5]
-    assert clip_factors(norms, 0.0).tolist() == [1, 0, 0]
+    lengths = Lengths(jnp.array([0.0, 1.0, 2.0]), jnp.array([1.0, 1.0, 2.0]))
+    assert clip_factors(lengths, 2.0).value.tolist() == [1, 1, 0.5]
+    assert clip_factors(lengths, 0.0).value.tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e20, 3e38])
+@pytest.mark.parametrize("limit", [1e-35, 1e-3, 1e10])
+def test_any_length_is_shortened_to_any_limit(size, limit):
+    rows = np.array([[1, -1], [-1, 1]], "f4") * np.float32(size)
+    factors = clip_factors(row_lengths(jnp.asarray(rows)), np.float32(limit))
+    norms = np.linalg.norm(np.asarray(times(factors, rows), float), axis=1)
+    np.testing.assert_allclose(norms, min(limit, np.sqrt(2) * size), rtol=1e-5)
 
 
 def test_an_unknown_bound_is_refused():

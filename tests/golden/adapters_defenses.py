@@ -34,7 +34,7 @@ from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.defenses.parts.reductions import coordinatewise, weighted_mean
 from fedjax_sim.defenses.prodigy import prodigy_scores
 from fedjax_sim.defenses.random_aggregation import with_random_weights
-from fedjax_sim.numerics.distances import cosine_distances, gram
+from fedjax_sim.numerics.distances import cosine_distances, gram, squared_distances
 from fedjax_sim.numerics.flat import flat_layout
 from fedjax_sim.numerics.gap_statistic import gap_statistic
 from fedjax_sim.numerics.kmeans_1d import upper_cluster
@@ -776,7 +776,8 @@ def check_leadfl_prodigy(case: Case) -> None:
     cohort, context = make_cohort(case["updates"]), make_context(case["global_params"])
     f = jnp.int32(case["num_byzantine"])
     every = jnp.ones(len(case["updates"]), bool)
-    scores = prodigy_scores(cohort, gram(cohort.updates), every, f)
+    updates = cohort.updates
+    scores = prodigy_scores(cohort, squared_distances(updates), gram(updates), every, f)
     expected = case["expected_dissimilarity"]
     np.testing.assert_allclose(scores.dissimilarity, expected, rtol=1e-3, atol=1e-3)
     assert_leadfl(scores.proximity, case["expected_proximity_sum"])
@@ -794,7 +795,8 @@ def check_leadfl_dnc(case: Case) -> None:
     for chosen, expected in zip(
         case["param_idx"], case["expected_scores"], strict=True
     ):
-        assert_leadfl(outlier_scores(cohort.updates[:, chosen], every), expected)
+        scores, unit = outlier_scores(cohort.updates[:, chosen], every)
+        assert_leadfl(scores * unit**2, expected)
     removed = int(np.floor(case["filter_frac"] * case["num_byzantine"]))
     judged = keep_inliers(cohort, jnp.asarray(case["param_idx"]), removed)
     np.testing.assert_array_equal(survivors(judged), case["expected_selected"])

@@ -73,15 +73,39 @@ def test_small_updates_beside_a_huge_one():
     np.testing.assert_allclose(pairwise(x)[0, 1], exact, rtol=1e-5)
 
 
-def test_overflow_is_infinitely_far():
+@pytest.mark.parametrize("scale", [1e-34, 1e-30, 1e-20, 1e19, 1e25, 1e30, 1e35])
+@pytest.mark.parametrize("d", [50, 3 * distances._BLOCK + 5])
+def test_distances_whose_squares_leave_float32(scale, d):
+    x = rows(6, d)
+    x[:3] *= np.float32(scale)
+    x[1] = x[0]
+    exact = np.linalg.norm(x[:, None].astype(np.float64) - x[None], axis=-1)
+    np.testing.assert_allclose(pairwise(x), exact, rtol=1e-5)
+    mask = np.arange(6) > 1
+    found = distances.pairs(x)
+    unit = np.float64(distances.middle_unit(found, mask))
+    inside = np.arange(6) > 2
+    np.testing.assert_allclose(
+        np.asarray(distances.squares_in(found, unit))[np.ix_(inside, inside)],
+        ((exact / unit) ** 2)[np.ix_(inside, inside)],
+        rtol=2e-5,
+    )
+
+
+def test_squared_distances_beyond_float32_are_infinite():
     x = rows(4, 50)
     x[0] = 1e30
     x[1] = -1e30
-    actual = np.asarray(pairwise(x))
+    actual = np.asarray(squared(x))
     assert np.isinf(actual[0, 1:]).all()
     assert np.isinf(actual[1, 2:]).all()
     assert np.isfinite(actual[2:, 2:]).all()
     assert not np.diag(actual).any()
+
+
+def test_units_of_ordinary_rows_are_one():
+    x = rows(5, 50) * np.array([[1e-10], [1], [1e10], [1], [0]], np.float32)
+    assert (np.asarray(jax.jit(distances.pairs)(x).units) == 1).all()
 
 
 def test_zero_rows_and_vmap():
@@ -93,7 +117,7 @@ def test_zero_rows_and_vmap():
 
 def test_norms_whose_squares_overflow_or_vanish():
     x = rows(5, 300)
-    scale = np.array([1, 1e25, 1e-25, 0, 1], np.float32)[:, None]
+    scale = np.array([1, 1e37, 1e-30, 0, 1], np.float32)[:, None]
     norms = np.linalg.norm(x.astype(np.float64) * scale, axis=1)
     np.testing.assert_allclose(distances.row_norms(x * scale), norms, rtol=1e-6)
     units = np.asarray(distances.unit_rows(x * scale))
@@ -144,3 +168,21 @@ def test_identical_models_are_at_cosine_distance_zero(n):
     actual = np.asarray(jax.jit(distances.cosine_distances)(updates, origin))
     assert not actual[np.ix_(same, same)].any()
     assert actual[np.ix_(same, ~same)].all()
+
+
+def test_norms_beyond_float32():
+    x = np.sign(rows(3, 400)) * np.float32(3e38)
+    norms, units = (np.asarray(y, np.float64) for y in distances.row_lengths(x))
+    np.testing.assert_allclose(norms * units, 6e39, rtol=1e-6)
+    assert (np.asarray(distances.row_norms(x)) == np.finfo(np.float32).max).all()
+    np.testing.assert_allclose(distances.unit_rows(x), np.sign(x) / 20, rtol=1e-6)
+
+
+@pytest.mark.parametrize("start", [0, 1e-30, 1, 1e37])
+@pytest.mark.parametrize("scale", [1e-36, 1e-20, 1, 1e20, 1e36])
+def test_cosine_distances_of_any_size(start, scale):
+    origin, updates = np.float32(start) * rows(1, 300)[0], rows(6, 300, seed=1)
+    updates[::2] *= np.float32(scale)
+    exact = cosine_reference(origin.astype(np.float64) + updates)
+    actual = np.asarray(jax.jit(distances.cosine_distances)(updates, origin))
+    np.testing.assert_allclose(actual, exact, rtol=1e-4, atol=1e-12)

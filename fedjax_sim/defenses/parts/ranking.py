@@ -6,12 +6,10 @@ from jax import Array
 from fedjax_sim.contracts.defense import Cohort, exclude, included
 
 
-def keep_lowest(cohort: Cohort, score: str, count: int | Array) -> Cohort:
-    """Keeps the `count` included clients of the lowest scores; see `ranks`."""
+def keep_lowest(cohort: Cohort, scores: Array, count: int | Array) -> Cohort:
+    """Keeps the `count` included clients of the lowest scores f32 [n]; see `ranks`."""
     mask = included(cohort)
-    return exclude(
-        cohort, ranks(cohort.scores[score], mask, cohort.client_ids) >= count
-    )
+    return exclude(cohort, ranks(scores, mask, cohort.client_ids) >= count)
 
 
 def ranks(scores: Array, mask: Array, client_ids: Array) -> Array:

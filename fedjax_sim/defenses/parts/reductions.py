@@ -11,6 +11,7 @@ from fedjax_sim.contracts.defense import (
     RoundContext,
     included,
 )
+from fedjax_sim.numerics.distances import finite
 
 
 def weighted_mean() -> Reduce:
@@ -19,7 +20,9 @@ def weighted_mean() -> Reduce:
     def reduce(cohort: Cohort, context: RoundContext) -> Aggregate:
         del context
         weights = cohort.weights / cohort.weights.sum()
-        return Aggregate(weights @ cohort.updates, weights @ cohort.buffers)
+        return Aggregate(
+            finite(weights @ cohort.updates), finite(weights @ cohort.buffers)
+        )
 
     return reduce
 
@@ -30,6 +33,8 @@ def coordinatewise(rule: Callable[[Array, Array], Array]) -> Reduce:
     def reduce(cohort: Cohort, context: RoundContext) -> Aggregate:
         del context
         mask = included(cohort)
-        return Aggregate(rule(cohort.updates, mask), rule(cohort.buffers, mask))
+        return Aggregate(
+            finite(rule(cohort.updates, mask)), finite(rule(cohort.buffers, mask))
+        )
 
     return reduce
