@@ -11,7 +11,7 @@ the same model and data as a sequential eager loop. The parts: `benchmarks/`.
 
 import sys
 
-from fedjax_sim.benchmarks.main import main
+from fedjax_sim.commands.main import start
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(start("bench", sys.argv))

@@ -7,7 +7,7 @@ draws it. The fields: `fedjax_sim/runs/update_plane.py`.
 
 import sys
 
-from fedjax_sim.commands.geometry import main
+from fedjax_sim.commands.main import start
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(start("geometry", sys.argv))

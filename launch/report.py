@@ -13,11 +13,9 @@
 The tables `runs` and `rounds` and their columns: `fedjax_sim/reports/store.py`.
 """
 
-import signal
 import sys
 
-from fedjax_sim.commands.report import main
+from fedjax_sim.commands.main import start
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `report.py ... | head` just ends
-    sys.exit(main(sys.argv))
+    sys.exit(start("report", sys.argv))

@@ -11,11 +11,9 @@ Exit codes: 0 finished, 2 wrong input (one line says what), 75 interrupted after
 checkpoint (the same command goes on).
 """
 
-import signal
 import sys
 
-from fedjax_sim.commands.run import main
+from fedjax_sim.commands.main import start
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `run.py ... | head` just ends
-    sys.exit(main(sys.argv))
+    sys.exit(start("run", sys.argv))

@@ -14,11 +14,9 @@ Exit codes: 0 all runs ended, 1 some failed (`error.txt` in their folders says w
 2 wrong input (one line says what), 75 interrupted (the same command goes on).
 """
 
-import signal
 import sys
 
-from fedjax_sim.commands.sweep import main
+from fedjax_sim.commands.main import start
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `sweep.py ... | head` just ends
-    sys.exit(main(sys.argv))
+    sys.exit(start("sweep", sys.argv))

@@ -23,7 +23,7 @@ on a run.
 
 import sys
 
-from fedjax_sim.commands.worst_case import main
+from fedjax_sim.commands.main import start
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(start("worst-case", sys.argv))

@@ -4,8 +4,11 @@ The files in `launch/` start the same commands from a checkout.
 """
 
 import importlib
+import os
 import signal
 import sys
+from collections.abc import Sequence
+from types import FrameType
 
 from fedjax_sim.core.errors import did_you_mean
 
@@ -21,9 +24,33 @@ COMMANDS = {
 USAGE = f"usage: fedjax-sim {'|'.join(COMMANDS)} [--help] ..."
 
 
+EXIT_STOPPED = 75  # as of a run that wrote a checkpoint: the same command goes on
+
+
+def start(name: str, argv: Sequence[str]) -> int:
+    """Runs a command; returns its exit code.
+
+    Until a run's loop takes the signals for itself, Ctrl-C and SIGTERM end the process
+    at once and in one line: nothing was computed that could be lost.
+
+    Args:
+      name: a key of `COMMANDS`.
+      argv: of the process.
+    """
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` just ends
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    # Behind the handlers: this takes seconds.
+    return importlib.import_module(COMMANDS[name]).main(argv)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    os.write(sys.stderr.fileno(), b"stopped; the same command goes on\n")
+    os._exit(EXIT_STOPPED)  # no exception: some libraries swallow it
+
+
 def main() -> int:
     """Runs the command that the process was started with; returns the exit code."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `fedjax-sim ... | head` just ends
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print(USAGE)
         return 0 if len(sys.argv) > 1 else 2
@@ -34,5 +61,4 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    command = importlib.import_module(COMMANDS[name])
-    return command.main([f"fedjax-sim {name}", *sys.argv[2:]])
+    return start(name, [f"fedjax-sim {name}", *sys.argv[2:]])

@@ -3,9 +3,11 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -863,3 +865,31 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"\[3\], not \[4\]"):
         checkpoints.restore(1, {"a": np.zeros(4, np.float32)})
     checkpoints.close()
+
+
+@pytest.mark.parametrize("after", [0.1, 0.6, 1.5, 2.5])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_any_time_before_the_first_round(
+    droplet_flags, tmp_path, after, number
+):
+    """Also while the libraries are imported: one line, exit code 75, no traceback."""
+    process = start(*droplet_flags, workdir=tmp_path / "run")
+    wait_for_python(process.pid)
+    time.sleep(after)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 75, err
+    assert "Traceback" not in err and err.count("\n") <= 1
+    assert "goes on" in out + err
+
+
+def wait_for_python(pid):
+    """Waits until a process has set its handler of SIGINT."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        status = Path(f"/proc/{pid}/status").read_text()
+        caught = int(re.search(r"^SigCgt:\s*(\w+)", status, re.M)[1], 16)
+        if caught & 1 << (signal.SIGTERM - 1):
+            return
+        time.sleep(0.005)
+    raise TimeoutError
