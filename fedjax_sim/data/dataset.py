@@ -39,6 +39,27 @@ def fingerprint(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
+def first_samples(labels: np.ndarray, count: int) -> np.ndarray:
+    """Returns int [count]: the samples that stand for a whole set, ascending.
+
+    They are the first ones, unless the set is ordered by class: then of each class its
+    share, drawn with a fixed seed, for the first ones would be of few classes only.
+    """
+    classes, sizes = np.unique(labels, return_counts=True)
+    ordered = np.count_nonzero(np.diff(labels)) < 2 * len(classes)
+    if not ordered or count == len(labels):
+        return np.arange(count)
+    rng = np.random.default_rng(0)
+    exact = count * sizes / len(labels)
+    shares = np.floor(exact).astype(int)
+    shares[np.argsort(shares - exact, kind="stable")[: count - shares.sum()]] += 1
+    drawn = [
+        rng.permutation(np.flatnonzero(labels == label))[:share]
+        for label, share in zip(classes, shares, strict=True)
+    ]
+    return np.sort(np.concatenate(drawn))
+
+
 def data_folder(data_dir: str | None, origin: Origin) -> Path:
     """Returns `data_dir` as an existing folder."""
     if data_dir is None:

@@ -15,6 +15,7 @@ from fedjax_sim.contracts.dataset import Partition
 from fedjax_sim.contracts.entry import Entry, Table
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.options import Count, Fraction, Natural, Positive, Range, checked
+from fedjax_sim.data.dataset import first_samples
 
 _SINKHORN_PASSES = 1_000
 _MAX_REDRAWS = 100
@@ -182,9 +183,15 @@ def _deal(
     return pack(samples[order], np.concatenate(owners)[order], num_clients)
 
 
-def _available(labels: np.ndarray, ratio: float) -> np.ndarray:
-    """Keeps the first floor(ratio * M) samples, ADR in DROP's code."""
-    return labels[: int(np.floor(np.float64(ratio) * len(labels)))]
+def _of_available(
+    labels: np.ndarray, ratio: float, divide: Callable[[np.ndarray], Partition]
+) -> Partition:
+    """Divides floor(ratio * M) of the samples, ADR in DROP's code."""
+    count = int(np.floor(np.float64(ratio) * len(labels)))
+    chosen = first_samples(labels, count)
+    partition = divide(labels[chosen])
+    indices = np.where(_is_used(partition), chosen[partition.indices], 0)
+    return partition._replace(indices=indices.astype(np.int32))
 
 
 @checked("partition")
@@ -202,15 +209,19 @@ def drop_iid(
 
     Args:
       labels, num_clients, seed: int [M], N, and that of the draws.
-      available_data_ratio: share of the samples, the first ones, that are divided.
+      available_data_ratio: share of the samples that are divided, the first ones (of
+        each class, where they are ordered by class).
     """
-    labels = _available(labels, available_data_ratio)
-    _check_sizes(num_clients, len(labels))
-    return _deal(
-        labels,
-        lambda sizes: round_robin_counts(sizes, num_clients),
-        np.random.default_rng(seed),
-    )
+
+    def divide(labels: np.ndarray) -> Partition:
+        _check_sizes(num_clients, len(labels))
+        return _deal(
+            labels,
+            lambda sizes: round_robin_counts(sizes, num_clients),
+            np.random.default_rng(seed),
+        )
+
+    return _of_available(labels, available_data_ratio, divide)
 
 
 @checked("partition")
@@ -229,14 +240,20 @@ def drop_dirichlet(
     Args:
       labels, num_clients, seed: int [M], N, and that of the draws.
       alpha: concentration; the smaller, the more clients differ.
-      available_data_ratio: share of the samples, the first ones, that are divided.
+      available_data_ratio: share of the samples that are divided, the first ones (of
+        each class, where they are ordered by class).
     """
-    labels = _available(labels, available_data_ratio)
-    _check_sizes(num_clients, len(labels))
-    rng = np.random.default_rng(seed)
-    shares = rng.dirichlet(np.full(num_clients, alpha), len(np.unique(labels)))
-    partition = _deal(labels, lambda sizes: proportional_counts(sizes, shares), rng)
-    return _check_none_empty(partition, "raise alpha or lower num_clients")
+
+    def divide(labels: np.ndarray) -> Partition:
+        _check_sizes(num_clients, len(labels))
+        rng = np.random.default_rng(seed)
+        shares = rng.dirichlet(np.full(num_clients, alpha), len(np.unique(labels)))
+        deal = lambda sizes: proportional_counts(sizes, shares)
+        return _check_none_empty(
+            _deal(labels, deal, rng), "raise alpha or lower num_clients"
+        )
+
+    return _of_available(labels, available_data_ratio, divide)
 
 
 # ------------------------- FedREDefense (Xie, Fang, Gong, ICML 2024), its code

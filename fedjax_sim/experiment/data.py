@@ -11,6 +11,7 @@ from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.rng import Purpose, stream
 from fedjax_sim.data import sources
 from fedjax_sim.data.augment import AUGMENTATIONS, augment
+from fedjax_sim.data.dataset import first_samples
 from fedjax_sim.round.batches import TrainData
 from fedjax_sim.round.state import RootData
 
@@ -46,9 +47,10 @@ def load_data(config: Config, given: Dataset | None = None) -> Dataset:
                 f"config.data.num_{part} = {wanted} must be at most {len(images)}, the "
                 f"{part}ing samples of {section.name}"
             )
-        labels = getattr(data, f"{part}_labels")[:wanted]
+        labels = getattr(data, f"{part}_labels")
+        chosen = first_samples(labels, wanted)
         data = data._replace(
-            **{f"{part}_images": images[:wanted], f"{part}_labels": labels}
+            **{f"{part}_images": images[chosen], f"{part}_labels": labels[chosen]}
         )
     return data
 
