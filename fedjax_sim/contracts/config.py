@@ -10,8 +10,18 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import BaseModel, Field
 
-Positive = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+from fedjax_sim.core.errors import FLOAT32_MAX, INT32_MAX
+
+# No larger number stays what it is in the program, where it is an int32 or a float32.
+Positive = Annotated[int, Field(ge=1, le=INT32_MAX)]
+NonNegative = Annotated[float, Field(ge=0, le=FLOAT32_MAX, allow_inf_nan=False)]
+# Beyond these a run could not end, or not even be laid out.
+Rounds = Annotated[int, Field(ge=1, le=10_000_000)]
+Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
+Batch = Annotated[int, Field(ge=1, le=10_000_000)]
+Clients = Annotated[int, Field(ge=1, le=10_000_000)]
+Attackers = Annotated[int, Field(ge=0, le=10_000_000)]
+Memory = Annotated[float, Field(gt=0, le=1e9)]  # GiB
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -43,7 +53,7 @@ class PartitionSection(Named):
     """Which client holds which samples."""
 
     name: str = "drop_iid"
-    num_clients: Positive = 10  # N, genuine clients
+    num_clients: Clients = 10  # N, genuine clients
     seed: Seed | None = None  # None: the run's seed
 
 
@@ -61,8 +71,8 @@ class Client(Section):
     momentum: NonNegative = 0.9
     persist_momentum: bool = False  # the buffer of a client survives between rounds
     weight_decay: NonNegative = 0.0
-    batch_size: Positive = 64
-    epochs: Positive = 2
+    batch_size: Batch = 64
+    epochs: Epochs = 2
     steps: Positive | None = None  # a number of steps instead of epochs
 
 
@@ -70,15 +80,15 @@ class ParticipationSection(Named):
     """Who takes part in a round."""
 
     name: str = "uniform"
-    clients_per_round: Positive = 10  # n
+    clients_per_round: Clients = 10  # n
 
 
 class AttackSection(Named):
     """The adversary and how many clients it controls."""
 
     name: str = "none"
-    num_malicious: Annotated[int, Field(ge=0)] = 0  # M among the genuine clients
-    num_fake: Annotated[int, Field(ge=0)] = 0  # malicious clients beyond them, no data
+    num_malicious: Attackers = 0  # M among the genuine clients
+    num_fake: Attackers = 0  # malicious clients beyond them, no data
     malicious_clients: str = "random"  # or last, leadfl
 
 
@@ -105,7 +115,7 @@ class Evaluation(Section):
     """When and what to measure."""
 
     every: Positive = 1  # rounds
-    batch_size: Positive = 500
+    batch_size: Batch = 500
     low_confidence_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
     any_source: bool = False  # ASR also over the triggered images of all classes
     batch_statistics: bool = False  # BatchNorm as in training (LeadFL's code)
@@ -117,9 +127,9 @@ class Execution(Section):
 
     clients: str = "auto"  # auto, vmap, map or chunk:K
     lowering: Literal["auto", "patches", "blocked", "winograd", "native"] = "auto"
-    microbatch: Literal["off"] | Positive = "off"
+    microbatch: Literal["off"] | Batch = "off"
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
-    memory_gib: Annotated[float, Field(gt=0)] | Literal["auto", "unlimited"] = "auto"
+    memory_gib: Memory | Literal["auto", "unlimited"] = "auto"
     clock: Literal["auto"] | bool = "auto"  # times the phases of every round
 
 
@@ -140,7 +150,7 @@ class Config(Section):
     """A complete run."""
 
     seed: Seed = 0
-    rounds: Positive = 20
+    rounds: Rounds = 20
     data: Data = Data()
     partition: PartitionSection = PartitionSection()
     model: ModelSection = ModelSection()

@@ -12,6 +12,10 @@ import math
 from collections.abc import Iterable
 from typing import Any, get_args
 
+# What the numbers of a program can hold; a larger option would silently be inf, or -1.
+FLOAT32_MAX = 3.4028234663852886e38
+INT32_MAX = 2**31 - 1
+
 
 class InputError(ValueError):
     """A mistake in the user's input; the message is one complete line."""
@@ -47,16 +51,23 @@ def check_range(
     *,
     open_low: bool = False,
 ) -> None:
-    """Raises InputError unless a number of a config lies in [low, high], and is finite.
+    """Raises InputError unless a number of a config lies in [low, high].
 
+    A program holds it as an int32 or a float32, and so must not be larger than those.
     With `open_low` it must be above `low`. What is no number, None or traced by a
     sweep, is not checked.
     """
     if not isinstance(value, int | float):
         return
     above = low < value if open_low else low <= value
-    if above and value <= high and math.isfinite(value):
+    largest = INT32_MAX if isinstance(value, int) else FLOAT32_MAX
+    if above and value <= high and abs(value) <= largest:
         return
+    if above and value <= high and math.isfinite(value):
+        most = (
+            "2147483647 (int32)" if isinstance(value, int) else "3.4028234e38 (float32)"
+        )
+        raise InputError(f"config.{section}.{key} = {value} must lie within +-{most}")
     if high == math.inf:
         allowed = f"be {'above' if open_low else 'at least'} {low}"
     elif open_low:

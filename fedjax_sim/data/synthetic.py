@@ -3,10 +3,12 @@
 import numpy as np
 
 from fedjax_sim.contracts.dataset import Dataset
-from fedjax_sim.core.options import Count, Fraction, Natural, checked
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.options import Count, Fraction, Natural, Width, checked
 
 _GRID = 4  # a class is a random picture of 4x4 cells: coarse enough to convolve
 _CHUNK_BYTES = 1 << 24
+_LARGEST = 32 * 10**9  # bytes of a data set that is made up in memory
 
 
 @checked("data")
@@ -16,9 +18,9 @@ def load_synthetic(
     num_train: Count = 2_000,
     num_test: Count = 500,
     num_classes: Count = 10,
-    height: Count = 32,
-    width: Count = 32,
-    channels: Count = 3,
+    height: Width = 32,
+    width: Width = 32,
+    channels: Width = 3,
     noise: Fraction = 0.5,
     seed: Natural = 0,
 ) -> Dataset:
@@ -34,8 +36,20 @@ def load_synthetic(
       height, width, channels: size of the images.
       noise: share of the noise in an image.
       seed: of pictures, noise and order.
+
+    Raises:
+      InputError: an option outside its range, or more images than memory.
     """
     del data_dir  # Nothing is read.
+    # Pictures are two bytes a value, and four while they are made.
+    size = (num_train + num_test + 4 * num_classes) * height * width * channels
+    if size > _LARGEST:
+        raise InputError(
+            f"config.data.num_train = {num_train}, num_test = {num_test}, "
+            f"num_classes = {num_classes}, height = {height}, width = {width}, "
+            f"channels = {channels} make {size / 1e9:.3g} GB of images; allowed: at "
+            f"most {_LARGEST // 10**9} GB"
+        )
     rng = np.random.default_rng(seed)
     cells = rng.integers(0, 256, (num_classes, _GRID, _GRID, channels), dtype=np.uint8)
     rows = np.arange(height) * _GRID // height

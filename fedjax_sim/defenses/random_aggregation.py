@@ -15,11 +15,13 @@ from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
     RoundContext,
+    Stage,
     included,
 )
 from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.contracts.federation import FederationSpec
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.options import Count, checked
-from fedjax_sim.defenses.parts.building import stateless
 from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.defenses.parts.ranking import ranks
 from fedjax_sim.numerics.distances import finite
@@ -40,22 +42,32 @@ def random_aggregation(
     Args:
       normalization: of the draws v: `sum` divides by their sum, `softmax` takes
         exp(v).
-      num_selected: only the clients of the largest draws count; None, as any number
-        from that of the clients on, takes all.
+      num_selected: only the clients of the largest draws count; None takes all.
       per_layer: each tensor of parameters or running statistics has draws of its own;
         the report then shows no weights.
 
     Raises:
-      InputError: an option outside its range.
+      InputError: an option outside its range; by `init`, more clients than a cohort
+        has.
     """
+
+    def init(spec: FederationSpec) -> tuple[()]:
+        if num_selected is not None and num_selected > spec.cohort_size:
+            raise InputError(
+                f"config.defense.num_selected = {num_selected} must be at most "
+                f"config.participation.clients_per_round = {spec.cohort_size}"
+            )
+        return ()
 
     def weighed(cohort: Cohort, key: Array) -> Cohort:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, cohort.client_ids)
         draws = jax.vmap(jax.random.uniform)(keys)
         return with_random_weights(cohort, draws, normalization, num_selected)
 
-    def judge(cohort: Cohort, context: RoundContext) -> Cohort:
-        return weighed(cohort, context.key)
+    def judge(
+        state: tuple[()], cohort: Cohort, context: RoundContext
+    ) -> tuple[tuple[()], Cohort]:
+        return state, cohort if per_layer else weighed(cohort, context.key)
 
     def reduce_layers(cohort: Cohort, context: RoundContext) -> Aggregate:
         network, number = context.network, count()
@@ -72,9 +84,7 @@ def random_aggregation(
             mean(cohort.buffers, network.buffer_layout),
         )
 
-    if per_layer:
-        return pipeline(reduce=reduce_layers)
-    return pipeline(stateless(judge))
+    return pipeline(Stage(init, judge), reduce=reduce_layers if per_layer else None)
 
 
 def with_random_weights(

@@ -15,7 +15,7 @@ from jax import Array
 from fedjax_sim.contracts.entry import Entry, Table
 from fedjax_sim.contracts.model import Lowering, Model
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.core.options import Count, Natural, checked
+from fedjax_sim.core.options import Natural, Width, checked
 from fedjax_sim.models.cnn import LeadFLCifarCNN, LeadFLFashionCNN, TwoLayerCNN
 from fedjax_sim.models.convnet import ConvNet
 from fedjax_sim.models.mlp import MLP
@@ -31,7 +31,7 @@ def _resnet(blocks):
         image_shape,
         lowering: Lowering,
         *,
-        num_outputs: Count | None = None,
+        num_outputs: Width | None = None,
     ) -> nn.Module:
         """A residual network.
 
@@ -39,6 +39,11 @@ def _resnet(blocks):
           num_outputs: of the last layer, None: one for each class. (The DROP code
             gives GTSRB and Fashion-MNIST the 47 of EMNIST.)
         """
+        if num_outputs is not None and num_outputs < num_classes:
+            raise InputError(
+                f"config.model.num_outputs = {num_outputs} must be at least the number "
+                f"of classes of the data, {num_classes}"
+            )
         stem = "pool" if image_shape[-1] == 3 else "plain"
         return ResNet(num_outputs or num_classes, stem, blocks, lowering)
 
@@ -52,7 +57,7 @@ def _cnn(
     lowering: Lowering,
     *,
     padding: Natural = 0,
-    widths: tuple[Count, Count, Count] | None = None,
+    widths: tuple[Width, Width, Width] | None = None,
     xavier: bool = False,
 ):
     """Two convolutions and a hidden layer, see `TwoLayerCNN`.
@@ -81,7 +86,7 @@ def _wide_cnn(
 
 
 @checked("model")
-def _convnet(num_classes: int, image_shape, lowering: Lowering, *, width: Count = 128):
+def _convnet(num_classes: int, image_shape, lowering: Lowering, *, width: Width = 128):
     """Blocks of convolution, normalisation and pooling, see `ConvNet`.
 
     Args:
@@ -118,7 +123,7 @@ def _leadfl_cifar(
 
 
 @checked("model")
-def _mlp(num_classes: int, image_shape, lowering: Lowering, *, width: Count = 64):
+def _mlp(num_classes: int, image_shape, lowering: Lowering, *, width: Width = 64):
     """One hidden layer.
 
     Args:

@@ -151,7 +151,7 @@ def test_functions_without_options():
         {"tiny": 1e-12},
         {"steps": 1},
         {"steps": None},
-        {"signed": -1e300},
+        {"signed": -1e30},
         {"base": "median"},
         {"other": None},
         {"rounds": (1, 7)},
@@ -290,3 +290,24 @@ def test_a_factory_refuses_options_that_it_does_not_have(section, name):
     factory = TABLES[section][name].factory
     with pytest.raises(InputError, match=rf"^config\.{section}\.nonsense is not an "):
         factory(nonsense=1)
+
+
+@pytest.mark.parametrize("value", [1e39, -3.5e38])
+def test_a_number_that_no_float32_holds_is_refused(value):
+    @checked("defense")
+    def rule(*, size: float = 1.0) -> None:
+        pass
+
+    rule(size=np.sign(value) * 3.4028234e38)
+    with pytest.raises(InputError, match=r"size = .* within \+-3.4028234e38"):
+        rule(size=value)
+
+
+def test_a_count_that_no_int32_holds_is_refused():
+    @checked("defense")
+    def rule(*, count: Count = 1) -> None:
+        pass
+
+    rule(count=2**31 - 1)
+    with pytest.raises(InputError, match=r"count = 2147483648 .* \+-2147483647 "):
+        rule(count=2**31)

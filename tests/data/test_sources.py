@@ -110,6 +110,15 @@ def test_impossible_synthetic_options_are_refused(key, value):
         sources.load("synthetic", **{key: value})
 
 
+@pytest.mark.parametrize("key", ["num_train", "num_classes", "height", "width"])
+@pytest.mark.parametrize("value", [1_000_000, 10**12])
+def test_synthetic_images_beyond_memory_are_refused(key, value):
+    sizes = {"height": 1000, "width": 1000, key: value}
+    with pytest.raises(InputError, match=f"{key} = {value}") as problem:
+        sources.load("synthetic", **sizes)
+    assert "\n" not in str(problem.value)
+
+
 # -------------------------------------------------------------------------- IDX
 
 

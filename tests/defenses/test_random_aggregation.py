@@ -94,3 +94,20 @@ def test_bad_arguments_are_refused():
         random_aggregation(normalization="softmx")
     with pytest.raises(InputError, match=r"num_selected = 0 must be at least 1"):
         random_aggregation(num_selected=0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"per_layer": True}])
+def test_more_clients_than_a_cohort_has_are_refused(settings, make_spec):
+    random_aggregation(num_selected=6, **settings).init(make_spec(6))
+    with pytest.raises(InputError, match=r"num_selected = 1000000000 .* = 6"):
+        random_aggregation(num_selected=10**9, **settings).init(make_spec(6))
+
+
+@pytest.mark.parametrize("normalization", ["sum", "softmax"])
+def test_a_cohort_without_numbers_is_excluded_and_reported(one_round, normalization):
+    judged, result = one_round(
+        random_aggregation(normalization=normalization), np.full((6, 4), np.nan)
+    )
+    assert not np.asarray(judged.weights).any()
+    assert np.asarray(judged.scores["non_finite"]).all()
+    assert not np.asarray(result.update).any()

@@ -426,3 +426,22 @@ def test_wrong_file_arguments_are_refused(text, parts):
 def test_flcert_takes_full_steps(server):
     with pytest.raises(InputError, match=r"config\.server\.lr"):
         resolve({"defense": {"name": "flcert"}, "server": server})
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("client", "lr", 1e39),
+        ("client", "momentum", 1e39),
+        ("client", "epochs", 2**40),
+        ("client", "batch_size", 10**9),
+        ("client", "steps", 2**31),
+        ("server", "lr", 3.5e38),
+        ("data", "num_train", 10**12),
+        ("partition", "num_clients", 10**12),
+        ("execution", "memory_gib", float("inf")),
+    ],
+)
+def test_numbers_that_no_program_holds_are_refused(section, key, value):
+    message = message_of(resolve, {section: {key: value}})
+    assert message.startswith(f"config.{section}.{key} = {value!r}")

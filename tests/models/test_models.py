@@ -209,3 +209,14 @@ def test_too_small_images_are_refused(name, image_shape):
 def test_unknown_model_names_the_nearest():
     with pytest.raises(InputError, match=r"model.name = 'resnet19'.*'resnet18'\?"):
         build("resnet19", num_classes=10, image_shape=RGB)
+
+
+@pytest.mark.parametrize("num_outputs", [1, 9])
+def test_fewer_outputs_than_classes_are_refused(num_outputs):
+    with pytest.raises(InputError, match=r"num_outputs = \d must .* classes.* 10"):
+        build("resnet18", num_classes=10, image_shape=RGB, num_outputs=num_outputs)
+
+
+def test_a_layer_too_wide_is_refused():
+    with pytest.raises(InputError, match=r"config\.model\.width = 1000000000 must"):
+        build("mlp", num_classes=10, image_shape=RGB, width=10**9)
