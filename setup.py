@@ -1,7 +1,7 @@
 """Which folders are packages; everything else stands in setup.cfg.
 
-`configs/` and `benchmarks/` are installed inside of the package: one copy, at the top of
-the checkout, where a reader looks for it.
+`configs/` and `benchmarks/` are installed inside of the package: one copy, at the top
+of the checkout, where a reader looks for it.
 """
 
 from setuptools import find_packages, setup

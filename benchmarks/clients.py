@@ -6,15 +6,16 @@ from typing import Any
 
 import jax
 
-from .arithmetic import step_flops
-from .federated import client_program, train_data
-from .timing import beside_peak
-from .torch_loop import torch_loop
 from fedjax_sim import models
 from fedjax_sim.contracts.model import Lowering
 from fedjax_sim.numerics.flat import flat_layout, ravel
 from fedjax_sim.round.execution import Strategy
 from fedjax_sim.round.training import LocalWork
+
+from .arithmetic import step_flops
+from .federated import client_program, train_data
+from .timing import beside_peak
+from .torch_loop import torch_loop
 
 LOWERINGS: tuple[Lowering, ...] = ("winograd", "blocked", "patches", "native")
 # name -> (model, options, image shape, batch size, clients, steps)

@@ -6,8 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .federated import client_program, network_of, train_data
-from .timing import best_of
 from fedjax_sim.contracts.defense import (
     Cohort,
     Root,
@@ -24,6 +22,9 @@ from fedjax_sim.numerics.flat import ravel
 from fedjax_sim.round.batches import Reader
 from fedjax_sim.round.execution import Strategy, auto_lowering
 from fedjax_sim.round.training import LocalWork
+
+from .federated import client_program, network_of, train_data
+from .timing import best_of
 
 # What these add to a rule is measured by the step: see `bench_defenses`.
 _BY_STEPS = ("drop", "fedredefense", "flip")

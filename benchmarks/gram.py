@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 
-from .timing import beside_peak
 from fedjax_sim.numerics.distances import squared_distances
+
+from .timing import beside_peak
 
 
 def bench_gram() -> dict[str, Any]:

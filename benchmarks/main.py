@@ -7,6 +7,10 @@ from typing import Any
 import jax
 from absl import flags
 
+from fedjax_sim.commands.flags import run_command
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.experiment.config import resolve
+
 from .clients import MODELS, bench_clients
 from .defenses import bench_defenses
 from .gram import bench_gram
@@ -16,9 +20,6 @@ from .reconstruction import bench_reconstruction
 from .runs import bench_runs
 from .timing import matmul_peak
 from .waste import bench_waste
-from fedjax_sim.commands.flags import run_command
-from fedjax_sim.core.errors import InputError
-from fedjax_sim.experiment.config import resolve
 
 USAGE = "usage: bench.py [--json=FILE] [--only=PART,...] [--models=NAME,...]"
 

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .timing import best_of, memory_bandwidth
 from fedjax_sim.numerics import order_statistics
+
+from .timing import best_of, memory_bandwidth
 
 
 def bench_order() -> dict[str, Any]:

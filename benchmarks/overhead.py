@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .federated import train_data
-from .timing import best_of
 from fedjax_sim import models
 from fedjax_sim.attacks.none import none
 from fedjax_sim.contracts.attack import AttackSpec
@@ -27,6 +25,9 @@ from fedjax_sim.round.batches import Reader
 from fedjax_sim.round.execution import Strategy
 from fedjax_sim.round.state import Inputs, Sides
 from fedjax_sim.round.training import LocalWork
+
+from .federated import train_data
+from .timing import best_of
 
 
 def small_federation(population: int, cohort: int, samples_each: int, defense: Defense):

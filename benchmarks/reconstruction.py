@@ -5,9 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .arithmetic import matmul_flops
-from .federated import network_of
-from .timing import beside_peak
 from fedjax_sim.defenses.parts.reconstruction import (
     DistilledKnowledge,
     Rates,
@@ -16,6 +13,10 @@ from fedjax_sim.defenses.parts.reconstruction import (
 )
 from fedjax_sim.numerics.flat import ravel
 from fedjax_sim.round.execution import auto_lowering
+
+from .arithmetic import matmul_flops
+from .federated import network_of
+from .timing import beside_peak
 
 
 def bench_reconstruction() -> dict[str, Any]:

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .federated import client_program, train_data
-from .timing import best_of
 from fedjax_sim import models
 from fedjax_sim.data import partition as partitions
 from fedjax_sim.numerics.flat import flat_layout, ravel
 from fedjax_sim.round.execution import Strategy
 from fedjax_sim.round.training import LocalWork
+
+from .federated import client_program, train_data
+from .timing import best_of
 
 
 def bench_waste() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses import DEFENSES
 from fedjax_sim.experiment.build import build
 from fedjax_sim.experiment.config import override, resolve
+from fedjax_sim.runs.listener import Listener
 from fedjax_sim.runs.loop import run
 
 RULES = '''
@@ -201,6 +202,14 @@ def test_arrays_of_the_caller(tmp_path):
     config = resolve(override(BASE, {"data": {"name": "arrays"}, "rounds": 1}))
     code, summary = run(config, tmp_path / "run", dataset=mine)
     assert code == 0 and summary["final"]["mta"] > 0
+
+
+def test_run_says_what_it_takes(tmp_path):
+    with pytest.raises(InputError, match=r"takes what resolve\("):
+        run({}, tmp_path)
+    with pytest.raises(InputError, match="objects of Listener"):
+        run(resolve(BASE), tmp_path, listeners=[Listener])
+    assert run(resolve(override(BASE, {"rounds": 1})), str(tmp_path / "a"))[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def sections() -> dict[str, str]:
     return {
         alias: section
         for section, table in TABLES.items()
-        for alias in (section, table.group)
+        for alias in (section, f"{section}s", table.group)
     }
 
 
@@ -39,6 +39,8 @@ def listing(section: str, name: str | None = None) -> str:
         )
     section = known[section]
     names = list(TABLES[section]) if name is None else [name]
+    if section == "data" and name is None:
+        names.append("tfds:NAME")
     return "\n\n".join("\n".join(_entry(section, name)) for name in names)
 
 

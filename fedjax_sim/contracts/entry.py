@@ -161,7 +161,11 @@ def imported(section: str, name: str) -> Entry:
     if isinstance(found, Entry):
         return found
     if not callable(found):
-        callables = [key for key, value in vars(module).items() if callable(value)]
+        callables = [
+            key
+            for key, value in vars(module).items()
+            if callable(value) and getattr(value, "__module__", where) == where
+        ]
         raise InputError(
             f"{start}: {where} has no factory {attribute!r}; "
             f"{did_you_mean(attribute, callables)}"

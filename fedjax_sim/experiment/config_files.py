@@ -171,7 +171,12 @@ def resolve_variants(
     """Returns the runs of a config by name.
 
     A config may hold `variants`: name -> group of keys that differ; each is a run of
-    its own. Without, there is one run with an empty name.
+    its own. Without, or where the changes leave no difference, there is one run with an
+    empty name.
+
+    Raises:
+      InputError: a wrong config, or a change that makes some of the variants equal and
+        not all.
     """
     base = dict(base)
     variants = base.pop("variants", None) or {"": {}}
@@ -181,7 +186,21 @@ def resolve_variants(
         raise InputError(
             f"config.variants = {variants!r} must be groups of keys by the run's name"
         )
-    return {
+    runs = {
         name: resolve(override(override(base, flatten(own)), changes))
         for name, own in variants.items()
     }
+    distinct: list[Config] = []
+    for config in runs.values():
+        if config not in distinct:
+            distinct.append(config)
+    if len(runs) > 1 and len(distinct) == 1:
+        return {"": distinct[0]}
+    if len(distinct) < len(runs):
+        keys = {key for own in variants.values() for key in flatten(own)}
+        changed = sorted(keys & {*changes}) or sorted(changes)
+        raise InputError(
+            f"config.{changed[0]} = {changes[changed[0]]!r}: the variants "
+            f"{', '.join(runs)} of this config would not all differ any more"
+        )
+    return runs

@@ -68,9 +68,9 @@ summary.json
     late_after_distillation, late_between_distillations (the same over those right after
     a distillation of DROP, where the MTA is lowest, and over the others),
     best_mta, detection (over all rounds; also dacc, fpr, fnr, adacc, afpr, afnr, aar,
-    aoi and reconstruction errors, see `metrics.detection_history`), backdoor (measure:
+    aoi and reconstruction errors, see `metrics.detection`), backdoor (measure:
     asr_all where it was measured, else asr; mean_asr, episodes above 50 % and the mean
-    by phase of a cycle of ten, see `metrics.Mitigation`; null unless every round was
+    by phase of a cycle of ten, see `metrics.over_rounds`; null unless every round was
     evaluated), rounds_skipped, partition, realised_dpr (mean poisoned fraction of a
     malicious client's data), attack_knowledge, oracle_knowledge, seconds (by phase)
 

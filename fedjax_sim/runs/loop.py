@@ -16,6 +16,7 @@ import numpy as np
 from fedjax_sim.contracts.config import Config
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core import distributed
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.progress import Progress
 from fedjax_sim.experiment import memory, program
 from fedjax_sim.experiment.build import Experiment, build
@@ -37,7 +38,7 @@ SECONDS_PER_CALL = 20.0
 
 def run(
     config: Config,
-    workdir: Path,
+    workdir: Path | str,
     name: str = "run",
     listeners: Sequence[Listener] = (),
     dataset: Dataset | None = None,
@@ -56,9 +57,17 @@ def run(
       and the summary then is empty.
 
     Raises:
-      InputError: see `experiment.build`; also a directory in use, or of another config.
+      InputError: see `experiment.build.build`; also a directory in use, or of another
+        config, and arguments of other types.
     """
-    return run_together([Job(config, workdir, name, listeners, dataset)])[0]
+    if not isinstance(config, Config):
+        raise InputError(
+            f"run() takes what resolve({{...}}) returns, not a {type(config).__name__}"
+        )
+    for listener in listeners:
+        if not isinstance(listener, Listener):
+            raise InputError(f"run() takes objects of Listener, not {listener!r}")
+    return run_together([Job(config, Path(workdir), name, listeners, dataset)])[0]
 
 
 def run_together(

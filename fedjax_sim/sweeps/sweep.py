@@ -187,7 +187,7 @@ def folder_name(config: Config) -> str:
     }
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     parts = (config.defense.name, config.attack.name, f"seed{config.seed}", digest[:10])
-    return "-".join(parts)
+    return "-".join(parts).replace(":", ".")  # of MODULE:FACTORY
 
 
 def _varying(points: Sequence[Point]) -> list[str]:

@@ -108,6 +108,20 @@ def test_variants_differ_and_flags_change_all_of_them():
     assert [run.rounds for run in runs.values()] == [3, 3]
 
 
+def test_variants_that_a_flag_makes_equal_are_one_run():
+    """Not the same numbers twice, under the names of what was overridden."""
+    variants = {"a": {"defense": {"name": "median"}}, "b": {}}
+    base = {**BASE, "variants": variants}
+    runs = cli.resolve_variants(base, {"defense.name": "dnc"})
+    assert {name: run.defense.name for name, run in runs.items()} == {"": "dnc"}
+
+    variants["c"] = {"client": {"lr": 0.25}}
+    with pytest.raises(
+        InputError, match=r"config\.defense\.name = 'dnc': the variants"
+    ):
+        cli.resolve_variants(base, {"defense.name": "dnc"})
+
+
 def test_a_variant_leaves_the_base_alone():
     base = {**BASE, "variants": {"a": {"attack": {"dpr": 0.25}}, "b": {}}}
 

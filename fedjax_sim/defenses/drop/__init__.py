@@ -83,7 +83,7 @@ def drop(
       alpha_gan: weight of the critic in the generator's loss.
       lambda1: weight of the gradient penalty.
       loss_type: between the logits of teachers and clone; see
-        `distillation.clone_loss`.
+        `losses.clone_loss`.
       temperature: of the loss `kl_div`.
       num_repeat_real: passes over the seeds that the critic's batches are drawn from.
       clone_init_with_global: start the clone from the global model before this
