@@ -16,6 +16,9 @@ from fedjax_sim.numerics.distances import squared_distances
 
 Perturbation = Literal["std", "unit_vec", "sign"]
 
+# Where no scale is accepted, the search ends here.
+_SMALLEST = 1e-30
+
 
 @checked("attack")
 def min_max(
@@ -40,7 +43,7 @@ def min_max(
         of all benign clients (updates-known threat model of the paper).
       initial_scale: first gamma; the search covers [0, 2 initial_scale). The authors'
         code starts at 10, that of FedREDefense at 30.
-      tolerance: of gamma, at which the search ends.
+      tolerance: of gamma, at which the search ends; relative to a gamma below 1.
       start_round, end_round: attack from `start_round` (counted from 1) until before
         `end_round`; None never ends.
 
@@ -116,7 +119,9 @@ def largest_scale(
     """Returns the largest scale that the authors' halving search accepts, f32 [].
 
     It starts at `initial` and moves up by half the step after a success, down after a
-    failure; the step halves each time, until it is below the tolerance.
+    failure; the step halves each time, until it is below the tolerance. (Theirs is
+    absolute: a scale that is smaller than it, such as that of a sign in a million
+    dimensions, would be taken for 0. Here it is relative to a scale below 1.)
     """
 
     def test(search):
@@ -126,9 +131,12 @@ def largest_scale(
         scale = jnp.where(accepted, scale + step / 2, scale - step / 2)
         return scale, step / 2, best
 
+    def goes_on(search):
+        _, step, best = search
+        return step > jnp.maximum(tolerance * jnp.minimum(best, 1.0), _SMALLEST)
+
     start = jnp.float32(initial)
-    search = (start, start, jnp.float32(0))
-    return lax.while_loop(lambda search: search[1] > tolerance, test, search)[2]
+    return lax.while_loop(goes_on, test, (start, start, jnp.float32(0)))[2]
 
 
 def _direction(

@@ -121,11 +121,14 @@ def poisonedfl(
         state = _drawn(state, view.key)
         params, t = view.global_params, view.round - start_round
         threshold = aligned_enough(params.size, test, p_value)
-        # A test at t = j window looks back to the model of round (j-1) window + 1.
+        # A test at t = j window looks back to the model of round (j-1) window + 1. In a
+        # window of one that is the model itself, which never moved: the last step is
+        # looked at there, but for that of the first round, in which fakes send zeros.
         anchor = jnp.where((t - 1) % window == 0, params, state.anchor)
+        anchor = state.model if window == 1 else anchor
         failed = count_aligned(params, anchor, state.direction) < threshold
         shrunk = decay * state.scale
-        tested = (t > 0) & (t % window == 0)
+        tested = (t > (1 if window == 1 else 0)) & (t % window == 0)
         shrinks = tested & failed & (shrunk >= min_scale)
         scale = jnp.where(shrinks, shrunk, state.scale)
 

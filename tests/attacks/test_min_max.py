@@ -52,6 +52,28 @@ def test_search_finds_the_limit(limit):
     np.testing.assert_allclose(found, limit, atol=2e-5)
 
 
+@pytest.mark.parametrize("limit", [1e-20, 1.06e-5, 0.3])
+def test_search_finds_small_limits_in_relative_terms(limit):
+    found = largest_scale(lambda scale: scale <= limit, 30.0, 1e-5)
+    np.testing.assert_allclose(found, limit, rtol=2e-5)
+
+
+@pytest.mark.parametrize("attack", [min_max, min_sum])
+def test_signs_in_a_million_dimensions_reach_the_bound(attack):
+    d, norm = 1_000_000, 0.01
+    view = make_view([True] * 5 + [False] * 4, d)
+    lengths = jnp.linalg.norm(view.updates, axis=1, keepdims=True)
+    view = view._replace(updates=norm * view.updates / lengths)
+    sent = crafted(attack(perturbation="sign"), view)
+    known = np.asarray(view.updates, np.float64)[:5]
+    gamma = np.abs(sent[0] - known.mean(0)).mean()
+    measured, bound = measures(known, sent[0])[attack]
+    assert 0.999 * bound < measured <= 1.0001 * bound
+    if attack is min_max:
+        # Orthogonal updates: gamma^2 d = 2 norm^2 - norm^2 (1 - 1/5), up to the angle.
+        np.testing.assert_allclose(gamma, np.sqrt(1.2) * norm / np.sqrt(d), rtol=0.1)
+
+
 @pytest.mark.parametrize("attack", [min_max, min_sum])
 def test_alone_it_sends_zeros_and_of_equal_updates_their_mean(attack):
     alone = make_view([False, True, False])

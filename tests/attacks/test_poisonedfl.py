@@ -84,6 +84,17 @@ def test_scale_shrinks_unless_the_window_followed(share, test, stays):
     np.testing.assert_allclose(scales, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("test", ["majority", "binomial"])
+def test_a_window_of_one_round_looks_at_the_last_step(test):
+    attack = poisonedfl(window=1, test=test)
+    state = play(attack, STEPS[:0])[0][0]
+    shares = [0.0, 1.0, 1.0, 0.0, 1.0]  # in the first round fakes send zeros
+    steps = [aligned_step(state, share) for share in shares]
+    played = play(attack, steps)
+    scales = [float(state.scale) for state, _ in played]
+    np.testing.assert_allclose(scales, [8.0] * 4 + [5.6] * 2, rtol=1e-6)
+
+
 def test_scale_stays_above_its_floor():
     attack = poisonedfl(window=1, initial_scale=1.0, min_scale=0.6)
     state = play(attack, STEPS[:0])[0][0]

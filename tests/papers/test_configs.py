@@ -477,6 +477,8 @@ def test_leadfl_presets_differ_in_the_quirks_of_the_code():
     assert (report.client.epochs, report.client.steps) == (1, 10)
     assert coded.participation.options["forced"]
     assert not report.participation.options["forced"]
+    bursts = paper("leadfl/cifar10", "preset=authors,mode=bursty").participation
+    assert not bursts.options["forced"]
     assert coded.model.options["double_softmax"]
     assert not report.model.options["double_softmax"]
     assert coded.evaluation.batch_statistics

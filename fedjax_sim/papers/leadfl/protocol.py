@@ -37,13 +37,13 @@ def leadfl(
 
     `arguments` is the text behind the colon of `--config=FILE:TEXT`, with the keys
     `preset` (`authors` switches on every quirk of the code: ten local epochs, momentum
-    that survives between rounds, the forced rounds 0, 10 and 12, triggers in the
-    constants of another library, batch statistics of 1000 images at test time,
-    distances over the whole state in the server; `report`: ten local steps and none of
-    that), `defense` (server), `client` (defence of benign clients), `mode` (see
-    `participation.leadfl`), `offset` (100, 200, 300: the repetitions), `labels` (per
-    client, 0 = IID), and of LeadFL `variant` (empty: `code`) and `alpha` (0: the data
-    set's).
+    that survives between rounds, the forced rounds 0, 10 and 12 (but for the mode
+    `bursty`, which is the report's), triggers in the constants of another library,
+    batch statistics of 1000 images at test time, distances over the whole state in the
+    server; `report`: ten local steps and none of that), `defense` (server), `client`
+    (defence of benign clients), `mode` (see `participation.leadfl`), `offset` (100,
+    200, 300: the repetitions), `labels` (per client, 0 = IID), and of LeadFL `variant`
+    (empty: `code`) and `alpha` (0: the data set's).
 
     Args:
       arguments: see above.
@@ -107,7 +107,8 @@ def leadfl(
             "clients_per_round": 10,
             "mode": given["mode"],
             "offset": given["offset"],
-            "forced": as_coded,
+            # The report's bursts are not the code's, which forces rounds of its own.
+            "forced": as_coded and given["mode"] != "bursty",
         },
         "attack": {
             "name": "leadfl_backdoor",
