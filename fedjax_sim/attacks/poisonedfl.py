@@ -161,6 +161,8 @@ def _drawn(state: PoisonedFLState, key: Array) -> PoisonedFLState:
     """Draws direction and division of the coordinates, if that is still to do."""
 
     def draw():
+        # In this round fakes send zeros: nothing comes of the draws of clients 0 and 1,
+        # whose keys these are.
         direction_key, places_key = jax.random.split(key)
         direction = jax.random.rademacher(
             direction_key, state.direction.shape, state.direction.dtype

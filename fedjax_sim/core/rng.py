@@ -4,6 +4,9 @@
 client *id* (never the position in the cohort) into the run's root key. So a result
 does not depend on chunk sizes, the number of devices, which clients train side by
 side, or where a run was interrupted.
+
+In JAX `split(key, n)[i]` is `fold_in(key, i)`, and the bits drawn from a key are made
+of the same numbers: a key is either drawn from, or split, or folded with numbers.
 """
 
 import enum

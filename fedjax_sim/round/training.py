@@ -216,8 +216,9 @@ def train_client(
             reader, data, samples, count, work.batch_size, context(epoch), key
         )
 
-    # All epochs have as many batches.
-    batches = num_batches(shuffle(task.key, first_epoch), work.batch_size)
+    # All epochs have as many batches. Nothing comes of this order, whose key is none's.
+    unused = jax.random.fold_in(task.key, 2**32 - 1)
+    batches = num_batches(shuffle(unused, first_epoch), work.batch_size)
     total = num_steps(work, count, batches)
 
     def epoch(index, carry):
@@ -227,25 +228,27 @@ def train_client(
 
         def step(i, carry):
             params, buffers, state, loss, seen, memory = carry
-            read_key, noise_key = jax.random.split(jax.random.fold_in(step_key, i))
+            batch_key = jax.random.fold_in(step_key, i)
+            read_key, noise_key = jax.random.split(batch_key)
             ids, mask = batch_ids(order, i, work.batch_size)
             batch = read(reader, data, ids, mask, context(number), read_key)
-            advance = lambda grads: optimizer.update(
-                grads, state, params, epoch_start=i == 0, key=noise_key
+            advance = lambda grads, key: optimizer.update(
+                grads, state, params, epoch_start=i == 0, key=key
             )
             if memory is None:
                 plain = cast(GradientFn, gradient)
                 total, buffers, grads = plain(params, buffers, batch)
-                updates, state = advance(grads)
+                updates, state = advance(grads, noise_key)
                 new = optax.apply_updates(params, updates)
             else:
-                # The optimiser's noise is the same with and without a memory.
+                # The optimiser may split its key, and split(key)[1] is fold_in(key, 1).
                 own_key = jax.random.fold_in(noise_key, 1)
+                noise_key = jax.random.fold_in(batch_key, 2)
                 remembering = cast(MemoryGradientFn, gradient)
                 total, moved, grads, memory, trained = remembering(
                     params, buffers, batch, memory, task.round, own_key
                 )
-                updates, changed = advance(grads)
+                updates, changed = advance(grads, noise_key)
                 new, buffers, state = jax.tree.map(
                     lambda a, b: jnp.where(trained, a, b),
                     (optax.apply_updates(params, updates), moved, changed),
