@@ -6,6 +6,7 @@ from typing import Any
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.contracts.entry import Entry, Table
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.options import checked
 from fedjax_sim.data.cifar10 import load_cifar10
 from fedjax_sim.data.cinic10 import load_cinic10
 from fedjax_sim.data.digits import load_digits
@@ -18,6 +19,7 @@ _TFDS = "tfds:"
 GIVEN = "arrays"  # the caller of `run` has the data
 
 
+@checked("data")
 def given_by_the_caller() -> Dataset:
     """Stands for a data set that `run(config, workdir, dataset=...)` is given."""
     raise InputError(
