@@ -53,7 +53,8 @@ def check_range(
 ) -> None:
     """Raises InputError unless a number of a config lies in [low, high].
 
-    A program holds it as an int32 or a float32, and so must not be larger than those.
+    Where nothing bounds it from above, it must not be larger than the int32 or the
+    float32 that a program holds it in.
     With `open_low` it must be above `low`. What is no number, None or traced by a
     sweep, is not checked.
     """
@@ -61,7 +62,7 @@ def check_range(
         return
     above = low < value if open_low else low <= value
     largest = INT32_MAX if isinstance(value, int) else FLOAT32_MAX
-    if above and value <= high and abs(value) <= largest:
+    if above and value <= high and (high < math.inf or abs(value) <= largest):
         return
     if above and value <= high and math.isfinite(value):
         most = (

@@ -33,7 +33,7 @@ R = TypeVar("R")
 class Range(NamedTuple):
     """The numbers that are allowed: from `low` (or above it) to `high`.
 
-    Besides, they must be those that the program's types hold: int32 and float32.
+    Those without a `high` must be such as the program's types hold: int32 and float32.
     """
 
     low: float = -math.inf
@@ -60,6 +60,7 @@ NonNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
 Count = Annotated[int, Range(1)]  # how many, at least one
 Natural = Annotated[int, Range(0)]
+Seed = Annotated[int, Range(0, 2**32 - 1)]  # all that NumPy's generators take
 Width = Annotated[int, Range(1, 1_000_000)]  # of a layer or an image
 
 REQUIRED = inspect.Parameter.empty

@@ -7,14 +7,13 @@ the draws is a separate function that is a pure function of them.
 
 import hashlib
 from collections.abc import Callable
-from typing import Annotated
 
 import numpy as np
 
 from fedjax_sim.contracts.dataset import Partition
 from fedjax_sim.contracts.entry import Entry, Table
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.core.options import Count, Fraction, Natural, Positive, Range, checked
+from fedjax_sim.core.options import Count, Fraction, Positive, Seed, checked
 from fedjax_sim.data.dataset import first_samples
 
 _SINKHORN_PASSES = 1_000
@@ -199,7 +198,7 @@ def drop_iid(
     labels: np.ndarray,
     *,
     num_clients: Count,
-    seed: Natural,
+    seed: Seed,
     available_data_ratio: Fraction = 1.0,
 ) -> Partition:
     """IID split of DROP's code: equal clients, filled class by class in turns.
@@ -229,7 +228,7 @@ def drop_dirichlet(
     labels: np.ndarray,
     *,
     num_clients: Count,
-    seed: Natural,
+    seed: Seed,
     alpha: Positive = 1.0,
     available_data_ratio: Fraction = 1.0,
 ) -> Partition:
@@ -299,7 +298,7 @@ def sinkhorn_dirichlet(
     labels: np.ndarray,
     *,
     num_clients: Count,
-    seed: Annotated[int, Range(0, 2**32 - 1)],
+    seed: Seed,
     alpha: Positive = 0.1,
     balance: bool = True,
 ) -> Partition:
@@ -338,7 +337,7 @@ def sinkhorn_dirichlet(
 
 
 @checked("partition")
-def random_equal(labels: np.ndarray, *, num_clients: Count, seed: Natural) -> Partition:
+def random_equal(labels: np.ndarray, *, num_clients: Count, seed: Seed) -> Partition:
     """floor(M / N) random samples for every client; the rest is left over."""
     _check_sizes(num_clients, len(labels))
     size = len(labels) // num_clients
@@ -364,7 +363,7 @@ def _balanced_labels(
 
 @checked("partition")
 def labels_per_client(
-    labels: np.ndarray, *, num_clients: Count, seed: Natural, num_labels: Count = 5
+    labels: np.ndarray, *, num_clients: Count, seed: Seed, num_labels: Count = 5
 ) -> Partition:
     """Every client holds `num_labels` labels (LeadFL's code: 5 per client).
 
@@ -407,7 +406,7 @@ def shards(
     labels: np.ndarray,
     *,
     num_clients: Count,
-    seed: Natural,
+    seed: Seed,
     shards_per_client: Count = 2,
 ) -> Partition:
     """Sorted by label, cut into equal shards, some for each client (McMahan 2017).
@@ -432,7 +431,7 @@ def shards(
 
 @checked("partition")
 def label_groups(
-    labels: np.ndarray, *, num_clients: Count, seed: Natural, degree: Fraction = 0.5
+    labels: np.ndarray, *, num_clients: Count, seed: Seed, degree: Fraction = 0.5
 ) -> Partition:
     """Clients in as many groups as labels, each group rich in its own label.
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.core.options import Count, Fraction, Natural, Width, checked
+from fedjax_sim.core.options import Count, Fraction, Seed, Width, checked
 
 _GRID = 4  # a class is a random picture of 4x4 cells: coarse enough to convolve
 _CHUNK_BYTES = 1 << 24
@@ -22,7 +22,7 @@ def load_synthetic(
     width: Width = 32,
     channels: Width = 3,
     noise: Fraction = 0.5,
-    seed: Natural = 0,
+    seed: Seed = 0,
 ) -> Dataset:
     """Images are (1 - noise) * picture of the class + noise * uniform noise.
 

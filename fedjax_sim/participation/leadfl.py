@@ -13,7 +13,7 @@ from fedjax_sim.contracts.config import Config
 from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.contracts.participation import Participation
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.core.options import Natural, checked
+from fedjax_sim.core.options import Natural, Seed, checked
 from fedjax_sim.participation.parts.malicious_clients import published_clients
 from fedjax_sim.participation.parts.replayed import replayed
 
@@ -103,7 +103,7 @@ def leadfl(
     num_malicious: int,
     rounds: int,
     mode: Mode = "random",
-    offset: Natural = 100,
+    offset: Seed = 100,
     forced: bool = False,
     malicious_in_burst: Natural | None = None,
 ) -> Participation:

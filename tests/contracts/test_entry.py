@@ -10,6 +10,7 @@ from fedjax_sim.experiment.config import TABLES
 OURS = {
     ("attack", "none"),
     ("client_defense", "none"),
+    ("data", "arrays"),
     ("data", "synthetic"),
     ("model", "mlp"),
     ("participation", "explicit"),
