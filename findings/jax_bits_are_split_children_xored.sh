@@ -6,8 +6,8 @@
 # nothing that one can see.
 #
 # Expected: the words that bits(key, (n,)) draws are unrelated to the keys split(key, n).
-# Behaviour: word i is the XOR of the two words of child key i, exactly. So who sees the
-# draws of a key knows 32 of the 64 bits of each of its children.
+# Behaviour: word i is the XOR of the two words of child key i, exactly: a draw
+# fixes one word of the child, given the other. The two streams are not independent.
 # Output seen:
 #   bits(key, (6,)) == split(key, 6), words xored: True
 #   the same for another n: True

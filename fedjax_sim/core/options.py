@@ -60,7 +60,7 @@ NonNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
 Count = Annotated[int, Range(1)]  # how many, at least one
 Natural = Annotated[int, Range(0)]
-Seed = Annotated[int, Range(0, 2**32 - 1)]  # all that NumPy's generators take
+Seed = Annotated[int, Range(0, 2**32 - 1)]  # all that NumPy's RandomState takes
 Width = Annotated[int, Range(1, 1_000_000)]  # of a layer or an image
 
 REQUIRED = inspect.Parameter.empty
