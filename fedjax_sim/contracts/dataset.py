@@ -19,6 +19,7 @@ class Dataset(NamedTuple):
     test_images: np.ndarray  # uint8 [T, H, W, C]
     test_labels: np.ndarray  # int32 [T]
     num_classes: int
+    train_groups: np.ndarray | None = None  # int32 [M], whose sample it is, if known
 
 
 class Partition(NamedTuple):

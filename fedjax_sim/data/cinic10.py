@@ -1,17 +1,17 @@
 """CINIC-10 from its folders of PNG files (Darlow et al. 2018)."""
 
-from pathlib import Path
-
 import numpy as np
 
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core.options import checked
 from fedjax_sim.data import image_files
-from fedjax_sim.data.dataset import Origin, data_folder, first_existing, verified
+from fedjax_sim.data.dataset import Origin, verified
+from fedjax_sim.data.files import Place, located
 
 CINIC10 = Origin(
     "cinic10",
-    "train|valid|test/CLASS/*.png (there, in cinic-10/ or in CINIC-10/)",
+    "train|valid|test/CLASS/*.png (there, in cinic-10/ or in CINIC-10/, or packed in "
+    "CINIC-10.tar.gz)",
     "https://datashare.ed.ac.uk/handle/10283/3192",
 )
 CLASSES = (
@@ -28,20 +28,18 @@ CLASSES = (
 )
 
 
-def _read_split(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_split(folder: Place) -> tuple[np.ndarray, np.ndarray]:
     """Returns (uint8 [B, 32, 32, 3], int32 [B]), ordered by class, then file name."""
-    paths: list[Path] = []
+    paths: list[Place] = []
     labels: list[int] = []
     for label, name in enumerate(CLASSES):
-        if not (folder / name).is_dir():
-            raise CINIC10.error(f"folder '{folder / name}' does not exist")
-        files = sorted((folder / name).glob("*.png"))
+        files = image_files.images_in(folder / name, CINIC10)
         paths += files
         labels += [label] * len(files)
     return image_files.decode(paths, 32, CINIC10), np.array(labels, np.int32)
 
 
-def read_folder(folder: Path, *, use_valid: bool, num_per_split: int) -> Dataset:
+def read_folder(folder: Place, *, use_valid: bool, num_per_split: int) -> Dataset:
     """Reads `folder`/train|valid|test, each of which holds `num_per_split` images."""
     train = [_read_split(folder / "train")]
     if use_valid:
@@ -72,9 +70,10 @@ def load_cinic10(*, data_dir: str | None = None, use_valid: bool = True) -> Data
       use_valid: join train and valid: 180 000 + 90 000 images (DROP); without it
         90 000 + 90 000 (FedREDefense's code).
     """
-    root = data_folder(data_dir, CINIC10)
-    train = first_existing(
-        [root / "cinic-10" / "train", root / "CINIC-10" / "train", root / "train"],
+    train = located(
+        data_dir,
+        ("cinic-10/train", "CINIC-10/train", "train"),
         CINIC10,
+        ("CINIC-10.tar.gz",),
     )
     return read_folder(train.parent, use_valid=use_valid, num_per_split=90_000)

@@ -4,8 +4,6 @@ Letters: M training images, T test images, H x W pixels, C channels.
 """
 
 import hashlib
-from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -60,26 +58,6 @@ def first_samples(labels: np.ndarray, count: int) -> np.ndarray:
     return np.sort(np.concatenate(drawn))
 
 
-def data_folder(data_dir: str | None, origin: Origin) -> Path:
-    """Returns `data_dir` as an existing folder."""
-    if data_dir is None:
-        raise origin.error("no data folder given (--config.data.data_dir=DIR)")
-    folder = Path(data_dir).expanduser()
-    if not folder.is_dir():
-        raise origin.error(f"data folder '{data_dir}' does not exist")
-    return folder
-
-
-def first_existing(candidates: Iterable[Path], origin: Origin) -> Path:
-    """Returns the first candidate that exists."""
-    candidates = list(candidates)
-    for path in candidates:
-        if path.exists():
-            return path
-    looked_for = ", ".join(f"'{path}'" for path in candidates)
-    raise origin.error(f"none of {looked_for} exists")
-
-
 def verified(
     dataset: Dataset,
     origin: Origin,
@@ -93,6 +71,11 @@ def verified(
     `image_shape` (H, W, C), `num_train` and `num_test` are the official figures;
     None leaves that one unchecked.
     """
+    groups = dataset.train_groups
+    if groups is not None and groups.shape != dataset.train_labels.shape:
+        raise origin.error(
+            f"{len(dataset.train_labels)} training labels but {len(groups)} writers"
+        )
     parts = []
     for split, images, labels, expected in (
         ("training", dataset.train_images, dataset.train_labels, num_train),
@@ -127,4 +110,38 @@ def verified(
         train_labels=labels,
         test_images=test_images,
         test_labels=test_labels,
+        train_groups=None if groups is None else groups.astype(np.int32),
+    )
+
+
+Split = tuple[np.ndarray, np.ndarray]  # images and labels
+
+
+def assembled(
+    origin: Origin,
+    train: Split,
+    test: Split,
+    num_classes: int,
+    *,
+    image_shape: tuple[int, int, int] | None = None,
+    num_train: int | None = None,
+    num_test: int | None = None,
+    groups: np.ndarray | None = None,
+) -> Dataset:
+    """Returns the data set of two splits, or raises what is wrong with it.
+
+    Args:
+      origin: its name and source.
+      train: uint8 [M, H, W, C] and int [M].
+      test: uint8 [T, H, W, C] and int [T].
+      num_classes: labels are below it.
+      image_shape, num_train, num_test: see `verified`.
+      groups: int [M], whose sample each training sample is.
+    """
+    return verified(
+        Dataset(origin.name, *train, *test, num_classes, groups),
+        origin,
+        image_shape=image_shape,
+        num_train=num_train,
+        num_test=num_test,
     )

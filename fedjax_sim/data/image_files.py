@@ -1,46 +1,114 @@
 """Decodes many small image files into one array."""
 
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from fedjax_sim.data.dataset import Origin
+from fedjax_sim.data.files import Place, inside, look
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".webp", ".tif", ".tiff"}
+
+
+def images_in(folder: Place, origin: Origin) -> list[Place]:
+    """Returns the images of a folder, by name.
+
+    Raises:
+      InputError: the folder does not exist or cannot be listed.
+    """
+    if not folder.is_dir():
+        raise origin.error(f"folder '{folder}' does not exist")
+    try:
+        return [one for one in inside(folder) if one.suffix.lower() in SUFFIXES]
+    except OSError as error:
+        raise origin.error(f"'{folder}': {error.strerror}") from error
 
 
 def decode(
-    paths: Sequence[Path], size: int, origin: Origin, *, resize: bool = False
+    paths: Sequence[Place],
+    size: int | tuple[int, int] | None,
+    origin: Origin,
+    *,
+    resize: bool = False,
+    channels: int = 3,
 ) -> np.ndarray:
-    """Returns uint8 [len(paths), size, size, 3] in the order of `paths`.
+    """Returns uint8 [len(paths), H, W, channels] in the order of `paths`.
 
     Images of another size are an error unless `resize`, which scales them with
     Pillow's bicubic filter (as torchvision does with images of any size).
-    """
-    images = np.empty((len(paths), size, size, 3), np.uint8)
 
-    def decode_one(position: int) -> None:
-        path = paths[position]
+    Args:
+      paths: the files.
+      size: (H, W), or both at once; None: that of the first image.
+      origin: for error messages.
+      resize: scale images of another size.
+      channels: 3 (RGB) or 1 (grey).
+    """
+    return decode_bytes(
+        [path.read_bytes for path in paths],
+        lambda k: f"'{paths[k]}'",
+        size,
+        origin,
+        resize=resize,
+        channels=channels,
+    )
+
+
+def decode_bytes(
+    reads: Sequence[Callable[[], bytes]],
+    names: Callable[[int], str],
+    size: int | tuple[int, int] | None,
+    origin: Origin,
+    *,
+    resize: bool = False,
+    channels: int = 3,
+) -> np.ndarray:
+    """The same of images that lie elsewhere.
+
+    Args:
+      reads: give the content of each image.
+      names: gives what a message calls the k-th image.
+      size, origin, resize, channels: see `decode`.
+    """
+    mode = "RGB" if channels == 3 else "L"
+
+    def opened(position: int) -> Image.Image:
+        content = b""
         try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
+            content = reads[position]()
+            with Image.open(io.BytesIO(content)) as file:
+                return file.convert(mode)
         except (OSError, SyntaxError, ValueError) as error:
             # Pillow reports damaged PNG files as SyntaxError.
-            raise origin.error(f"cannot read '{path}' ({error})") from error
-        if image.size != (size, size):
+            seems = f"it looks like {look(content)}, " if content else ""
+            reason = str(error) or type(error).__name__
+            raise origin.error(
+                f"cannot read {names(position)} ({seems}{reason})"
+            ) from error
+
+    if size is None:
+        size = opened(0).size[::-1] if reads else (1, 1)
+    height, width = (size, size) if isinstance(size, int) else size
+    images = np.empty((len(reads), height, width, channels), np.uint8)
+
+    def decode_one(position: int) -> None:
+        image = opened(position)
+        if image.size != (width, height):
             if not resize:
                 raise origin.error(
-                    f"'{path}' has {image.width}x{image.height} pixels, "
-                    f"{size}x{size} expected"
+                    f"{names(position)} has {image.width}x{image.height} pixels, "
+                    f"{width}x{height} expected"
                 )
-            image = image.resize((size, size), Image.Resampling.BICUBIC)
-        images[position] = np.asarray(image)
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        images[position] = np.asarray(image).reshape(height, width, channels)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         # Chunks keep the queue short: CINIC-10 has 270 000 files.
-        for start in range(0, len(paths), 4096):
-            stop = min(start + 4096, len(paths))
+        for start in range(0, len(reads), 4096):
+            stop = min(start + 4096, len(reads))
             list(pool.map(decode_one, range(start, stop)))
     return images

@@ -8,12 +8,16 @@ from fedjax_sim.contracts.entry import Entry, Table
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.options import checked
 from fedjax_sim.data.cifar10 import load_cifar10
+from fedjax_sim.data.cifar100 import load_cifar100
 from fedjax_sim.data.cinic10 import load_cinic10
 from fedjax_sim.data.digits import load_digits
+from fedjax_sim.data.emnist import load_emnist
 from fedjax_sim.data.gtsrb import load_gtsrb
-from fedjax_sim.data.idx import load_emnist, load_fashion_mnist, load_mnist
+from fedjax_sim.data.image_folder import load_image_folder
+from fedjax_sim.data.mnist import load_fashion_mnist, load_mnist
 from fedjax_sim.data.synthetic import load_synthetic
 from fedjax_sim.data.tfds import load_tfds
+from fedjax_sim.data.tiny_imagenet import load_tiny_imagenet
 
 _TFDS = "tfds:"
 GIVEN = "arrays"  # the caller of `run` has the data
@@ -45,13 +49,16 @@ SOURCES = _Sources(
     "data",
     {
         "cifar10": Entry(load_cifar10, "Krizhevsky 2009"),
+        "cifar100": Entry(load_cifar100, "Krizhevsky 2009"),
         "cinic10": Entry(load_cinic10, "Darlow et al. 2018"),
         "digits": Entry(load_digits, "Alpaydin and Kaynak 1998"),
         "emnist": Entry(load_emnist, "Cohen et al. 2017"),
         "fashion_mnist": Entry(load_fashion_mnist, "Xiao et al. 2017"),
         "gtsrb": Entry(load_gtsrb, "Stallkamp et al. 2012"),
+        "image_folder": Entry(load_image_folder, "-"),
         "mnist": Entry(load_mnist, "LeCun et al. 1998"),
         "synthetic": Entry(load_synthetic, "-"),
+        "tiny_imagenet": Entry(load_tiny_imagenet, "Le and Yang 2015"),
         GIVEN: Entry(given_by_the_caller, "-"),
     },
 )

@@ -52,6 +52,8 @@ def load_data(config: Config, given: Dataset | None = None) -> Dataset:
         data = data._replace(
             **{f"{part}_images": images[chosen], f"{part}_labels": labels[chosen]}
         )
+        if part == "train" and data.train_groups is not None:
+            data = data._replace(train_groups=data.train_groups[chosen])
     return data
 
 
@@ -91,7 +93,19 @@ def checked_arrays(data: Dataset, start: str) -> Dataset:
                 f"allowed: 0..{data.num_classes - 1}"
             )
         checked.append(labels.astype(np.int32))
-    return data._replace(train_labels=checked[0], test_labels=checked[1])
+    groups = data.train_groups
+    if groups is not None:
+        groups = np.asarray(groups)
+        if groups.shape != checked[0].shape or not np.issubdtype(
+            groups.dtype, np.integer
+        ):
+            raise InputError(
+                f"{start}: train_groups must be {len(checked[0])} integers or None, "
+                f"not {groups.dtype} {list(groups.shape)}"
+            )
+    return data._replace(
+        train_labels=checked[0], test_labels=checked[1], train_groups=groups
+    )
 
 
 def root_data(

@@ -16,12 +16,22 @@ from PIL import Image
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.options import REQUIRED
-from fedjax_sim.data import cifar10, cinic10, gtsrb, idx, sources
+from fedjax_sim.data import cifar10, cinic10, gtsrb, idx, mnist, sources
 from fedjax_sim.data.dataset import Origin, verified
 from fedjax_sim.experiment.config import options
 
 RNG = np.random.default_rng(0)
-NEEDS_FILES = ["cifar10", "cinic10", "emnist", "fashion_mnist", "gtsrb", "mnist"]
+NEEDS_FILES = [
+    "cifar10",
+    "cifar100",
+    "cinic10",
+    "emnist",
+    "fashion_mnist",
+    "gtsrb",
+    "image_folder",
+    "mnist",
+    "tiny_imagenet",
+]
 
 
 # ------------------------------------------------------------------- the table
@@ -46,8 +56,8 @@ def test_unknown_names_and_options():
         sources.load("synthetic", nois=1.0)
     with pytest.raises(InputError, match=r"data\.split is not .*; allowed: data_dir"):
         sources.load("digits", split="x")
-    with pytest.raises(InputError, match=r"split = 'letters' .*: balanced, byclass"):
-        sources.load("emnist", data_dir=".", split="letters")
+    with pytest.raises(InputError, match=r"split = 'letter' .*mean 'letters'"):
+        sources.load("emnist", data_dir=".", split="letter")
 
 
 def test_options_are_typed():
@@ -145,8 +155,8 @@ def _write_idx_set(folder, prefixes, num_classes, zipped):
 
 
 def _read_idx_set(folder, prefixes=("train", "t10k"), **changes):
-    arguments = dict(num_classes=10, num_train=20, num_test=10) | changes
-    return idx.read_pairs([folder], prefixes, idx.MNIST, **arguments)
+    official = idx.Official(10, 20, 10)._replace(**changes)
+    return idx.read_pairs(folder, prefixes, mnist.MNIST, official)
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -204,7 +214,11 @@ _WHOLE = _idx_bytes(np.zeros((20, 28, 28), np.uint8))
             gzip.compress(_WHOLE, mtime=0)[:-9],
             "cannot read",
         ),
-        ("train-images-idx3-ubyte.gz", _WHOLE, "cannot read"),
+        (
+            "train-images-idx3-ubyte.gz",
+            b"<!DOCTYPE html><html>",
+            "not an IDX file .* looks like a web page",
+        ),
         (
             "train-images-idx3-ubyte",
             _idx_bytes(np.zeros(20, np.uint8)),
@@ -416,9 +430,17 @@ def _write_gtsrb(root):
     return folder, root / "GT-final_test.csv"
 
 
+def _read_gtsrb(folder, table, test_to_train=0):
+    train = gtsrb.train_files(folder / "Training")
+    test = gtsrb.listed_files(table, folder / "Final_Test" / "Images", "Filename")
+    return gtsrb.read_files(
+        train, test, test_to_train=test_to_train, num_train=43, num_test=5
+    )
+
+
 def test_gtsrb_moves_the_last_test_images(tmp_path):
     folder, table = _write_gtsrb(tmp_path)
-    read = gtsrb.read_folder(folder, table, test_to_train=2, num_train=43, num_test=5)
+    read = _read_gtsrb(folder, table, test_to_train=2)
     assert read.train_images.shape == (45, 32, 32, 3)
     assert read.train_labels.tolist() == [*range(43), 4, 3]
     assert read.train_images[[0, 42, 43, 44], 9, 9].tolist() == [
@@ -428,7 +450,7 @@ def test_gtsrb_moves_the_last_test_images(tmp_path):
         [0, 3, 0],
     ]
     assert read.test_labels.tolist() == [0, 1, 2]
-    kept = gtsrb.read_folder(folder, table, test_to_train=0, num_train=43, num_test=5)
+    kept = _read_gtsrb(folder, table)
     assert kept.test_labels.tolist() == [0, 1, 2, 3, 4] and len(kept.train_labels) == 43
 
 
@@ -436,7 +458,7 @@ def test_gtsrb_resizes_bicubically(tmp_path):
     folder, table = _write_gtsrb(tmp_path)
     image = Image.fromarray(RNG.integers(0, 256, (50, 41, 3), dtype=np.uint8))
     image.save(folder / "Training" / "00007" / "00000.ppm")
-    read = gtsrb.read_folder(folder, table, test_to_train=0, num_train=43, num_test=5)
+    read = _read_gtsrb(folder, table)
     expected = image.resize((32, 32), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(read.train_images[7], np.asarray(expected))
 
@@ -465,7 +487,7 @@ def test_a_damaged_gtsrb_table_is_refused(tmp_path, content):
     folder, table = _write_gtsrb(tmp_path)
     table.write_text(content)
     with pytest.raises(InputError):
-        gtsrb.read_folder(folder, table, test_to_train=0, num_train=43, num_test=5)
+        _read_gtsrb(folder, table)
 
 
 def test_missing_gtsrb_parts_are_named(tmp_path):
@@ -476,7 +498,7 @@ def test_missing_gtsrb_parts_are_named(tmp_path):
     (folder / "Training" / "00042" / "00000.ppm").unlink()
     (folder / "Training" / "00042").rmdir()
     with pytest.raises(InputError, match=r"folder '.*00042' does not exist"):
-        gtsrb.read_folder(folder, table, test_to_train=0, num_train=43, num_test=5)
+        _read_gtsrb(folder, table)
 
 
 # -------------------------------------------------------------------------- TFDS
