@@ -11,6 +11,7 @@ from PIL import Image
 from fedjax_sim.data.dataset import Origin
 from fedjax_sim.data.files import Place, inside, look
 
+_GREY = {"1", "L", "LA", "I;16"}  # Pillow's modes
 SUFFIXES = {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -34,7 +35,7 @@ def decode(
     origin: Origin,
     *,
     resize: bool = False,
-    channels: int = 3,
+    channels: int | None = 3,
 ) -> np.ndarray:
     """Returns uint8 [len(paths), H, W, channels] in the order of `paths`.
 
@@ -46,7 +47,7 @@ def decode(
       size: (H, W), or both at once; None: that of the first image.
       origin: for error messages.
       resize: scale images of another size.
-      channels: 3 (RGB) or 1 (grey).
+      channels: 3 (RGB) or 1 (grey); None: those of the first image.
     """
     return decode_bytes(
         [path.read_bytes for path in paths],
@@ -65,7 +66,7 @@ def decode_bytes(
     origin: Origin,
     *,
     resize: bool = False,
-    channels: int = 3,
+    channels: int | None = 3,
 ) -> np.ndarray:
     """The same of images that lie elsewhere.
 
@@ -74,9 +75,8 @@ def decode_bytes(
       names: gives what a message calls the k-th image.
       size, origin, resize, channels: see `decode`.
     """
-    mode = "RGB" if channels == 3 else "L"
 
-    def opened(position: int) -> Image.Image:
+    def opened(position: int, mode: str | None) -> Image.Image:
         content = b""
         try:
             content = reads[position]()
@@ -90,13 +90,17 @@ def decode_bytes(
                 f"cannot read {names(position)} ({seems}{reason})"
             ) from error
 
-    if size is None:
-        size = opened(0).size[::-1] if reads else (1, 1)
+    if (size is None or channels is None) and reads:
+        first = opened(0, None)
+        size = size or (first.height, first.width)
+        channels = channels or (1 if first.mode in _GREY else 3)
+    size, channels = size or 1, channels or 3  # of no images
+    mode = "RGB" if channels == 3 else "L"
     height, width = (size, size) if isinstance(size, int) else size
     images = np.empty((len(reads), height, width, channels), np.uint8)
 
     def decode_one(position: int) -> None:
-        image = opened(position)
+        image = opened(position, mode)
         if image.size != (width, height):
             if not resize:
                 raise origin.error(

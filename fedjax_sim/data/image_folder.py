@@ -37,7 +37,7 @@ def load_image_folder(
     *,
     data_dir: str | None = None,
     size: Width | None = None,
-    grey: bool = False,
+    grey: bool | None = None,
     test_share: Fraction = 0.0,
 ) -> Dataset:
     """Images in a folder for each class; classes are numbered in the order of names.
@@ -45,7 +45,7 @@ def load_image_folder(
     Args:
       data_dir: folder or archive that holds the files.
       size: height and width to scale images to (bicubic); None: all must have one size.
-      grey: one channel instead of three.
+      grey: one channel instead of three; None: as the first image is.
       test_share: of each class, for a set without test images; drawn with a fixed seed.
     """
     for place in places(data_dir, IMAGE_FOLDER):
@@ -77,10 +77,10 @@ def load_image_folder(
         image_files.decode,
         origin=IMAGE_FOLDER,
         resize=size is not None,
-        channels=1 if grey else 3,
+        channels=None if grey is None else 1 if grey else 3,
     )
     images = read(found.paths, size)
-    test_images = read(tested.paths, images.shape[1:3])
+    test_images = read(tested.paths, images.shape[1:3], channels=images.shape[-1])
     return assembled(
         IMAGE_FOLDER,
         (images, found.labels),

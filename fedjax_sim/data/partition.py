@@ -5,7 +5,6 @@ largest client. A factory draws on the host from its own seed; what follows from
 the draws is a separate function that is a pure function of them.
 """
 
-import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -15,100 +14,22 @@ from fedjax_sim.contracts.entry import Entry, Table
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.options import Count, Fraction, Positive, Seed, checked
 from fedjax_sim.data.dataset import first_samples
+from fedjax_sim.data.natural_partition import by_writer
+from fedjax_sim.data.packing import check as check
+from fedjax_sim.data.packing import (
+    check_none_empty,
+    check_sizes,
+    is_used,
+    pack,
+    samples_by_class,
+)
+from fedjax_sim.data.packing import fingerprint as fingerprint
+from fedjax_sim.data.packing import flatten as flatten
+from fedjax_sim.data.packing import with_fake_clients as with_fake_clients
+from fedjax_sim.data.partition_files import partition_from_file
 
 _SINKHORN_PASSES = 1_000
 _MAX_REDRAWS = 100
-
-
-# ---------------------------------------------------------------- every partition
-
-
-def pack(samples: np.ndarray, owners: np.ndarray, num_clients: int) -> Partition:
-    """Returns the partition that gives sample samples[k] to client owners[k].
-
-    Each client keeps the order in which its samples occur in `samples`.
-    """
-    order = np.argsort(owners, kind="stable")
-    samples, owners = samples[order], owners[order]
-    counts = np.bincount(owners, minlength=num_clients)
-    starts = np.cumsum(counts) - counts
-    indices = np.zeros((num_clients, int(counts.max(initial=0))), np.int32)
-    indices[owners, np.arange(len(owners)) - starts[owners]] = samples
-    return Partition(indices, counts.astype(np.int32))
-
-
-def flatten(partition: Partition) -> np.ndarray:
-    """Returns the samples of all clients, one client after the other, int32 [sum]."""
-    return partition.indices[_is_used(partition)]
-
-
-def check(partition: Partition, num_samples: int) -> None:
-    """Raises unless every sample exists and belongs to at most one client."""
-    indices, counts = partition
-    if indices.ndim != 2 or counts.shape != indices.shape[:1]:
-        raise InputError(
-            f"partition: indices {list(indices.shape)} and counts "
-            f"{list(counts.shape)}, [N, max_m] and [N] expected"
-        )
-    if counts.min(initial=0) < 0 or counts.max(initial=0) > indices.shape[1]:
-        raise InputError(f"partition: counts outside 0..{indices.shape[1]}")
-    used = flatten(partition)
-    if len(used) and (used.min() < 0 or used.max() >= num_samples):
-        raise InputError(f"partition: sample numbers outside 0..{num_samples - 1}")
-    owners = np.bincount(used, minlength=1)
-    if owners.max() > 1:
-        raise InputError(f"partition: sample {owners.argmax()} is used more than once")
-
-
-def fingerprint(partition: Partition) -> str:
-    """Returns 16 hex digits that tell partitions apart; padding does not matter."""
-    digest = hashlib.sha256(partition.counts.astype("<i8").tobytes())
-    digest.update(flatten(partition).astype("<i8").tobytes())
-    return digest.hexdigest()[:16]
-
-
-def with_fake_clients(partition: Partition, num_fake: int) -> Partition:
-    """Appends `num_fake` clients without data.
-
-    Cao, Gong, CVPR Workshops 2022 (MPAF); Xie, Fang, Gong, CVPR 2025 (PoisonedFL).
-    """
-    if num_fake < 0:
-        raise InputError(f"num_fake={num_fake}, at least 0 expected")
-    return Partition(
-        np.pad(partition.indices, ((0, num_fake), (0, 0))),
-        np.pad(partition.counts, (0, num_fake)),
-    )
-
-
-def _is_used(partition: Partition) -> np.ndarray:
-    """Returns bool [N, max_m], False for padding."""
-    return np.arange(partition.indices.shape[1]) < partition.counts[:, None]
-
-
-def _check_sizes(num_clients: int, num_samples: int) -> None:
-    if num_samples < num_clients:
-        raise InputError(
-            f"num_clients={num_clients} is more than the {num_samples} training "
-            "samples; lower it or use more data"
-        )
-
-
-def _check_none_empty(partition: Partition, remedy: str) -> Partition:
-    """A client without a sample has no update: refuse it here, where it arises."""
-    if partition.counts.min() == 0:
-        empty = int((partition.counts == 0).sum())
-        raise InputError(
-            f"partition leaves {empty} of num_clients={len(partition.counts)} clients "
-            f"(the first: {partition.counts.argmin()}) without a sample; {remedy}"
-        )
-    return partition
-
-
-def _class_lists(labels: np.ndarray) -> list[np.ndarray]:
-    """Returns the sample numbers of each class, in stored order."""
-    _, labels = np.unique(labels, return_inverse=True)
-    order = np.argsort(labels, kind="stable")
-    return np.split(order, np.cumsum(np.bincount(labels))[:-1])
 
 
 # ---------------------------------------------- DROP (Syros et al. 2025), its code
@@ -168,7 +89,7 @@ def _deal(
     rng: np.random.Generator,
 ) -> Partition:
     """Deals shuffled classes by `counts(class sizes) -> [N, K]`; shuffles clients."""
-    class_lists = [rng.permutation(samples) for samples in _class_lists(labels)]
+    class_lists = [rng.permutation(samples) for samples in samples_by_class(labels)]
     shares = counts(np.array([len(samples) for samples in class_lists]))
     num_clients = len(shares)
     owners = [np.repeat(np.arange(num_clients), column) for column in shares.T]
@@ -189,7 +110,7 @@ def _of_available(
     count = int(np.floor(np.float64(ratio) * len(labels)))
     chosen = first_samples(labels, count)
     partition = divide(labels[chosen])
-    indices = np.where(_is_used(partition), chosen[partition.indices], 0)
+    indices = np.where(is_used(partition), chosen[partition.indices], 0)
     return partition._replace(indices=indices.astype(np.int32))
 
 
@@ -213,7 +134,7 @@ def drop_iid(
     """
 
     def divide(labels: np.ndarray) -> Partition:
-        _check_sizes(num_clients, len(labels))
+        check_sizes(num_clients, len(labels))
         return _deal(
             labels,
             lambda sizes: round_robin_counts(sizes, num_clients),
@@ -244,11 +165,11 @@ def drop_dirichlet(
     """
 
     def divide(labels: np.ndarray) -> Partition:
-        _check_sizes(num_clients, len(labels))
+        check_sizes(num_clients, len(labels))
         rng = np.random.default_rng(seed)
         shares = rng.dirichlet(np.full(num_clients, alpha), len(np.unique(labels)))
         deal = lambda sizes: proportional_counts(sizes, shares)
-        return _check_none_empty(
+        return check_none_empty(
             _deal(labels, deal, rng), "raise alpha or lower num_clients"
         )
 
@@ -285,7 +206,7 @@ def slice_by_shares(labels: np.ndarray, shares: np.ndarray) -> Partition:
     """
     num_clients = shares.shape[1]
     owners = []
-    class_lists = _class_lists(labels)
+    class_lists = samples_by_class(labels)
     for samples, row in zip(class_lists, shares, strict=True):
         cuts = (np.cumsum(row)[:-1] * len(samples)).astype(np.int64)
         edges = np.concatenate([[0], np.minimum(cuts, len(samples)), [len(samples)]])
@@ -312,7 +233,7 @@ def sinkhorn_dirichlet(
       alpha: concentration; the smaller, the more clients differ.
       balance: make clients almost equal in size, see `sinkhorn`.
     """
-    _check_sizes(num_clients, len(labels))
+    check_sizes(num_clients, len(labels))
     rng = np.random.RandomState(seed)
     for _ in range(_MAX_REDRAWS):
         shares = rng.dirichlet([alpha] * num_clients, len(np.unique(labels)))
@@ -328,7 +249,7 @@ def sinkhorn_dirichlet(
             f"alpha={alpha} underflows with num_clients={num_clients}; "
             "raise alpha or lower num_clients"
         )
-    return _check_none_empty(
+    return check_none_empty(
         slice_by_shares(labels, shares), "raise alpha or lower num_clients"
     )
 
@@ -339,7 +260,7 @@ def sinkhorn_dirichlet(
 @checked("partition")
 def random_equal(labels: np.ndarray, *, num_clients: Count, seed: Seed) -> Partition:
     """floor(M / N) random samples for every client; the rest is left over."""
-    _check_sizes(num_clients, len(labels))
+    check_sizes(num_clients, len(labels))
     size = len(labels) // num_clients
     order = np.random.default_rng(seed).permutation(len(labels))
     return Partition(
@@ -374,8 +295,8 @@ def labels_per_client(
       labels, num_clients, seed: int [M], N, and that of the draws.
       num_labels: labels of a client, at most as many as there are.
     """
-    _check_sizes(num_clients, len(labels))
-    class_lists = _class_lists(labels)
+    check_sizes(num_clients, len(labels))
+    class_lists = samples_by_class(labels)
     if num_labels > len(class_lists):
         raise InputError(
             f"num_labels={num_labels}, 1..{len(class_lists)} (the labels of the "
@@ -415,7 +336,7 @@ def shards(
       labels, num_clients, seed: int [M], N, and that of the draws.
       shards_per_client: the fewer, the fewer labels a client has.
     """
-    _check_sizes(num_clients, len(labels))
+    check_sizes(num_clients, len(labels))
     num_shards = num_clients * shards_per_client
     size = len(labels) // num_shards
     if size == 0:
@@ -444,7 +365,7 @@ def label_groups(
       labels, num_clients, seed: int [M], N, and that of the draws.
       degree: probability that a sample goes to the group of its label; 1 / K is IID.
     """
-    _check_sizes(num_clients, len(labels))
+    check_sizes(num_clients, len(labels))
     values, labels = np.unique(labels, return_inverse=True)
     count = len(values)
     if not 1 < count <= num_clients:
@@ -460,7 +381,7 @@ def label_groups(
     member = np.floor(rng.random(len(labels)) * sizes[group]).astype(int)
     order = rng.permutation(len(labels))
     partition = pack(order, (group + member * count)[order], num_clients)
-    return _check_none_empty(partition, "use fewer clients or more data")
+    return check_none_empty(partition, "use fewer clients or more data")
 
 
 # Every factory is f(labels int [M], *, num_clients, seed, <options>) -> Partition.
@@ -468,10 +389,12 @@ PARTITIONS = Table(
     "partition",
     "partitions",
     {
+        "by_writer": Entry(by_writer, "Caldas et al. 2018 (LEAF)"),
         "drop_dirichlet": Entry(
             drop_dirichlet, "released code of Syros et al. 2025 (DROP)"
         ),
         "drop_iid": Entry(drop_iid, "released code of Syros et al. 2025 (DROP)"),
+        "file": Entry(partition_from_file, "-"),
         "label_groups": Entry(label_groups, "Fang et al., USENIX Security 2020"),
         "labels_per_client": Entry(labels_per_client, "Zhu, Roos, Chen, ICML 2023"),
         "random_equal": Entry(random_equal, "-"),

@@ -14,9 +14,13 @@ from fedjax_sim.data.digits import load_digits
 from fedjax_sim.data.emnist import load_emnist
 from fedjax_sim.data.gtsrb import load_gtsrb
 from fedjax_sim.data.image_folder import load_image_folder
+from fedjax_sim.data.leaf import load_leaf
 from fedjax_sim.data.mnist import load_fashion_mnist, load_mnist
+from fedjax_sim.data.npz import load_npz
+from fedjax_sim.data.parquet import load_parquet
 from fedjax_sim.data.synthetic import load_synthetic
 from fedjax_sim.data.tfds import load_tfds
+from fedjax_sim.data.tff_hdf5 import load_tff_hdf5
 from fedjax_sim.data.tiny_imagenet import load_tiny_imagenet
 
 _TFDS = "tfds:"
@@ -56,8 +60,12 @@ SOURCES = _Sources(
         "fashion_mnist": Entry(load_fashion_mnist, "Xiao et al. 2017"),
         "gtsrb": Entry(load_gtsrb, "Stallkamp et al. 2012"),
         "image_folder": Entry(load_image_folder, "-"),
+        "leaf": Entry(load_leaf, "Caldas et al. 2018"),
         "mnist": Entry(load_mnist, "LeCun et al. 1998"),
+        "npz": Entry(load_npz, "-"),
+        "parquet": Entry(load_parquet, "huggingface.co/docs/datasets"),
         "synthetic": Entry(load_synthetic, "-"),
+        "tff_hdf5": Entry(load_tff_hdf5, "Reddi et al. 2021"),
         "tiny_imagenet": Entry(load_tiny_imagenet, "Le and Yang 2015"),
         GIVEN: Entry(given_by_the_caller, "-"),
     },

@@ -48,11 +48,16 @@ def make_clients(config: Config, dataset: Dataset, key: Array) -> Clients:
       InputError: the data cannot be divided so.
     """
     section, genuine = config.partition, config.partition.num_clients
+    factory = PARTITIONS.find(section.name).factory
+    facts: dict[str, Any] = {}
+    if "groups" in inspect.signature(factory).parameters:
+        facts["groups"] = dataset.train_groups
     try:
-        partition = PARTITIONS.find(section.name).factory(
+        partition = factory(
             dataset.train_labels,
             num_clients=genuine,
             seed=config.seed if section.seed is None else section.seed,
+            **facts,
             **section.options,
         )
     except InputError as error:

@@ -45,7 +45,7 @@ TABLES: dict[str, Table] = {
 # Arguments that the run itself gives to what is chosen: they are no options.
 _GIVEN: dict[str, tuple[str, ...]] = {
     "data": ("data_dir", "name"),
-    "partition": ("labels", "num_clients", "seed"),
+    "partition": ("labels", "num_clients", "seed", "groups"),
     "model": ("num_classes", "image_shape", "lowering"),
     "participation": FACTS,
 }

@@ -257,7 +257,7 @@ def test_image_folders_that_do_not_fit_together(tmp_path):
     root = write_tree(tmp_path, class_tree(["train", "test"]))
     load = lambda: sources.load("image_folder", data_dir=str(root))
     (root / "test" / "cat").rename(root / "test" / "cow")
-    with pytest.raises(InputError, match="has the classes cow, which .* no training"):
+    with pytest.raises(InputError, match=r"has the classes cow, which .* no training"):
         load()
     shutil.rmtree(root / "test" / "cow")  # a class may lack test images
     assert load().test_labels.tolist() == [0, 0, 1, 1]

@@ -29,7 +29,11 @@ NEEDS_FILES = [
     "fashion_mnist",
     "gtsrb",
     "image_folder",
+    "leaf",
     "mnist",
+    "npz",
+    "parquet",
+    "tff_hdf5",
     "tiny_imagenet",
 ]
 

@@ -235,6 +235,8 @@ def test_every_choice_resolves_and_survives_a_round_trip(section, name):
     group = {"name": name}
     if name == "explicit":
         group["schedule"] = "schedule.npy"
+    if section == "partition" and name == "file":
+        group["path"] = "partition.npz"
     if section == "attack":
         group["num_malicious"] = 3
     values = {section: group, "seed": 4, "client": {"epochs": 3}}

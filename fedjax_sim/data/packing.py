@@ -1,0 +1,101 @@
+"""What all partitions have in common: samples and their owners, checks, a fingerprint.
+
+Letters: N clients, M training samples, K classes (labels that occur), max_m the
+largest client.
+"""
+
+import hashlib
+
+import numpy as np
+
+from fedjax_sim.contracts.dataset import Partition
+from fedjax_sim.core.errors import InputError
+
+
+def pack(samples: np.ndarray, owners: np.ndarray, num_clients: int) -> Partition:
+    """Returns the partition that gives sample samples[k] to client owners[k].
+
+    Each client keeps the order in which its samples occur in `samples`.
+    """
+    order = np.argsort(owners, kind="stable")
+    samples, owners = samples[order], owners[order]
+    counts = np.bincount(owners, minlength=num_clients)
+    starts = np.cumsum(counts) - counts
+    indices = np.zeros((num_clients, int(counts.max(initial=0))), np.int32)
+    indices[owners, np.arange(len(owners)) - starts[owners]] = samples
+    return Partition(indices, counts.astype(np.int32))
+
+
+def flatten(partition: Partition) -> np.ndarray:
+    """Returns the samples of all clients, one client after the other, int32 [sum]."""
+    return partition.indices[is_used(partition)]
+
+
+def check(partition: Partition, num_samples: int) -> None:
+    """Raises unless every sample exists and belongs to at most one client."""
+    indices, counts = partition
+    if indices.ndim != 2 or counts.shape != indices.shape[:1]:
+        raise InputError(
+            f"partition: indices {list(indices.shape)} and counts "
+            f"{list(counts.shape)}, [N, max_m] and [N] expected"
+        )
+    if counts.min(initial=0) < 0 or counts.max(initial=0) > indices.shape[1]:
+        raise InputError(f"partition: counts outside 0..{indices.shape[1]}")
+    used = flatten(partition)
+    if len(used) and (used.min() < 0 or used.max() >= num_samples):
+        raise InputError(f"partition: sample numbers outside 0..{num_samples - 1}")
+    owners = np.bincount(used, minlength=1)
+    if owners.max() > 1:
+        raise InputError(f"partition: sample {owners.argmax()} is used more than once")
+
+
+def fingerprint(partition: Partition) -> str:
+    """Returns 16 hex digits that tell partitions apart; padding does not matter."""
+    digest = hashlib.sha256(partition.counts.astype("<i8").tobytes())
+    digest.update(flatten(partition).astype("<i8").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def with_fake_clients(partition: Partition, num_fake: int) -> Partition:
+    """Appends `num_fake` clients without data.
+
+    Cao, Gong, CVPR Workshops 2022 (MPAF); Xie, Fang, Gong, CVPR 2025 (PoisonedFL).
+    """
+    if num_fake < 0:
+        raise InputError(f"num_fake={num_fake}, at least 0 expected")
+    return Partition(
+        np.pad(partition.indices, ((0, num_fake), (0, 0))),
+        np.pad(partition.counts, (0, num_fake)),
+    )
+
+
+def is_used(partition: Partition) -> np.ndarray:
+    """Returns bool [N, max_m], False for padding."""
+    return np.arange(partition.indices.shape[1]) < partition.counts[:, None]
+
+
+def check_sizes(num_clients: int, num_samples: int) -> None:
+    """Refuses more clients than samples."""
+    if num_samples < num_clients:
+        raise InputError(
+            f"num_clients={num_clients} is more than the {num_samples} training "
+            "samples; lower it or use more data"
+        )
+
+
+def check_none_empty(partition: Partition, remedy: str) -> Partition:
+    """A client without a sample has no update: refuse it here, where it arises."""
+    if partition.counts.min() == 0:
+        empty = int((partition.counts == 0).sum())
+        raise InputError(
+            f"partition leaves {empty} of num_clients={len(partition.counts)} clients "
+            f"(the first: {partition.counts.argmin()}) without a sample; {remedy}"
+        )
+    return partition
+
+
+def samples_by_class(labels: np.ndarray) -> list[np.ndarray]:
+    """Returns the sample numbers of each class, in stored order."""
+    _, labels = np.unique(labels, return_inverse=True)
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(labels))[:-1])
