@@ -62,6 +62,7 @@ class Experiment(NamedTuple):
     evaluate: Evaluate
     estimated_bytes: int  # on one device, while a round is computed
     facts: dict[str, Any]  # for provenance.json and summary.json
+    partition: Partition  # as drawn: without fake clients, before the attack moves any
 
     @property
     def mesh(self) -> Mesh | None:
@@ -101,6 +102,7 @@ def build(
     sides = make_sides({})
     network = make_network(config, dataset)
     threat = make_threat(config, dataset, clients, network, sides)
+    drawn = clients.genuine
     clients = clients._replace(partition=threat.spec.partition)
     parts, layout = make_parts(config, dataset, clients, network, threat, make_sides)
     federation.check(parts)
@@ -121,6 +123,7 @@ def build(
         evaluate=make_evaluation(config, parts, threat),
         estimated_bytes=layout.estimated_bytes,
         facts=make_facts(config, dataset, clients, threat, sides, parts, layout),
+        partition=drawn,
     )
 
 

@@ -22,6 +22,13 @@ class Clients(NamedTuple):
 
     partition: Partition
     malicious_ids: np.ndarray  # i64 [M], ascending
+    num_fake: int = 0
+
+    @property
+    def genuine(self) -> Partition:
+        """The partition without the fake clients."""
+        count = self.population - self.num_fake
+        return Partition(*(own[:count] for own in self.partition))
 
     @property
     def population(self) -> int:
@@ -69,6 +76,7 @@ def make_clients(config: Config, dataset: Dataset, key: Array) -> Clients:
     return Clients(
         with_fake_clients(partition, fake),
         np.concatenate([chosen, np.arange(genuine, genuine + fake)]),
+        fake,
     )
 
 

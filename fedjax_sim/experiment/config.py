@@ -42,6 +42,8 @@ TABLES: dict[str, Table] = {
     "defense": DEFENSES,
     "client_defense": CLIENT_DEFENSES,
 }
+# Keys that say where a file lies; what it holds is told apart by its fingerprint.
+LOCATIONS = ("data.data_dir", "partition.path")
 # Arguments that the run itself gives to what is chosen: they are no options.
 _GIVEN: dict[str, tuple[str, ...]] = {
     "data": ("data_dir", "name"),

@@ -4,6 +4,9 @@
     identity.json    what the checkpoints are of: config, fingerprints of the data and
                      of the partition; another run does not go on from them
     provenance.json  versions, backend, devices, git revision, data and partition
+    partition.npz    which client holds which training samples, before an attack moves
+                     any: another run takes it by `partition.name=file`
+                     (`data.partition_files`)
     metrics.jsonl    one row per evaluated round
     rounds.jsonl     one row per round
     summary.json     written last: its presence means that the run is finished
@@ -82,13 +85,17 @@ provenance.json
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedjax_sim.contracts.config import Config
+from fedjax_sim.contracts.dataset import Partition
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.experiment.config import to_dict
+from fedjax_sim.data.partition_files import write_partition
+from fedjax_sim.experiment.config import LOCATIONS, to_dict
 from fedjax_sim.runs.checkpoint import Checkpoints
 from fedjax_sim.runs.files import (
     SUMMARY,
@@ -138,7 +145,10 @@ class RunDirectory(Listener):
         begun |= (self._workdir / "summary.json").exists()
         if path.exists() and begun:
             new = plain(to_dict(self._config))
-            _check_same_config(read_json(path), new, self._workdir)
+            finished = (self._workdir / "summary.json").exists()
+            # Without a checkpoint nothing else tells what another file held.
+            movable = ("data.data_dir",) if finished else LOCATIONS
+            _check_same_config(read_json(path), new, self._workdir, movable)
 
     def _check_identity(self, identity: Mapping[str, Any]) -> None:
         """Refuses to go on from a checkpoint of another config, data or partition."""
@@ -189,6 +199,10 @@ class RunDirectory(Listener):
             self._metrics_file.keep_until(done, evaluated),
         )
 
+    def keep_partition(self, partition: Partition, labels: np.ndarray) -> None:
+        """Writes partition.npz."""
+        write_partition(self._workdir / "partition.npz", partition, labels)
+
     def restore(self, done: int, states: PyTree) -> PyTree:
         """Returns the states of the newest checkpoint, without one the given ones."""
         return self._checkpoints.restore(done, states) if done else states
@@ -228,9 +242,18 @@ class RunDirectory(Listener):
 
 
 def _check_same_config(
-    old: Mapping[str, Any], new: Mapping[str, Any], workdir: Path
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    workdir: Path,
+    movable: Sequence[str] = LOCATIONS,
 ) -> None:
-    """A run directory belongs to one config."""
+    """A run directory belongs to one config.
+
+    Args:
+      old, new: the config of what is there, and the one given.
+      workdir: for the message.
+      movable: keys in which they may differ.
+    """
     for section in sorted({*old, *new}):
         before, after = old.get(section), new.get(section)
         if section in ("checkpoint", "log") or before == after:
@@ -239,8 +262,9 @@ def _check_same_config(
             differing = [
                 key
                 for key in sorted({*before, *after})
-                if before.get(key, ...) != after.get(key, ...)
-                and (section, key) != ("data", "data_dir")  # data may move
+                # A key that is not there is one that a newer version added.
+                if before.get(key) != after.get(key)
+                and f"{section}.{key}" not in movable
             ]
             if not differing:
                 continue

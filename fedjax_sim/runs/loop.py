@@ -20,7 +20,7 @@ from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.progress import Progress
 from fedjax_sim.experiment import memory, program
 from fedjax_sim.experiment.build import Experiment, build
-from fedjax_sim.experiment.config import flatten, to_dict
+from fedjax_sim.experiment.config import LOCATIONS, flatten, to_dict
 from fedjax_sim.experiment.data import load_data
 from fedjax_sim.experiment.layout import clock_of
 from fedjax_sim.round import federation
@@ -143,10 +143,9 @@ def _carry_out(
 
 
 def _numbers(config: Config) -> dict[str, Any]:
-    """The config without the place of the data, in which processes may differ."""
+    """The config without the places of files, in which processes may differ."""
     values = flatten(to_dict(config))
-    del values["data.data_dir"]
-    return values
+    return {key: value for key, value in values.items() if key not in LOCATIONS}
 
 
 def _loop(

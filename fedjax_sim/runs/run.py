@@ -88,6 +88,8 @@ class Run:
         if self._tensorboard is not None:
             self._listeners.append(TensorBoard(self._tensorboard))
         self.done, self.rounds, self.metrics = self._directory.open(built.facts)
+        labels = np.asarray(built.inputs.data.labels)
+        self._directory.keep_partition(built.partition, labels)
         for listener in self._listeners:
             listener.begins(built.facts, self.done)
 

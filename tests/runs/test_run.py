@@ -157,6 +157,7 @@ def test_a_run_leaves_these_files(finished):
     assert names == {
         "config.json",
         "identity.json",
+        "partition.npz",
         "provenance.json",
         "metrics.jsonl",
         "rounds.jsonl",
