@@ -5,11 +5,16 @@ largest client.
 """
 
 import hashlib
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from fedjax_sim.contracts.dataset import Partition
 from fedjax_sim.core.errors import InputError
+
+_MAX_REDRAWS = 1_000
+T = TypeVar("T")
 
 
 def pack(samples: np.ndarray, owners: np.ndarray, num_clients: int) -> Partition:
@@ -24,6 +29,15 @@ def pack(samples: np.ndarray, owners: np.ndarray, num_clients: int) -> Partition
     indices = np.zeros((num_clients, int(counts.max(initial=0))), np.int32)
     indices[owners, np.arange(len(owners)) - starts[owners]] = samples
     return Partition(indices, counts.astype(np.int32))
+
+
+def clients_of(clients: Sequence[Sequence[int] | np.ndarray]) -> Partition:
+    """Returns the partition of a list of sample numbers for each client."""
+    counts = np.array([len(own) for own in clients], np.int32)
+    indices = np.zeros((len(clients), int(counts.max(initial=0))), np.int64)
+    for row, own in zip(indices, clients, strict=True):
+        row[: len(own)] = own
+    return Partition(indices.astype(np.int32), counts)
 
 
 def flatten(partition: Partition) -> np.ndarray:
@@ -83,15 +97,59 @@ def check_sizes(num_clients: int, num_samples: int) -> None:
         )
 
 
-def check_none_empty(partition: Partition, remedy: str) -> Partition:
-    """A client without a sample has no update: refuse it here, where it arises."""
-    if partition.counts.min() == 0:
-        empty = int((partition.counts == 0).sum())
+def check_no_empty(sizes: np.ndarray, remedy: str) -> None:
+    """A client without a sample has no update: refuse it here, where it arises.
+
+    Args:
+      sizes: int [N].
+      remedy: what a user may change, for the message.
+    """
+    if sizes.min() == 0:
+        empty = int((sizes == 0).sum())
         raise InputError(
-            f"partition leaves {empty} of num_clients={len(partition.counts)} clients "
-            f"(the first: {partition.counts.argmin()}) without a sample; {remedy}"
+            f"partition leaves {empty} of num_clients={len(sizes)} clients "
+            f"(the first: {sizes.argmin()}) without a sample; {remedy}"
         )
-    return partition
+
+
+def redrawn(
+    draw: Callable[[], T],
+    sizes: Callable[[T], np.ndarray],
+    least: int | None,
+    max_redraws: int | None,
+    key: str = "min_samples",
+) -> T:
+    """Draws until every client has enough samples.
+
+    Args:
+      draw: gives another division each time.
+      sizes: of its clients, int [N].
+      least: samples of the smallest client; None: one draw, and no client empty.
+      max_redraws: after the first draw; None: 1000, if `least` is given.
+      key: what the option of `least` is called.
+
+    Raises:
+      InputError: no draw was good enough.
+    """
+    if least is None:
+        if max_redraws is not None:
+            raise InputError(f"max_redraws={max_redraws} belongs to {key}")
+        drawn = draw()
+        check_no_empty(sizes(drawn), "raise alpha or lower num_clients")
+        return drawn
+    tries = 1 + (_MAX_REDRAWS if max_redraws is None else max_redraws)
+    best = 0
+    for _ in range(tries):
+        drawn = draw()
+        found = sizes(drawn)
+        if found.min() >= least:
+            return drawn
+        best = max(best, int(found.min()))
+    raise InputError(
+        f"none of {tries} draws gives each of num_clients={len(found)} clients "
+        f"{key}={least} of the {found.sum()} samples, at best the smallest has {best}; "
+        f"raise alpha or max_redraws, lower {key} or num_clients"
+    )
 
 
 def samples_by_class(labels: np.ndarray) -> list[np.ndarray]:

@@ -12,15 +12,17 @@ import numpy as np
 from fedjax_sim.contracts.dataset import Partition
 from fedjax_sim.contracts.entry import Entry, Table
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.core.options import Count, Fraction, Positive, Seed, checked
+from fedjax_sim.core.options import Count, Fraction, Natural, Positive, Seed, checked
 from fedjax_sim.data.dataset import first_samples
+from fedjax_sim.data.dirichlet_partitions import fedlab_hetero_dir, flwr_dirichlet
 from fedjax_sim.data.natural_partition import by_writer
 from fedjax_sim.data.packing import check as check
 from fedjax_sim.data.packing import (
-    check_none_empty,
+    check_no_empty,
     check_sizes,
     is_used,
     pack,
+    redrawn,
     samples_by_class,
 )
 from fedjax_sim.data.packing import fingerprint as fingerprint
@@ -29,7 +31,7 @@ from fedjax_sim.data.packing import with_fake_clients as with_fake_clients
 from fedjax_sim.data.partition_files import partition_from_file
 
 _SINKHORN_PASSES = 1_000
-_MAX_REDRAWS = 100
+_MAX_UNDERFLOWS = 100
 
 
 # ---------------------------------------------- DROP (Syros et al. 2025), its code
@@ -152,6 +154,8 @@ def drop_dirichlet(
     seed: Seed,
     alpha: Positive = 1.0,
     available_data_ratio: Fraction = 1.0,
+    min_samples: Count | None = None,
+    max_redraws: Natural | None = None,
 ) -> Partition:
     """Dirichlet split of DROP's code: each class is shared out by Dir(alpha, ...).
 
@@ -162,16 +166,24 @@ def drop_dirichlet(
       alpha: concentration; the smaller, the more clients differ.
       available_data_ratio: share of the samples that are divided, the first ones (of
         each class, where they are ordered by class).
+      min_samples: of every client, redrawn until it is so; None: drawn once, and an
+        empty client is refused.
+      max_redraws: with `min_samples`; None: 1000.
     """
 
     def divide(labels: np.ndarray) -> Partition:
         check_sizes(num_clients, len(labels))
         rng = np.random.default_rng(seed)
-        shares = rng.dirichlet(np.full(num_clients, alpha), len(np.unique(labels)))
-        deal = lambda sizes: proportional_counts(sizes, shares)
-        return check_none_empty(
-            _deal(labels, deal, rng), "raise alpha or lower num_clients"
+        sizes = np.array([len(own) for own in samples_by_class(labels)])
+        counts = redrawn(
+            lambda: proportional_counts(
+                sizes, rng.dirichlet(np.full(num_clients, alpha), len(sizes))
+            ),
+            lambda counts: counts.sum(1),
+            min_samples,
+            max_redraws,
         )
+        return _deal(labels, lambda sizes: counts, rng)
 
     return _of_available(labels, available_data_ratio, divide)
 
@@ -222,6 +234,8 @@ def sinkhorn_dirichlet(
     seed: Seed,
     alpha: Positive = 0.1,
     balance: bool = True,
+    min_samples: Count | None = None,
+    max_redraws: Natural | None = None,
 ) -> Partition:
     """Dirichlet split of FedREDefense's code; section 5.1.1 says only "Dirichlet".
 
@@ -232,26 +246,29 @@ def sinkhorn_dirichlet(
       labels, num_clients, seed: int [M], N, and that of the draws.
       alpha: concentration; the smaller, the more clients differ.
       balance: make clients almost equal in size, see `sinkhorn`.
+      min_samples: of every client, redrawn until it is so; None: drawn once, and an
+        empty client is refused.
+      max_redraws: with `min_samples`; None: 1000.
     """
     check_sizes(num_clients, len(labels))
     rng = np.random.RandomState(seed)
-    for _ in range(_MAX_REDRAWS):
-        shares = rng.dirichlet([alpha] * num_clients, len(np.unique(labels)))
-        # A small alpha can underflow a whole row (NaN) or column (0 / 0).
-        if balance and (shares.sum(axis=0) > 0).all():
-            shares = sinkhorn(shares)
-        elif balance:
-            continue
-        if np.isfinite(shares).all():
-            break
-    else:
+
+    def draw() -> Partition:
+        for _ in range(_MAX_UNDERFLOWS):
+            shares = rng.dirichlet([alpha] * num_clients, len(np.unique(labels)))
+            # A small alpha can underflow a whole row (NaN) or column (0 / 0).
+            if balance and (shares.sum(axis=0) > 0).all():
+                shares = sinkhorn(shares)
+            elif balance:
+                continue
+            if np.isfinite(shares).all():
+                return slice_by_shares(labels, shares)
         raise InputError(
             f"alpha={alpha} underflows with num_clients={num_clients}; "
             "raise alpha or lower num_clients"
         )
-    return check_none_empty(
-        slice_by_shares(labels, shares), "raise alpha or lower num_clients"
-    )
+
+    return redrawn(draw, lambda drawn: drawn.counts, min_samples, max_redraws)
 
 
 # ----------------------------------------------------------------- general splits
@@ -381,7 +398,8 @@ def label_groups(
     member = np.floor(rng.random(len(labels)) * sizes[group]).astype(int)
     order = rng.permutation(len(labels))
     partition = pack(order, (group + member * count)[order], num_clients)
-    return check_none_empty(partition, "use fewer clients or more data")
+    check_no_empty(partition.counts, "use fewer clients or more data")
+    return partition
 
 
 # Every factory is f(labels int [M], *, num_clients, seed, <options>) -> Partition.
@@ -394,7 +412,9 @@ PARTITIONS = Table(
             drop_dirichlet, "released code of Syros et al. 2025 (DROP)"
         ),
         "drop_iid": Entry(drop_iid, "released code of Syros et al. 2025 (DROP)"),
+        "fedlab_hetero_dir": Entry(fedlab_hetero_dir, "FedLab (Zeng et al. 2023)"),
         "file": Entry(partition_from_file, "-"),
+        "flwr_dirichlet": Entry(flwr_dirichlet, "flwr-datasets (Beutel et al. 2020)"),
         "label_groups": Entry(label_groups, "Fang et al., USENIX Security 2020"),
         "labels_per_client": Entry(labels_per_client, "Zhu, Roos, Chen, ICML 2023"),
         "random_equal": Entry(random_equal, "-"),

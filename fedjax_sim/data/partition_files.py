@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 
 from fedjax_sim.contracts.dataset import Partition
-from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.errors import INT32_MAX, InputError
 from fedjax_sim.core.options import Count, Seed, checked
 from fedjax_sim.data.files import look
-from fedjax_sim.data.packing import check, check_none_empty, flatten
+from fedjax_sim.data.packing import check, check_no_empty, clients_of, flatten
 
 
 def labels_digest(labels: np.ndarray) -> str:
@@ -45,15 +45,6 @@ def write_partition(path: Path, partition: Partition, labels: np.ndarray) -> Non
         labels_sha256=np.array(labels_digest(labels)),
     )
     os.replace(temporary, path)
-
-
-def of_clients(clients: list[np.ndarray]) -> Partition:
-    """Returns the partition of a list of sample numbers for each client."""
-    counts = np.array([len(own) for own in clients], np.int32)
-    indices = np.zeros((len(clients), int(counts.max(initial=0))), np.int64)
-    for row, own in zip(indices, clients, strict=True):
-        row[: len(own)] = own
-    return Partition(indices, counts)
 
 
 def read_partition(path: Path) -> tuple[Partition, str | None]:
@@ -93,19 +84,19 @@ def read_partition(path: Path) -> tuple[Partition, str | None]:
 def _of_arrays(arrays: Mapping[str, np.ndarray]) -> tuple[Partition, str | None]:
     digest = str(arrays["labels_sha256"]) if "labels_sha256" in arrays else None
     if "indices" not in arrays and "counts" not in arrays:
-        return of_clients(_in_order(arrays)), digest
+        return clients_of(_in_order(arrays)), digest
     indices, counts = (_whole(arrays[key]) for key in ("indices", "counts"))
     if indices.ndim == 2:  # padded
         return Partition(indices, counts), digest
     if counts.ndim != 1 or counts.min(initial=0) < 0 or counts.sum() != len(indices):
         raise ValueError(f"{len(indices)} indices, but counts add up to {counts.sum()}")
-    return of_clients(np.split(indices, np.cumsum(counts)[:-1])), digest
+    return clients_of(np.split(indices, np.cumsum(counts)[:-1])), digest
 
 
 def _of_json(value: Any) -> Partition:
     if isinstance(value, dict):
-        return of_clients(_in_order(value))
-    return of_clients([_whole(np.array(own)) for own in list(value)])
+        return clients_of(_in_order(value))
+    return clients_of([_whole(np.array(own)) for own in list(value)])
 
 
 def _in_order(clients: Mapping[str, Any]) -> list[np.ndarray]:
@@ -121,6 +112,8 @@ def _whole(values: np.ndarray) -> np.ndarray:
         return values.astype(np.int64)
     if not np.issubdtype(values.dtype, np.integer):
         raise ValueError(f"sample numbers of type {values.dtype}")
+    if not -1 <= values.min() <= values.max() <= INT32_MAX:
+        raise ValueError(f"sample numbers from {values.min()} to {values.max()}")
     return values.astype(np.int64)
 
 
@@ -154,5 +147,5 @@ def partition_from_file(
             "data.num_train"
         )
     check(found, len(labels))
-    check_none_empty(found, "a client needs at least one sample")
+    check_no_empty(found.counts, "a client needs at least one sample")
     return Partition(found.indices.astype(np.int32), found.counts.astype(np.int32))

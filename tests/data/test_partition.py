@@ -27,6 +27,8 @@ OPTIONS = {
     "drop_dirichlet": {"alpha": 100.0},
     "sinkhorn_dirichlet": {"alpha": 5.0},
     "labels_per_client": {"num_labels": 2},
+    "flwr_dirichlet": {"alpha": 50.0, "min_partition_size": 1},
+    "fedlab_hetero_dir": {"alpha": 50.0, "min_require_size": 1},
 }
 
 
@@ -129,8 +131,16 @@ def test_available_data_ratio_keeps_the_first_samples():
         p.drop_iid(labels, num_clients=4, seed=0, available_data_ratio=1.5)
 
 
+DIRICHLET = [
+    "drop_dirichlet",
+    "sinkhorn_dirichlet",
+    "flwr_dirichlet",
+    "fedlab_hetero_dir",
+]
+
+
 @pytest.mark.parametrize("alpha", [0.0, -1.0, np.nan, np.inf])
-@pytest.mark.parametrize("name", ["drop_dirichlet", "sinkhorn_dirichlet"])
+@pytest.mark.parametrize("name", DIRICHLET)
 def test_an_alpha_that_is_not_above_zero_is_refused(name, alpha):
     with pytest.raises(InputError, match=rf"\.alpha = {alpha} must be above 0"):
         p.PARTITIONS[name].factory(_labels(100, 2), num_clients=2, seed=0, alpha=alpha)
@@ -139,6 +149,78 @@ def test_an_alpha_that_is_not_above_zero_is_refused(name, alpha):
 def test_a_client_without_samples_is_an_error():
     with pytest.raises(InputError, match="without a sample; raise alpha"):
         p.drop_dirichlet(_labels(100, 2), num_clients=20, seed=0, alpha=0.05)
+
+
+@pytest.mark.parametrize("name", ["drop_dirichlet", "sinkhorn_dirichlet"])
+def test_a_least_size_is_redrawn(name):
+    """A draw that has it is the one without the option; others are drawn again."""
+    options = {"balance": False} if name == "sinkhorn_dirichlet" else {}
+    labels = np.repeat(np.arange(10), 500)
+    divide = lambda **more: p.PARTITIONS[name].factory(
+        labels, num_clients=20, **options, **more
+    )
+    plain = [divide(seed=seed, alpha=0.5) for seed in range(4)]
+    least = int(np.median([split.counts.min() for split in plain]))
+    redrawn = 0
+    for seed, split in enumerate(plain):
+        found = divide(seed=seed, alpha=0.5, min_samples=least)
+        assert found.counts.min() >= least
+        same = p.fingerprint(found) == p.fingerprint(split)
+        assert same == (split.counts.min() >= least)
+        redrawn += not same
+    assert 0 < redrawn < 4
+    message = r"none of 4 draws gives each of num_clients=20 clients min_samples=250"
+    with pytest.raises(InputError, match=message):
+        divide(seed=0, alpha=0.5, min_samples=250, max_redraws=3)
+    with pytest.raises(InputError, match="max_redraws=3 belongs to min_samples"):
+        divide(seed=0, alpha=0.5, max_redraws=3)
+
+
+def test_a_hundred_clients_and_a_small_alpha():
+    """Five of 20 seeds with alpha 0.1, and all with 0.05, left a client empty."""
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 5000))
+    for alpha in (0.1, 0.05):
+        for seed in range(4):
+            arguments = dict(num_clients=100, seed=seed, alpha=alpha)
+            split = p.drop_dirichlet(labels, **arguments, min_samples=1)
+            assert split.counts.min() >= 1
+
+
+# What flwr-datasets 0.6.1 and FedLab 1.3.0 made of the same labels: sizes of the first
+# clients, and the fingerprint of all.
+OTHERS = [
+    (
+        "flwr_dirichlet",
+        {"alpha": 0.2, "min_partition_size": 4},
+        [25, 48, 83, 169, 80, 55, 45, 92],
+        "ead9969ad3e3b6ee",
+    ),
+    (
+        "flwr_dirichlet",
+        {"alpha": 0.2, "min_partition_size": 4, "self_balancing": True},
+        [36, 49, 71, 117, 84, 71, 78, 100],
+        "f95c00d0d3258681",
+    ),
+    (
+        "fedlab_hetero_dir",
+        {"alpha": 0.2, "min_require_size": 4},
+        [23, 34, 84, 30, 158, 47, 49, 40],
+        "24e49f2d16fab3dd",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "sizes", "digest"), OTHERS)
+def test_partitions_of_other_frameworks_are_theirs(name, options, sizes, digest):
+    labels = np.random.default_rng(105).integers(0, 10, 2000)
+    divide = p.PARTITIONS[name].factory
+    split = divide(labels, num_clients=30, seed=5, **options)
+    assert split.counts[:8].tolist() == sizes
+    assert p.fingerprint(split) == digest
+    p.check(split, len(labels))
+    (key,) = (key for key in options if key.startswith("min_"))
+    with pytest.raises(InputError, match=rf"none of 2 draws .*{key}=66 .*2000 samples"):
+        divide(labels, num_clients=30, seed=5, max_redraws=1, **options | {key: 66})
 
 
 def test_sinkhorn_balances_clients():

@@ -9,8 +9,8 @@ from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.packing import check, fingerprint
 from fedjax_sim.data.partition import PARTITIONS, drop_dirichlet
 from fedjax_sim.data.partition_files import (
+    clients_of,
     labels_digest,
-    of_clients,
     read_partition,
     write_partition,
 )
@@ -61,7 +61,7 @@ def test_files_of_other_frameworks(tmp_path, name):
         path.write_text(json.dumps(FORMS[name]))
     found = load(path)
     check(found, 60)
-    assert fingerprint(found) == fingerprint(of_clients(list(map(np.array, CLIENTS))))
+    assert fingerprint(found) == fingerprint(clients_of(list(map(np.array, CLIENTS))))
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,7 @@ def test_files_of_other_frameworks(tmp_path, name):
         ([[0], [1], [60]], r"sample numbers outside 0\.\.59"),
         ([[0], [1], [-1]], r"sample numbers outside 0\.\.59"),
         ([[0], [1], [2.5]], "sample numbers of type float64"),
+        ([[0], [1], [2**32]], "sample numbers from 4294967296 to 4294967296"),
         ([[0], [1], ["x"]], "sample numbers of type <U1"),
         ([[0], [1], 5], "is no partition"),
         ({"a": [0], "b": [1], "c": [2]}, "clients are named a, b, c, not 0, 1"),
@@ -104,7 +105,7 @@ def test_files_that_are_no_partition(tmp_path):
 
 def test_samples_in_another_order_are_noticed(tmp_path):
     path = tmp_path / "p.npz"
-    write_partition(path, of_clients(list(map(np.array, CLIENTS))), LABELS)
+    write_partition(path, clients_of(list(map(np.array, CLIENTS))), LABELS)
     load(path)
     with pytest.raises(InputError, match="of other training samples, or of these in"):
         load(path, labels=LABELS[::-1])

@@ -130,6 +130,14 @@ def test_identifier_is_stable():
     assert folder_name(resolve(reordered)) == folder_name(config)
 
 
+def test_keys_that_came_later_do_not_change_it():
+    """Left at their None. The name is that of the version before them."""
+    dirichlet = {"partition": {"name": "drop_dirichlet"}}
+    assert folder_name(resolve(dirichlet)) == "fedavg-none-seed0-da66d93817"
+    fewer = {"partition": {"name": "drop_dirichlet", "min_samples": 1}}
+    assert folder_name(resolve(fewer)) != "fedavg-none-seed0-da66d93817"
+
+
 # ------------------------------------------------------------------------ filters
 
 
