@@ -18,6 +18,7 @@ COMMANDS = {
     "report": "fedjax_sim.commands.report",
     "worst-case": "fedjax_sim.commands.worst_case",
     "geometry": "fedjax_sim.commands.geometry",
+    "export": "fedjax_sim.commands.export",
     "bench": "fedjax_sim.benchmarks.main",
     "list": "fedjax_sim.commands.listing",
 }

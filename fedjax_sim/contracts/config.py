@@ -61,6 +61,7 @@ class ModelSection(Named):
     """The network."""
 
     name: str = "mlp"
+    init: str | None = None  # a run's folder, .npz, .safetensors, .pt; None: random
 
 
 class Client(Section):

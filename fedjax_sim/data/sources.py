@@ -63,7 +63,7 @@ SOURCES = _Sources(
         "leaf": Entry(load_leaf, "Caldas et al. 2018"),
         "mnist": Entry(load_mnist, "LeCun et al. 1998"),
         "npz": Entry(load_npz, "-"),
-        "parquet": Entry(load_parquet, "huggingface.co/docs/datasets"),
+        "parquet": Entry(load_parquet, "Lhoest et al. 2021 (Hugging Face datasets)"),
         "synthetic": Entry(load_synthetic, "-"),
         "tff_hdf5": Entry(load_tff_hdf5, "Reddi et al. 2021"),
         "tiny_imagenet": Entry(load_tiny_imagenet, "Le and Yang 2015"),

@@ -9,7 +9,6 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from fedjax_sim import models
 from fedjax_sim.contracts.attack import AttackSpec, BackdoorTest, Poison
 from fedjax_sim.contracts.client import Hyper, Options
 from fedjax_sim.contracts.config import Config
@@ -33,14 +32,10 @@ from fedjax_sim.experiment.clients import (
 )
 from fedjax_sim.experiment.config import TABLES
 from fedjax_sim.experiment.data import load_data, root_data
-from fedjax_sim.experiment.layout import (
-    Layout,
-    lowering_of,
-    make_layout,
-    make_work,
-)
+from fedjax_sim.experiment.layout import Layout, make_layout, make_work
 from fedjax_sim.experiment.memory import GIB
 from fedjax_sim.experiment.sides import sides_of, without_attack
+from fedjax_sim.experiment.trained import load_start, network_of
 from fedjax_sim.metrics import evaluation
 from fedjax_sim.metrics.evaluation import Counts, TestSets
 from fedjax_sim.round import federation, training
@@ -106,7 +101,9 @@ def build(
     clients = clients._replace(partition=threat.spec.partition)
     parts, layout = make_parts(config, dataset, clients, network, threat, make_sides)
     federation.check(parts)
+    start = load_start(config.model.init, network) if config.model.init else None
     inputs = make_inputs(config, dataset, clients, threat, sides, key)
+    inputs = inputs._replace(start=start and start.model)
     if any(":" in getattr(config, section).name for section in program.SIDES):
         federation.check_states(parts, inputs)  # of a rule that is not ours
     return Experiment(
@@ -122,7 +119,10 @@ def build(
         ),
         evaluate=make_evaluation(config, parts, threat),
         estimated_bytes=layout.estimated_bytes,
-        facts=make_facts(config, dataset, clients, threat, sides, parts, layout),
+        facts={
+            **make_facts(config, dataset, clients, threat, sides, parts, layout),
+            "init": start and start.fingerprint,
+        },
         partition=drawn,
     )
 
@@ -141,16 +141,7 @@ def make_network(config: Config, dataset: Dataset) -> Network:
     Raises:
       InputError: the network does not take such images.
     """
-    lowering = lowering_of(config)
-    image_shape = dataset.train_images.shape[1:]
-    model = models.build(
-        config.model.name,
-        num_classes=dataset.num_classes,
-        image_shape=image_shape,
-        lowering=lowering,
-        **config.model.options,
-    )
-    return Network.of(model, image_shape, dataset.num_classes, lowering)
+    return network_of(config, dataset.train_images.shape[1:], dataset.num_classes)
 
 
 def make_threat(

@@ -46,4 +46,5 @@ def identity(config: Config) -> str:
         if key not in ("seed", "data.data_dir", *RATES)
         and (not key.startswith("partition.") or key == "partition.num_clients")
     }
+    values["model.init"] = config.model.init is not None  # which one is an input
     return json.dumps(values, sort_keys=True, default=str)

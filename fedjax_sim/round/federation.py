@@ -122,8 +122,10 @@ def init(parts: Parts, inputs: Inputs) -> FedState:
     attack, defense, client = parts.sides(inputs.hyper.options)
     layout = parts.network.layout
     key = stream(inputs.key, Purpose.DEFENSE, 0)
-    fresh = parts.network.model.init(stream(inputs.key, Purpose.MODEL_INIT))
-    model = GlobalModel(*map(ravel, fresh))
+    model = inputs.start
+    if model is None:
+        fresh = parts.network.model.init(stream(inputs.key, Purpose.MODEL_INIT))
+        model = GlobalModel(*map(ravel, fresh))
     if defense.start is not None:
         model = defense.start(model, _root(parts, inputs), key)
     optimizer = parts.server_optimizer and parts.server_optimizer(

@@ -11,6 +11,7 @@ from jax import Array
 from fedjax_sim.contracts.attack import Attack
 from fedjax_sim.contracts.client import ClientSide, Hyper, Options
 from fedjax_sim.contracts.defense import Defense
+from fedjax_sim.contracts.federation import GlobalModel
 from fedjax_sim.round.batches import TrainData
 
 PyTree = Any
@@ -56,6 +57,7 @@ class Inputs(NamedTuple):
     malicious: Array  # bool [N]
     hyper: Hyper
     root: RootData | None = None  # for a defence that asks for it
+    start: GlobalModel | None = None  # a trained model to begin with
 
 
 class RoundReport(NamedTuple):

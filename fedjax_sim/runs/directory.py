@@ -1,8 +1,9 @@
 """The run directory: its files, their fields, and how they survive a kill.
 
     config.json      the resolved config, every key
-    identity.json    what the checkpoints are of: config, fingerprints of the data and
-                     of the partition; another run does not go on from them
+    identity.json    what the checkpoints are of: config, fingerprints of the data, of
+                     the partition and of the initial model (config.model.init); another
+                     run does not go on from them
     provenance.json  versions, backend, devices, git revision, data and partition
     partition.npz    which client holds which training samples, before an attack moves
                      any: another run takes it by `partition.name=file`
@@ -75,13 +76,14 @@ summary.json
     asr_all where it was measured, else asr; mean_asr, episodes above 50 % and the mean
     by phase of a cycle of ten, see `metrics.over_rounds`; null unless every round was
     evaluated), rounds_skipped, partition, realised_dpr (mean poisoned fraction of a
-    malicious client's data), attack_knowledge, oracle_knowledge, seconds (by phase)
+    malicious client's data), attack_knowledge, oracle_knowledge, seconds (by phase),
+    init (fingerprint of the model it began with; null: a random one)
 
 provenance.json
     versions, python, platform, backend, processes, devices (of all processes), git,
     started, data (sizes), partition (fingerprint, sizes), execution (what `auto`
     chose), parameters, malicious_clients, realised_dpr (of each of them),
-    malicious_majority (probability in a round; null unless uniform)
+    malicious_majority (probability in a round; null unless uniform), init
 """
 
 import time
@@ -93,10 +95,10 @@ import numpy as np
 
 from fedjax_sim.contracts.config import Config
 from fedjax_sim.contracts.dataset import Partition
+from fedjax_sim.core.checkpoint import Checkpoints
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.partition_files import write_partition
 from fedjax_sim.experiment.config import LOCATIONS, to_dict
-from fedjax_sim.runs.checkpoint import Checkpoints
 from fedjax_sim.runs.files import (
     SUMMARY,
     Lock,
@@ -158,7 +160,7 @@ class RunDirectory(Listener):
                 f"--workdir={self._workdir}: identity.json is missing, which says what "
                 "the checkpoints are of; restore the file or choose another folder"
             )
-        old = read_json(path, *identity)
+        old = read_json(path, "config", "data", "partition")
         _check_same_config(old["config"], identity["config"], self._workdir)
         for key, what in (("data", "images or labels"), ("partition", "clients")):
             if old[key] != identity[key]:
@@ -167,6 +169,12 @@ class RunDirectory(Listener):
                     f"(fingerprint {old[key]}, now {identity[key]}); restore the data "
                     "or choose another folder"
                 )
+        if old.get("init") != identity["init"]:
+            raise InputError(
+                f"--workdir={self._workdir} holds a run from another initial model "
+                f"(fingerprint {old.get('init')}, now {identity['init']}); restore the "
+                "file of config.model.init or choose another folder"
+            )
 
     def open(self, facts: Mapping[str, Any]) -> tuple[int, list[Row], list[Row]]:
         """Writes what is known before the first round and reads what is there.
@@ -185,6 +193,7 @@ class RunDirectory(Listener):
             "config": plain(to_dict(self._config)),
             "data": facts["data"]["fingerprint"],
             "partition": facts["partition"]["fingerprint"],
+            "init": facts["init"],
         }
         if done:
             self._check_identity(identity)

@@ -16,6 +16,8 @@ import jax
 import numpy as np
 
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.json_files import RESTORE
+from fedjax_sim.core.json_files import read_json as read_json
 
 SUMMARY = ("name", "final", "late", "detection", "seconds")  # what readers need
 PACKAGES = ("fedjax_sim", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
@@ -79,26 +81,6 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
-_RESTORE = "restore the file or start in a new --workdir"
-
-
-def read_json(path: Path, *keys: str) -> dict[str, Any]:
-    """Reads a file with a JSON object.
-
-    Raises:
-      InputError: it is damaged, no object, or lacks one of the keys.
-    """
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not valid JSON ({error}); {_RESTORE}") from None
-    missing = [key for key in keys if not isinstance(value, dict) or key not in value]
-    if missing or not isinstance(value, dict):
-        lacks = f"without '{missing[0]}'" if missing else "no object"
-        raise InputError(f"{path}: {lacks}; {_RESTORE}")
-    return value
-
-
 class Rows:
     """A file of one JSON object per line, in rising `round`."""
 
@@ -116,7 +98,7 @@ class Rows:
         try:
             lines = self.path.read_text().splitlines(keepends=True)
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{self.path}: unreadable ({error}); {_RESTORE}") from None
+            raise InputError(f"{self.path}: unreadable ({error}); {RESTORE}") from None
         rows = []
         for number, line in enumerate(lines, start=1):
             if not line.endswith("\n"):
@@ -127,7 +109,7 @@ class Rows:
             except (ValueError, TypeError, KeyError) as error:
                 raise InputError(
                     f"{self.path}: line {number} is not a row in JSON ({error}); "
-                    f"{_RESTORE}"
+                    f"{RESTORE}"
                 ) from None
         return rows
 
@@ -148,7 +130,7 @@ class Rows:
         if missing:
             raise InputError(
                 f"{self.path}: round {missing[0]} is missing, and the newest "
-                f"checkpoint is of round {last_round}; {_RESTORE}"
+                f"checkpoint is of round {last_round}; {RESTORE}"
             )
         temporary = self.path.with_suffix(".partial")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -11,6 +11,7 @@ import numpy as np
 from fedjax_sim.contracts.config import Config
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.contracts.defense import Defense, with_score
+from fedjax_sim.core.checkpoint import Checkpoints
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.experiment.build import build
 from fedjax_sim.experiment.config import resolve
@@ -20,7 +21,6 @@ from fedjax_sim.round.clock import timed
 from fedjax_sim.round.federation import run_rounds
 from fedjax_sim.round.state import FedState
 from fedjax_sim.round.twin import couple
-from fedjax_sim.runs.checkpoint import Checkpoints
 from fedjax_sim.runs.files import Lock, Rows, read_json
 
 # Between the norms of a recorded and of a replayed update: the round runs in another

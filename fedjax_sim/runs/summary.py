@@ -68,6 +68,7 @@ def summarize(
             "realised_dpr": mean_known(plain(facts["realised_dpr"]) or []),
             "attack_knowledge": facts["attack_knowledge"],
             "oracle_knowledge": facts["oracle_knowledge"],
+            "init": facts.get("init"),
             "seconds": {phase: _total(metrics, f"seconds_{phase}") for phase in PHASES},
         }
     )

@@ -11,9 +11,12 @@ OURS = {
     ("attack", "none"),
     ("client_defense", "none"),
     ("data", "arrays"),
+    ("data", "image_folder"),
+    ("data", "npz"),
     ("data", "synthetic"),
     ("model", "mlp"),
     ("participation", "explicit"),
+    ("partition", "file"),
     ("partition", "random_equal"),
 }
 # The article prints neither authors nor a year; see docs/protocols/iqr.md.

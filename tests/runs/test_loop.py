@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from helpers import BASE, rows, without_times
 
+from fedjax_sim.core.checkpoint import Checkpoints
 from fedjax_sim.experiment.config import override, resolve
 from fedjax_sim.round.execution import Strategy
 from fedjax_sim.runs import loop
-from fedjax_sim.runs.checkpoint import Checkpoints
 from fedjax_sim.runs.listener import Listener
 from fedjax_sim.runs.run import Job
 

@@ -29,10 +29,10 @@ from fedjax_sim.attacks import ATTACKS
 from fedjax_sim.commands import run as cli
 from fedjax_sim.contracts.attack import Attack
 from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.checkpoint import Checkpoints
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.experiment.config import override, resolve
 from fedjax_sim.runs import loop
-from fedjax_sim.runs.checkpoint import Checkpoints
 
 ROUNDS = 40
 DROPLET = {"defense.name": "droplet", "rounds": ROUNDS, "evaluation.every": 4}

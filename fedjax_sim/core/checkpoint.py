@@ -91,6 +91,25 @@ class Checkpoints:
         ]
         return jax.tree.unflatten(structure, values)
 
+    def arrays(self, round_index: int) -> dict[str, np.ndarray]:
+        """Reads the leaves after `round_index` by path, whatever their structure.
+
+        Raises:
+          InputError: the checkpoint is damaged.
+        """
+        try:
+            with _without_logs():
+                stored = self._manager.restore(
+                    round_index, args=ocp.args.StandardRestore()
+                )
+            found = stored.pop(_CHECKSUM)
+        except Exception as error:  # as above
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise self._unreadable(round_index, reason[:200]) from error
+        if not np.array_equal(found, _checksum(stored)):
+            raise self._unreadable(round_index, "its checksum is another")
+        return stored
+
     def _unreadable(self, round_index: int, reason: str) -> InputError:
         return InputError(
             f"{self.folder}/{round_index}: the checkpoint cannot be read ({reason}); "
