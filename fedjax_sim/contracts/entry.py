@@ -27,12 +27,15 @@ class Entry(NamedTuple):
       oracle: what it is told by default that no real participant could know, or "none".
       check: refuses a config in which the rule cannot work, by an `InputError`; what
         depends on its own options alone is the factory's business.
+      alike: of a partition, whose clients are understood to be alike (IID): a run says
+        it if some lack classes.
     """
 
     factory: Callable[..., Any]
     paper: str
     oracle: str = "none"
     check: Callable[[Config], None] | None = None
+    alike: bool = False
 
     @property
     def options(self) -> dict[str, Option]:

@@ -70,6 +70,19 @@ def fingerprint(partition: Partition) -> str:
     return digest.hexdigest()[:16]
 
 
+def classes_of_clients(partition: Partition, labels: np.ndarray) -> np.ndarray:
+    """Returns int [N]: how many of the labels that occur each client has.
+
+    Args:
+      partition: of the samples.
+      labels: int [M].
+    """
+    values, labels = np.unique(labels, return_inverse=True)
+    owners = np.repeat(np.arange(len(partition.counts)), partition.counts)
+    held = np.unique(owners * len(values) + labels[flatten(partition)])
+    return np.bincount(held // len(values), minlength=len(partition.counts))
+
+
 def with_fake_clients(partition: Partition, num_fake: int) -> Partition:
     """Appends `num_fake` clients without data.
 

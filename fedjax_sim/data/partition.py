@@ -126,8 +126,9 @@ def drop_iid(
 ) -> Partition:
     """IID split of DROP's code: equal clients, filled class by class in turns.
 
-    Exactly balanced if floor(M / N) is a multiple of K and classes are balanced;
-    otherwise see `round_robin_counts`.
+    Exactly balanced if floor(M / N) is a multiple of K and classes are balanced. With
+    unequal classes the last clients have none of the rare ones (`round_robin_counts`):
+    a run says so when it starts; `random_equal` divides at random.
 
     Args:
       labels, num_clients, seed: int [M], N, and that of the draws.
@@ -411,7 +412,9 @@ PARTITIONS = Table(
         "drop_dirichlet": Entry(
             drop_dirichlet, "released code of Syros et al. 2025 (DROP)"
         ),
-        "drop_iid": Entry(drop_iid, "released code of Syros et al. 2025 (DROP)"),
+        "drop_iid": Entry(
+            drop_iid, "released code of Syros et al. 2025 (DROP)", alike=True
+        ),
         "fedlab_hetero_dir": Entry(fedlab_hetero_dir, "FedLab (Zeng et al. 2023)"),
         "file": Entry(partition_from_file, "-"),
         "flwr_dirichlet": Entry(flwr_dirichlet, "flwr-datasets (Beutel et al. 2020)"),

@@ -18,10 +18,12 @@ from fedjax_sim.contracts.federation import FederationSpec, GlobalModel
 from fedjax_sim.contracts.model import Network
 from fedjax_sim.core import distributed
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.data import partition as partitions
 from fedjax_sim.data.augment import AUGMENTATIONS
 from fedjax_sim.data.dataset import fingerprint
 from fedjax_sim.data.normalize import normalization
+from fedjax_sim.data.packing import classes_of_clients
+from fedjax_sim.data.packing import fingerprint as partition_fingerprint
+from fedjax_sim.data.partition import PARTITIONS
 from fedjax_sim.data.poison import realised_fraction
 from fedjax_sim.experiment import program
 from fedjax_sim.experiment.clients import (
@@ -106,6 +108,9 @@ def build(
     inputs = inputs._replace(start=start and start.model)
     if any(":" in getattr(config, section).name for section in program.SIDES):
         federation.check_states(parts, inputs)  # of a rule that is not ours
+    facts = make_facts(config, dataset, clients, threat, sides, parts, layout)
+    facts["partition"] |= _class_summary(config, dataset, drawn)
+    facts["init"] = start and start.fingerprint
     return Experiment(
         config=config,
         parts=parts,
@@ -119,10 +124,7 @@ def build(
         ),
         evaluate=make_evaluation(config, parts, threat),
         estimated_bytes=layout.estimated_bytes,
-        facts={
-            **make_facts(config, dataset, clients, threat, sides, parts, layout),
-            "init": start and start.fingerprint,
-        },
+        facts=facts,
         partition=drawn,
     )
 
@@ -318,7 +320,7 @@ def make_facts(
             "image_shape": list(parts.network.image_shape),
         },
         "partition": {
-            "fingerprint": partitions.fingerprint(clients.partition),
+            "fingerprint": partition_fingerprint(clients.partition),
             **_size_summary(clients.partition),
         },
         "parameters": parts.network.layout.size,
@@ -355,6 +357,22 @@ def _size_summary(partition: Partition) -> dict[str, float]:
         "smallest": int(counts.min()),
         "mean": float(counts.mean()),
         "largest": int(counts.max()),
+    }
+
+
+def _class_summary(
+    config: Config, dataset: Dataset, drawn: Partition
+) -> dict[str, Any]:
+    """Which clients lack classes, as they were drawn and without fake ones."""
+    classes = len(np.unique(dataset.train_labels))
+    held = classes_of_clients(drawn, dataset.train_labels)
+    return {
+        "name": config.partition.name,
+        "alike": PARTITIONS.find(config.partition.name).alike,
+        "clients": len(held),
+        "classes": classes,
+        "clients_without_a_class": int((held < classes).sum()),
+        "fewest_classes": int(held.min()),
     }
 
 

@@ -81,7 +81,8 @@ summary.json
 
 provenance.json
     versions, python, platform, backend, processes, devices (of all processes), git,
-    started, data (sizes), partition (fingerprint, sizes), execution (what `auto`
+    started, data (sizes), partition (fingerprint, sizes; clients_without_a_class and
+    fewest_classes of a client, fake ones not counted), execution (what `auto`
     chose), parameters, malicious_clients, realised_dpr (of each of them),
     malicious_majority (probability in a round; null unless uniform), init
 """

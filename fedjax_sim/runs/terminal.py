@@ -21,8 +21,18 @@ class Terminal(Listener):
         self._name, self._rounds, self._workdir = name, rounds, workdir
 
     def begins(self, facts: Mapping[str, Any], done: int) -> None:
-        """Says how often attackers will be in the majority."""
+        """Says how often attackers will be in the majority, and who lacks classes."""
         del done
+        split = facts["partition"]
+        lacking = split["clients_without_a_class"]
+        if split["alike"] and lacking:
+            print(
+                f"{self._name}: partition '{split['name']}' leaves {lacking} of "
+                f"{split['clients']} clients without all of the {split['classes']} "
+                f"classes, one has {split['fewest_classes']}: it deals them in turns, "
+                "and the rare ones run out; 'random_equal' divides at random",
+                flush=True,
+            )
         majority = facts["malicious_majority"]
         if majority:
             share = f"{100 * majority:.3g} %"

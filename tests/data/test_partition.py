@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.data import partition as p
+from fedjax_sim.data.packing import classes_of_clients
 
 
 def _labels(num_samples: int, num_classes: int, seed: int = 0) -> np.ndarray:
@@ -345,6 +346,16 @@ def test_fingerprint_ignores_padding_but_not_order():
     moved = p.Partition(np.array([[3, 0], [1, 2]]), np.array([1, 2]))
     assert p.fingerprint(split) == p.fingerprint(padded)
     assert len({p.fingerprint(x) for x in (split, swapped, moved)}) == 3
+
+
+def test_classes_of_clients():
+    labels = np.array([7, 7, 2, 2, 5, 5])
+    split = p.Partition(
+        np.array([[0, 1, 0], [2, 4, 0], [5, 3, 1]]), np.array([2, 2, 3])
+    )
+    assert classes_of_clients(split, labels).tolist() == [1, 2, 3]
+    empty = p.Partition(np.zeros((2, 1), np.int32), np.array([0, 1]))
+    assert classes_of_clients(empty, labels).tolist() == [0, 1]
 
 
 def test_fake_clients_hold_nothing():

@@ -1,4 +1,4 @@
-"""partition.npz: what a run writes, another one takes."""
+"""Who holds what: the file that a run writes, and what is said of it."""
 
 import json
 import shutil
@@ -14,6 +14,7 @@ from fedjax_sim.experiment.build import build
 from fedjax_sim.experiment.config import override, resolve
 from fedjax_sim.experiment.data import load_data
 from fedjax_sim.runs.loop import run
+from fedjax_sim.runs.terminal import Terminal
 
 SPLIT = {"partition": {"name": "drop_dirichlet", "num_clients": 6, "alpha": 5.0}}
 FAKES = {"attack.name": "mpaf", "attack.num_malicious": 0, "attack.num_fake": 2}
@@ -112,3 +113,28 @@ def test_clients_are_writers():
         build(resolve(values), loaded._replace(train_groups=None))
     with pytest.raises(InputError, match="train_groups must be 200 integers or None"):
         load_data(resolve(values), data._replace(train_groups=np.zeros(3)))
+
+
+@pytest.mark.parametrize(
+    ("name", "unequal", "lacking", "said"),
+    [
+        ("drop_iid", True, 1, True),
+        ("drop_iid", False, 0, False),
+        ("shards", True, 6, False),  # nobody expects all classes of it
+    ],
+)
+def test_clients_that_lack_classes(tmp_path, capsys, name, unequal, lacking, said):
+    data = digits()
+    if not unequal:
+        data = data._replace(train_labels=(np.arange(200) % 10).astype(np.int32))
+    values = {**BASE, "data": {"name": "arrays"}, "attack": {"name": "none"}}
+    values["partition"] = {"name": name, "num_clients": 6 if unequal else 5}
+    values["participation"] = {"clients_per_round": 4}
+    facts = build(resolve(values), data).facts
+    assert facts["partition"]["clients_without_a_class"] == lacking
+    Terminal("mine", 3, tmp_path).begins({**facts, "malicious_majority": None}, 0)
+    line, err = capsys.readouterr()
+    assert err == "" and line.count("\n") == said
+    expected = "mine: partition 'drop_iid' leaves 1 of 6 clients without all of the 10"
+    assert line.startswith(expected) == said
+    assert ("one has 8: it deals them in turns" in line) == said
