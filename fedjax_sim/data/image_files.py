@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from fedjax_sim.data.dataset import Origin
@@ -97,6 +98,14 @@ def decode_bytes(
     size, channels = size or 1, channels or 3  # of no images
     mode = "RGB" if channels == 3 else "L"
     height, width = (size, size) if isinstance(size, int) else size
+    needed = len(reads) * height * width * channels
+    room = psutil.virtual_memory().available
+    if needed > room:
+        raise origin.error(
+            f"{len(reads)} images of {width}x{height} pixels need {needed / 1e9:.3g} "
+            f"GB, {room / 1e9:.3g} GB of memory are free; take a smaller "
+            "config.data.size"
+        )
     images = np.empty((len(reads), height, width, channels), np.uint8)
 
     def decode_one(position: int) -> None:

@@ -237,6 +237,8 @@ def test_image_folders_scaled_grey_and_of_unequal_size(tmp_path):
     root = str(write_tree(tmp_path, tree))
     with pytest.raises(InputError, match="12x12 pixels, 8x8 expected"):
         sources.load("image_folder", data_dir=root)
+    with pytest.raises(InputError, match=r"1000000x1000000 pixels need 1.8e\+04 GB"):
+        sources.load("image_folder", data_dir=root, size=1_000_000)
     data = sources.load("image_folder", data_dir=root, size=10, grey=True)
     assert data.train_images.shape == data.test_images.shape == (6, 10, 10, 1)
 
