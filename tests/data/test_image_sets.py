@@ -10,7 +10,7 @@ from data_files import write_tar, write_tree, write_zip
 from PIL import Image
 
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.data import cifar10, cifar100, gtsrb, sources, tiny_imagenet
+from fedjax_sim.data import cifar10, cifar100, cinic10, gtsrb, sources, tiny_imagenet
 
 RNG = np.random.default_rng(2)
 
@@ -121,7 +121,7 @@ def small_gtsrb(monkeypatch):
     whole = gtsrb.read_files
 
     def read(train, test, *, test_to_train, num_train, num_test):
-        assert (num_train, num_test) == (39_209, 12_630)
+        assert num_train in (26_640, 39_209) and num_test == 12_630
         return whole(train, test, test_to_train=test_to_train, num_train=43, num_test=5)
 
     monkeypatch.setattr(gtsrb, "read_files", read)
@@ -191,12 +191,46 @@ def test_gtsrb_of_the_full_archive(tmp_path, way, capsys):
 
 
 @pytest.mark.usefixtures("small_gtsrb")
+@pytest.mark.parametrize("packed", [False, True])
+def test_gtsrb_of_the_archive_that_drop_takes(tmp_path, packed, capsys):
+    """It is taken where both are there."""
+    tree = {
+        name.replace("Final_Training/Images", "Training"): content
+        for name, content in full_archive().items()
+        if name.endswith(".ppm")
+    }
+    write_tree(tmp_path, official_test())
+    if packed:
+        write_zip(tmp_path / "GTSRB-Training_fixed.zip", tree)
+    else:
+        write_tree(tmp_path, tree | full_archive())
+    data = sources.load("gtsrb", data_dir=str(tmp_path), test_to_train=0)
+    assert data.train_labels.tolist() == [*range(43)] and len(data.test_labels) == 5
+    assert "26640" not in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("small_gtsrb")
 def test_a_gtsrb_table_that_lists_other_files(tmp_path):
     tree = full_archive() | official_test()
     victim = "GTSRB/Final_Training/Images/00007/GT-00007.csv"
     write_tree(tmp_path, tree | {victim: tree[victim].replace(b"00000.ppm", b"1.ppm")})
     with pytest.raises(InputError, match=r"GT-00007.csv' lists 1 images, 1 of them"):
         sources.load("gtsrb", data_dir=str(tmp_path))
+
+
+# ----------------------------------------------------------------------- CINIC-10
+
+
+def test_cinic10_packed(tmp_path):
+    tree = {
+        f"{split}/{name}/{k}.png": encoded(np.full((32, 32, 3), k, np.uint8))
+        for split in ("train", "valid", "test")
+        for name in cinic10.CLASSES
+        for k in range(2)
+    }
+    write_tar(tmp_path / "CINIC-10.tar.gz", tree | {"train/cat/._0.png": b"x"})
+    with pytest.raises(InputError, match="40 training images found, 180000 expected"):
+        sources.load("cinic10", data_dir=str(tmp_path))
 
 
 # ---------------------------------------------------------- folders of classes

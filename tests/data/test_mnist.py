@@ -57,6 +57,12 @@ def check(data, images=IMAGES):
     assert data.train_images.dtype == np.uint8
 
 
+def zipped(content):
+    file = io.BytesIO()
+    write_zip(file, {"whatever": content})
+    return file.getvalue()
+
+
 WAYS = {
     "official": lambda name: (f"{name}-ubyte", bytes),
     "official gz": lambda name: (f"{name}-ubyte.gz", gzip.compress),
@@ -71,6 +77,7 @@ WAYS = {
         f"{name.replace('-idx', '.idx')}-ubyte/{name.replace('-idx', '.idx')}-ubyte",
         bytes,
     ),
+    "zip": lambda name: (f"{name}-ubyte.zip", zipped),
     "gzip without suffix": lambda name: (f"mnist/{name}-ubyte", gzip.compress),
     "plain with suffix": lambda name: (f"{name}-ubyte.gz", bytes),
 }
@@ -87,6 +94,20 @@ def test_idx_under_the_names_people_have(tmp_path, way, capsys):
         (path.parent / f"._{path.name}").write_bytes(b"\0\5\x16\7")
     check(sources.load("mnist", data_dir=str(tmp_path)))
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        *(("mnist", folder) for folder in mnist._MNIST.folders),
+        *(("fashion_mnist", folder) for folder in mnist._FASHION_MNIST.folders),
+    ],
+)
+def test_folders_of_the_family(tmp_path, name, folder):
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    write_idx(tmp_path / folder)
+    check(sources.load(name, data_dir=str(tmp_path)))
 
 
 @pytest.mark.usefixtures("small")
@@ -196,6 +217,14 @@ def test_emnist_splits(tmp_path, split, way):
         assert data.train_groups.tolist() == (np.arange(20) // 4).tolist()
     else:
         assert data.train_groups is None
+
+
+@pytest.mark.usefixtures("small_emnist")
+@pytest.mark.parametrize("folder", emnist._FOLDERS)
+def test_folders_of_emnist(tmp_path, folder):
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    write_idx(tmp_path / folder, bytes, ("emnist-digits-train", "emnist-digits-test"))
+    check(sources.load("emnist", data_dir=str(tmp_path), split="digits"))
 
 
 def test_emnist_has_its_official_sizes():
