@@ -4,9 +4,10 @@ import numpy as np
 
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core.options import checked
+from fedjax_sim.data.archives import Place
 from fedjax_sim.data.cifar_pickles import read_binary, read_pickle
 from fedjax_sim.data.dataset import Origin, verified
-from fedjax_sim.data.files import Place, located
+from fedjax_sim.data.places import located
 
 CIFAR10 = Origin(
     "cifar10",

@@ -4,9 +4,10 @@ from typing import Literal
 
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core.options import checked
+from fedjax_sim.data.archives import Place
 from fedjax_sim.data.cifar_pickles import read_binary, read_pickle
 from fedjax_sim.data.dataset import Origin, Split, assembled
-from fedjax_sim.data.files import Place, located
+from fedjax_sim.data.places import located
 
 CIFAR100 = Origin(
     "cifar100",

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from fedjax_sim.data.archives import Place
 from fedjax_sim.data.dataset import Origin
-from fedjax_sim.data.files import Place, look
+from fedjax_sim.data.files import look
 
 
 class _Dtype:

@@ -5,8 +5,9 @@ import numpy as np
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core.options import checked
 from fedjax_sim.data import image_files
+from fedjax_sim.data.archives import Place
 from fedjax_sim.data.dataset import Origin, verified
-from fedjax_sim.data.files import Place, located
+from fedjax_sim.data.places import located
 
 CINIC10 = Origin(
     "cinic10",

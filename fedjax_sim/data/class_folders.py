@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedjax_sim.data.archives import Place
 from fedjax_sim.data.dataset import Origin
-from fedjax_sim.data.files import Place, inside
+from fedjax_sim.data.files import inside
 from fedjax_sim.data.image_files import images_in
 
 

@@ -5,8 +5,9 @@ import io
 
 import numpy as np
 
+from fedjax_sim.data.archives import Place
 from fedjax_sim.data.dataset import Origin
-from fedjax_sim.data.files import Place, content, look
+from fedjax_sim.data.files import content, look
 
 _DELIMITERS = ",;\t"
 

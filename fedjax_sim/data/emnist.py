@@ -7,10 +7,12 @@ import numpy as np
 
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core.options import checked
+from fedjax_sim.data.archives import Place
 from fedjax_sim.data.dataset import Origin
-from fedjax_sim.data.files import Place, content, look, nothing_found, places
+from fedjax_sim.data.files import content, look
 from fedjax_sim.data.idx import Official, complete, has_pairs, read_pairs
 from fedjax_sim.data.mnist import read_csv
+from fedjax_sim.data.places import nothing_found, places
 
 EMNIST = Origin(
     "emnist",

@@ -16,9 +16,10 @@ from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.options import Natural, checked
 from fedjax_sim.core.progress import note
 from fedjax_sim.data import image_files
+from fedjax_sim.data.archives import Place
 from fedjax_sim.data.csv_tables import read_table
 from fedjax_sim.data.dataset import Origin, assembled
-from fedjax_sim.data.files import Place, located, nothing_found, places
+from fedjax_sim.data.places import located, nothing_found, places
 
 NUM_CLASSES = 43
 GTSRB = Origin(

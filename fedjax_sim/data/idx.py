@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fedjax_sim.contracts.dataset import Dataset
+from fedjax_sim.data.archives import Place
 from fedjax_sim.data.dataset import Origin, verified
-from fedjax_sim.data.files import Place, content, holds, look
+from fedjax_sim.data.files import content, holds, look
 
 _UNSIGNED_BYTE = 8
 _KINDS = (("images", 3), ("labels", 1))  # with their dimensions

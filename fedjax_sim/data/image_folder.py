@@ -7,9 +7,11 @@ import numpy as np
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core.options import Fraction, Width, checked
 from fedjax_sim.data import image_files
+from fedjax_sim.data.archives import Place
 from fedjax_sim.data.class_folders import Labelled, class_names, labelled, split_off
 from fedjax_sim.data.dataset import Origin, assembled
-from fedjax_sim.data.files import Place, inside, nothing_found, places
+from fedjax_sim.data.files import inside
+from fedjax_sim.data.places import nothing_found, places
 
 IMAGE_FOLDER = Origin(
     "image_folder",

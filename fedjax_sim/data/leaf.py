@@ -6,9 +6,11 @@ import numpy as np
 
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core.options import Count, checked
+from fedjax_sim.data.archives import Place
 from fedjax_sim.data.dataset import Origin, assembled
-from fedjax_sim.data.files import Place, content, inside, located, look
+from fedjax_sim.data.files import content, inside, look
 from fedjax_sim.data.groups import numbered
+from fedjax_sim.data.places import located
 
 LEAF = Origin(
     "leaf",

@@ -8,10 +8,11 @@ import numpy as np
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core.options import checked
 from fedjax_sim.core.progress import note
+from fedjax_sim.data.archives import Place
 from fedjax_sim.data.csv_tables import read_numbers
 from fedjax_sim.data.dataset import Origin
-from fedjax_sim.data.files import Place, nothing_found, places
 from fedjax_sim.data.idx import Official, complete, find_file, has_pairs, read_pairs
+from fedjax_sim.data.places import nothing_found, places
 
 _PREFIXES = ("train", "t10k")
 # MD5 of KMNIST's train-images-idx3-ubyte.gz: it has the class sizes of Fashion-MNIST.

@@ -10,7 +10,8 @@ from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core.options import Count, Fraction, checked
 from fedjax_sim.data.class_folders import split_off
 from fedjax_sim.data.dataset import Origin, assembled
-from fedjax_sim.data.files import given_path, holds, look
+from fedjax_sim.data.files import holds, look
+from fedjax_sim.data.places import given_path
 
 NPZ = Origin(
     "npz",

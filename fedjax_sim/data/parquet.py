@@ -12,9 +12,10 @@ from fedjax_sim.core.errors import InputError, did_you_mean
 from fedjax_sim.core.options import Fraction, Width, checked
 from fedjax_sim.data.class_folders import split_off
 from fedjax_sim.data.dataset import Origin, assembled
-from fedjax_sim.data.files import given_path, holds, look
+from fedjax_sim.data.files import holds, look
 from fedjax_sim.data.groups import numbered
 from fedjax_sim.data.image_files import decode_bytes
+from fedjax_sim.data.places import given_path
 
 PARQUET = Origin(
     "parquet",

@@ -8,9 +8,11 @@ import numpy as np
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.options import checked
+from fedjax_sim.data.archives import Place
 from fedjax_sim.data.dataset import Origin, assembled
-from fedjax_sim.data.files import Place, content, located, look
+from fedjax_sim.data.files import content, look
 from fedjax_sim.data.groups import numbered
+from fedjax_sim.data.places import located
 
 TFF = Origin(
     "tff_hdf5",

@@ -5,9 +5,11 @@ import numpy as np
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core.options import checked
 from fedjax_sim.data import image_files
+from fedjax_sim.data.archives import Place
 from fedjax_sim.data.class_folders import Labelled, class_names, labelled
 from fedjax_sim.data.dataset import Origin, assembled
-from fedjax_sim.data.files import Place, content, located, look
+from fedjax_sim.data.files import content, look
+from fedjax_sim.data.places import located
 
 TINY_IMAGENET = Origin(
     "tiny_imagenet",

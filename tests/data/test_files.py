@@ -9,7 +9,7 @@ import pytest
 from data_files import write_tar, write_tree, write_zip
 
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.data import csv_tables, files, sources
+from fedjax_sim.data import csv_tables, files, places, sources
 from fedjax_sim.data.dataset import Origin
 
 ORIGIN = Origin("mine", "some files", "http://example.org")
@@ -39,7 +39,7 @@ def test_a_folder_and_its_archives_hold_the_same(tmp_path, kind, capsys):
     else:
         write = write_zip if kind == "zip" else write_tar
         root = write(tmp_path / f"a.{kind}", TREE | JUNK)
-    (place,) = files.places(str(root), ORIGIN)
+    (place,) = places.places(str(root), ORIGIN)
     assert contents(place) == TREE
     assert (place / "train" / "cat").is_dir() and not (place / "dog").exists()
     assert (place / "train/cat/2.png").parent.parent.name == "train"
@@ -54,7 +54,7 @@ def test_what_is_packed_in_a_folder_comes_after_the_folder(tmp_path):
     write_zip(tmp_path / "archive.zip", {"in_archive": b"1"})
     write_zip(tmp_path / "other.zip", {"in_other": b"1"})
     (tmp_path / "both").write_bytes(b"folder")
-    find = lambda *names: files.located(str(tmp_path), names, ORIGIN, ("images.zip",))
+    find = lambda *names: places.located(str(tmp_path), names, ORIGIN, ("images.zip",))
     assert find("both").read_bytes() == b"folder"
     assert find("nowhere", "in_zip").read_bytes() == b"1"
     assert find("in_archive").read_bytes() == b"1"
@@ -64,7 +64,7 @@ def test_what_is_packed_in_a_folder_comes_after_the_folder(tmp_path):
 
 def test_names_that_point_outside_are_left_out(tmp_path):
     write_zip(tmp_path / "a.zip", {"../evil": b"1", "/etc/passwd": b"2", "ok": b"3"})
-    (place,) = files.places(str(tmp_path / "a.zip"), ORIGIN)
+    (place,) = places.places(str(tmp_path / "a.zip"), ORIGIN)
     assert contents(place) == {"etc/passwd": b"2", "ok": b"3"}
     assert not (tmp_path.parent / "evil").exists()
 
@@ -112,7 +112,7 @@ def test_a_damaged_archive_is_one_line(tmp_path, name):
         write(path, {"x": bytes(range(256)) * 40})
         path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(InputError, match="cannot be read as an archive") as caught:
-        list(files.places(str(path), ORIGIN))
+        list(places.places(str(path), ORIGIN))
     assert "\n" not in str(caught.value) and "looks like" in str(caught.value)
 
 
@@ -120,7 +120,7 @@ def test_a_damaged_file_in_an_archive_is_named(tmp_path):
     path = write_zip(tmp_path / "a.zip", {"x": b"content" * 9})
     content = path.read_bytes()
     path.write_bytes(content.replace(b"contentcon", b"kontentcon"))
-    (place,) = files.places(str(path), ORIGIN)
+    (place,) = places.places(str(path), ORIGIN)
     with pytest.raises(InputError, match=r"cannot read '.*a\.zip/x'.*CRC"):
         files.content(place / "x", ORIGIN)
 
