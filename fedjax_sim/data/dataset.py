@@ -11,6 +11,8 @@ import numpy as np
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core.errors import InputError
 
+_MOST_CLASSES = 1_000_000
+
 
 class Origin(NamedTuple):
     """What an error message says about where the files of a data set come from."""
@@ -75,6 +77,11 @@ def verified(
     if groups is not None and groups.shape != dataset.train_labels.shape:
         raise origin.error(
             f"{len(dataset.train_labels)} training labels but {len(groups)} writers"
+        )
+    if dataset.num_classes > _MOST_CLASSES:
+        raise origin.error(
+            f"labels up to {dataset.num_classes - 1}, at most {_MOST_CLASSES} classes "
+            "expected"
         )
     parts = []
     for split, images, labels, expected in (

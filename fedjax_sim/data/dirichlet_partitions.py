@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from fedjax_sim.contracts.dataset import Partition
-from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.options import Count, Natural, Positive, Seed, checked
 from fedjax_sim.data.packing import (
     check_sizes,
@@ -23,6 +22,11 @@ _FLWR_REDRAWS = 10  # of the released code
 
 def _sizes(clients: list[list[int]]) -> np.ndarray:
     return np.array([len(own) for own in clients])
+
+
+def _normalized(shares: np.ndarray, total: float) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # 0 / 0: seen by `_hand_out`
+        return shares / np.float64(total)
 
 
 def _hand_out(
@@ -40,11 +44,8 @@ def _hand_out(
     clients: list[list[int]] = [[] for _ in range(num_clients)]
     for samples in classes:
         shares = shares_of(_sizes(clients))
-        if not np.isfinite(shares).all():
-            raise InputError(
-                f"the shares of num_clients={num_clients} clients underflow; raise "
-                "alpha or lower num_clients"
-            )
+        if not np.isfinite(shares).all():  # alpha underflows: as good as no draw
+            return [[] for _ in range(num_clients)]
         cuts = (np.cumsum(shares) * len(samples)).astype(int)[:-1]
         for own, part in zip(clients, np.split(samples, cuts), strict=True):
             own.extend(part.tolist())
@@ -81,7 +82,7 @@ def flwr_dirichlet(
         if not self_balancing:
             return shares
         shares[sizes > average] = 0
-        return shares / sum(shares.tolist())  # in their order, not NumPy's
+        return _normalized(shares, sum(shares.tolist()))  # in order, not as NumPy
 
     clients = redrawn(
         lambda: _hand_out(classes, num_clients, shares_of),
@@ -129,7 +130,7 @@ def fedlab_hetero_dir(
 
     def shares_of(sizes: np.ndarray) -> np.ndarray:
         shares = rng.dirichlet(np.repeat(alpha, num_clients)) * (sizes < average)
-        return shares / shares.sum()
+        return _normalized(shares, shares.sum())
 
     clients = redrawn(
         lambda: _hand_out(shuffled(), num_clients, shares_of),

@@ -83,6 +83,8 @@ def listed_files(table: Place, root: Place, column: str) -> Files:
     rows = read_table(table, (column, "ClassId"), GTSRB)
     if not all(label.isdigit() for _, label in rows):
         raise GTSRB.error(f"'{table}': a ClassId is no number")
+    if column == "Filename":  # beside each other, whatever a table says before a slash
+        rows = [[name.rpartition("/")[2], label] for name, label in rows]
     return Files([root / name for name, _ in rows], [int(own) for _, own in rows])
 
 

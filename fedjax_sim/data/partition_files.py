@@ -27,7 +27,13 @@ from fedjax_sim.contracts.dataset import Partition
 from fedjax_sim.core.errors import INT32_MAX, InputError
 from fedjax_sim.core.options import Count, Seed, checked
 from fedjax_sim.data.files import look
-from fedjax_sim.data.packing import check, check_no_empty, clients_of, flatten
+from fedjax_sim.data.packing import (
+    check,
+    check_no_empty,
+    clients_of,
+    flatten,
+    is_used,
+)
 
 
 def labels_digest(labels: np.ndarray) -> str:
@@ -148,4 +154,5 @@ def partition_from_file(
         )
     check(found, len(labels))
     check_no_empty(found.counts, "a client needs at least one sample")
-    return Partition(found.indices.astype(np.int32), found.counts.astype(np.int32))
+    indices = np.where(is_used(found), found.indices, 0)  # whatever the padding was
+    return Partition(indices.astype(np.int32), found.counts.astype(np.int32))

@@ -77,4 +77,7 @@ def load(name: str, *, data_dir: str | None = None, **given: Any) -> Dataset:
     entry = SOURCES.find(name)
     if "data_dir" in entry.options:
         given["data_dir"] = data_dir
-    return entry.factory(**given)
+    try:
+        return entry.factory(**given)
+    except OSError as error:  # a folder that may not be listed, a disk that fails
+        raise InputError(f"data set '{name}': {error}") from error

@@ -60,6 +60,8 @@ def write_file(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         raise InputError(
             f"--out={path}: a file {', '.join(SUFFIXES)} is needed, not '{path.suffix}'"
         )
+    if not path.parent.is_dir():
+        raise InputError(f"--out={path}: the folder '{path.parent}' does not exist")
     temporary = path.with_name(f"{path.stem}.partial{path.suffix}")
     try:
         if path.suffix == ".npz":

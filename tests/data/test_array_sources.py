@@ -79,6 +79,7 @@ def test_npz_of_one_split(tmp_path):
         ({"x_train": IMAGES[:9]}, "9 training images but 10 training labels"),
         ({"y_train": np.eye(10)}, "y_train is float64.* one whole number for each"),
         ({"y_test": np.array([0, -1])}, "test labels lie in -1"),
+        ({"y_test": np.array([0, 10**12])}, "labels up to 1000000000000, at most"),
         ({"x_test": IMAGES[10:, :5]}, "test images are uint8"),
         ({"x_test": np.array([{}, {}])}, "cannot read .*Object arrays"),
         ({"train_groups": WRITERS[:4]}, "10 training labels but 4 writers"),

@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import lzma
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,6 +139,16 @@ def test_data_dirs_that_cannot_be(name, tmp_path):
         with pytest.raises(InputError) as caught:
             sources.load(name, data_dir=data_dir)
         assert part in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_error_of_the_disk_is_one_line(tmp_path, monkeypatch):
+    def denied(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    monkeypatch.setattr(Path, "iterdir", denied)
+    with pytest.raises(InputError, match=r"'image_folder': .*Permission denied.*"):
+        sources.load("image_folder", data_dir=str(tmp_path))
 
 
 TABLES = {

@@ -43,7 +43,7 @@ def test_what_is_written_is_read_again(tmp_path):
 FORMS = {
     "flat.npz": {"indices": np.array([3, 1, 59, 0, 7, 8]), "counts": [3, 1, 2]},
     "padded.npz": {
-        "indices": np.array([[3, 1, 59], [0, 0, 0], [7, 8, 0]]),
+        "indices": np.array([[3, 1, 59], [0, -1, -1], [7, 8, -1]]),
         "counts": np.array([3, 1, 2]),
     },
     "clients.npz": {str(k): np.array(own) for k, own in enumerate(CLIENTS)},
@@ -61,6 +61,7 @@ def test_files_of_other_frameworks(tmp_path, name):
         path.write_text(json.dumps(FORMS[name]))
     found = load(path)
     check(found, 60)
+    assert found.indices.tolist() == [[3, 1, 59], [0, 0, 0], [7, 8, 0]]
     assert fingerprint(found) == fingerprint(clients_of(list(map(np.array, CLIENTS))))
 
 

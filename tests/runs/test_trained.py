@@ -159,7 +159,8 @@ def test_pickled_code_is_not_run(network, tmp_path):
         (["--out=a.npz"], "--run must be given"),
         (["--run=/nowhere", "--out=a.npz"], "there is no run"),
         (["--run={first}", "--out=a.onnx"], "a file .npz, .safetensors, .pt, .pth is"),
-        (["--run={first}", "--out=/nowhere/a.npz"], "No such file or directory"),
+        (["--run={first}", "--out=/nowhere/a.npz"], "'/nowhere' does not exist"),
+        (["--run={first}", "--out=/nowhere/a.pt"], "'/nowhere' does not exist"),
     ],
 )
 def test_exports_that_cannot_be(first, flags, part, capsys):
