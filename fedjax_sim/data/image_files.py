@@ -12,6 +12,8 @@ from PIL import Image
 from fedjax_sim.data.dataset import Origin
 from fedjax_sim.data.files import Place, inside, look
 
+# Pillow reports damaged PNG files as SyntaxError.
+_DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _GREY = {"1", "L", "LA", "I;16"}  # Pillow's modes
 SUFFIXES = {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -83,8 +85,7 @@ def decode_bytes(
             content = reads[position]()
             with Image.open(io.BytesIO(content)) as file:
                 return file.convert(mode)
-        except (OSError, SyntaxError, ValueError) as error:
-            # Pillow reports damaged PNG files as SyntaxError.
+        except _DAMAGED as error:
             seems = f"it looks like {look(content)}, " if content else ""
             reason = str(error) or type(error).__name__
             raise origin.error(

@@ -116,8 +116,13 @@ def _table(path: Path) -> Any:
         ) from error
     try:
         if path.suffix == ".arrow":
-            return ipc.open_stream(path).read_all()
-        return parquet.read_table(path)
+            # Not by its path: pyarrow maps that into memory, and where the file was cut
+            # short the process dies.
+            table = ipc.open_stream(path.read_bytes()).read_all()
+        else:
+            table = parquet.read_table(path)
+        table.validate(full=True)  # else a flipped bit points anywhere
+        return table
     except (OSError, arrow.ArrowException) as error:
         raise PARQUET.error(
             f"cannot read '{path}'; it looks like {look(path)} "

@@ -47,7 +47,7 @@ def read_split(path: Place) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
                 labels.append(np.asarray(client["label"], np.int64).reshape(-1))
                 names += [name] * len(labels[-1])
         return np.concatenate(images), np.concatenate(labels), np.array(names)
-    except (OSError, KeyError, ValueError, AttributeError) as error:
+    except Exception as error:  # a damaged file fails in many ways
         raise TFF.error(
             f"'{path}' is not a file of TensorFlow Federated's images; it looks like "
             f"{look(found)} ({type(error).__name__}: {error})"

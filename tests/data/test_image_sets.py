@@ -3,6 +3,8 @@
 import io
 import pickle
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -19,6 +21,18 @@ def encoded(image, kind="PNG"):
     file = io.BytesIO()
     Image.fromarray(image).save(file, kind)
     return file.getvalue()
+
+
+def png_of(width, height):
+    """A file that claims to be so large."""
+
+    def chunk(kind, content):
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(b"\0")), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
 def images(count, size=8, channels=3):
@@ -299,6 +313,9 @@ def test_image_folders_that_do_not_fit_together(tmp_path):
     assert load().test_labels.tolist() == [0, 0, 1, 1]
     (root / "test" / "ant" / "0.png").write_bytes(b"<html>404</html>")
     with pytest.raises(InputError, match=r"ant/0.png' \(it looks like a web page"):
+        load()
+    (root / "test" / "ant" / "0.png").write_bytes(png_of(30_000, 30_000))
+    with pytest.raises(InputError, match=r"0.png' .* a PNG image, .* exceeds limit"):
         load()
     shutil.rmtree(root / "train")
     (root / "train" / "ant").mkdir(parents=True)

@@ -226,9 +226,7 @@ def test_partitions_of_other_frameworks_are_theirs(name, options, sizes, digest)
 
 @pytest.mark.parametrize("name", ["flwr_dirichlet", "fedlab_hetero_dir"])
 def test_shares_that_underflow_are_no_draw(name, recwarn):
-    with pytest.raises(
-        InputError, match=r"none of 4 draws .* smallest has 0"
-    ):
+    with pytest.raises(InputError, match=r"none of 4 draws .* smallest has 0"):
         p.PARTITIONS[name].factory(
             _labels(400, 4), num_clients=50, seed=0, alpha=1e-9, max_redraws=3
         )
