@@ -1,6 +1,8 @@
 """EMNIST (Cohen et al. 2017), of which the .mat files alone tell who wrote what."""
 
 import io
+import struct
+import zlib
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +25,8 @@ EMNIST = Origin(
 _FOLDERS = ("EMNIST/raw", "emnist", "gzip", "EMNIST/raw/gzip", "matlab", ".")
 _ARCHIVES = ("gzip.zip", "matlab.zip", "EMNIST/raw/gzip.zip", "emnist/gzip.zip")
 
+_COMPRESSED, _CHUNK = 15, 1 << 16  # of MATLAB's elements; bytes unpacked at a time
+
 Split = Literal["balanced", "byclass", "bymerge", "letters", "digits", "mnist"]
 # From the page of EMNIST.
 _OFFICIAL = {
@@ -41,6 +45,7 @@ def read_mat(path: Place, official: Official) -> Dataset:
 
     found = content(path, EMNIST)
     try:
+        _check_packed(found)
         table = loadmat(io.BytesIO(found), simplify_cells=True)
         splits = [table["dataset"][name] for name in ("train", "test")]
         parts: list[Any] = []
@@ -60,6 +65,27 @@ def read_mat(path: Place, official: Official) -> Dataset:
         )
     dataset = complete(parts, EMNIST, official)
     return dataset._replace(train_groups=writers.astype(np.int32))
+
+
+def _check_packed(found: bytes) -> None:
+    """Unpacks what a MATLAB file holds packed, as the official ones do, for its check.
+
+    On a flipped bit the library may end the process.
+
+    Raises:
+      ValueError, zlib.error: it is cut short or damaged.
+    """
+    place = 128  # behind the head
+    while place + 8 <= len(found):
+        kind, size = struct.unpack_from("<II", found, place)
+        place += 8
+        if kind == _COMPRESSED:
+            unpacking = zlib.decompressobj()
+            for start in range(place, place + size, _CHUNK):
+                unpacking.decompress(found[start : min(start + _CHUNK, place + size)])
+            if not unpacking.eof:
+                raise ValueError("it is cut short")
+        place += size
 
 
 def read_split(data_dir: str | None, split: str, official: Official) -> Dataset:

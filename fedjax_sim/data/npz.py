@@ -1,7 +1,5 @@
 """Arrays in a NumPy archive (.npz): images, labels, and perhaps whose they are."""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -93,14 +91,15 @@ def load_npz(
     """
     path = find_file(data_dir, NPZ, ".npz")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise ValueError("one array only")
+        with loaded as archive:
             arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except Exception as error:  # zip and NumPy fail in many ways
         raise NPZ.error(
             f"cannot read '{path}' as .npz; it looks like {look(path)} ({error})"
         ) from error
-    except TypeError as error:  # of a .npy, NumPy returns the array itself
-        raise NPZ.error(f"'{path}' looks like {look(path)}, one array only") from error
     groups = arrays.get(_GROUPS)
     for keys in _SPLIT_KEYS:
         if all(key in arrays for key in keys):

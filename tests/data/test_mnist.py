@@ -180,7 +180,8 @@ def write_mat(path, first_label=0, **changes):
         **changes,
     }
     train, test = split(slice(20)), split(slice(20, 30))
-    savemat(path, {"dataset": {"train": train, "test": test, "mapping": np.eye(2)}})
+    table = {"dataset": {"train": train, "test": test, "mapping": np.eye(2)}}
+    savemat(path, table, do_compression=True)  # as the official files
 
 
 @pytest.mark.usefixtures("small_emnist")
@@ -241,6 +242,12 @@ def test_a_mat_file_that_is_none(tmp_path):
     for content in (b"", b"<html>", b"MATLAB 5.0 MAT-file" + bytes(200)):
         path.write_bytes(content)
         with pytest.raises(InputError, match="not a MATLAB file of EMNIST, it looks"):
+            load()
+    write_mat(path)
+    whole = path.read_bytes()
+    for content in (whole[:-300], whole[:400] + b"\0\0" + whole[402:]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"looks like a MATLAB file \("):
             load()
     savemat(path, {"dataset": {"train": 1}})
     with pytest.raises(InputError, match="not a MATLAB file of EMNIST"):
