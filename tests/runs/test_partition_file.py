@@ -16,16 +16,7 @@ from fedjax_sim.experiment.data import load_data
 from fedjax_sim.runs.loop import run
 from fedjax_sim.runs.terminal import Terminal
 
-SPLIT = {"partition": {"name": "drop_dirichlet", "num_clients": 6, "alpha": 5.0}}
 FAKES = {"attack.name": "mpaf", "attack.num_malicious": 0, "attack.num_fake": 2}
-
-
-def config(*changes):
-    values = {**BASE, "rounds": 1, **SPLIT}
-    values["attack"] = {"name": "none"}
-    for own in changes:
-        values = override(values, own)
-    return resolve(values)
 
 
 def from_file(path, num_clients=6):
@@ -35,15 +26,13 @@ def from_file(path, num_clients=6):
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("first") / "run"
-    assert run(config(), folder)[0] == 0
-    return folder
+def first(real_run):
+    """A finished run of BASE."""
+    return real_run
 
 
 def run_on(path, workdir):
-    values = {**BASE, "rounds": 1, "attack": {"name": "none"}, **from_file(path)}
-    return run(resolve(values), workdir)
+    return run(resolve({**BASE, **from_file(path)}), workdir)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +56,7 @@ def test_a_run_on_the_partition_of_another_is_that_run(first, second):
 
 
 def test_fake_clients_are_not_in_the_file():
-    built = build(config(FAKES))
+    built = build(resolve(override(BASE, FAKES)))
     assert built.partition.counts.min() > 0 and len(built.partition.counts) == 6
     assert built.inputs.data.counts.tolist()[6:] == [0, 0]
 
@@ -90,13 +79,12 @@ def test_a_file_may_move_but_not_change(second):
 
 def test_a_run_of_a_version_without_a_key_goes_on(first, tmp_path):
     """A key that is new and left at None is no difference."""
-    path = first / "config.json"
-    values = json.loads(path.read_text())
-    del values["partition"]["seed"]
-    before = path.read_text()
-    path.write_text(json.dumps(values))
-    assert run(config(), first)[0] == 0
-    path.write_text(before)
+    workdir = tmp_path / "run"
+    shutil.copytree(first, workdir)
+    values = json.loads((workdir / "config.json").read_text())
+    del values["partition"]["seed"], values["model"]["init"]
+    (workdir / "config.json").write_text(json.dumps(values))
+    assert run(resolve(BASE), workdir)[0] == 0
 
 
 def test_clients_are_writers():

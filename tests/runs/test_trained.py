@@ -24,11 +24,9 @@ def config(init=None, **changes):
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory):
-    """A finished run of one round."""
-    folder = tmp_path_factory.mktemp("first") / "run"
-    assert run(config(), folder)[0] == 0
-    return folder
+def first(real_run):
+    """A finished run of that network."""
+    return real_run
 
 
 @pytest.fixture(scope="module")
