@@ -33,7 +33,8 @@ _OFFICIAL = {
     "balanced": Official(47, 112_800, 18_800),
     "byclass": Official(62, 697_932, 116_323),
     "bymerge": Official(47, 697_932, 116_323),
-    "letters": Official(26, 124_800, 20_800, first_label=1),
+    # There are two releases of the letters.
+    "letters": Official(26, 124_800, 20_800, first_label=1, other=(88_800, 14_800)),
     "digits": Official(10, 240_000, 40_000),
     "mnist": Official(10, 60_000, 10_000),
 }
@@ -118,7 +119,7 @@ def load_emnist(*, data_dir: str | None = None, split: Split = "balanced") -> Da
       data_dir: folder that holds the files.
       split: `balanced`, 112 800 + 18 800 images of 47 classes (DROP's code);
         `byclass`, 697 932 + 116 323 of 62; `bymerge`, the same of 47; `letters`,
-        124 800 + 20 800 of 26, here 0 to 25; `digits`, 240 000 + 40 000 of 10;
-        `mnist`, 60 000 + 10 000 of 10.
+        124 800 + 20 800 (or 88 800 + 14 800) of 26, here 0 to 25; `digits`,
+        240 000 + 40 000 of 10; `mnist`, 60 000 + 10 000 of 10.
     """
     return read_split(data_dir, split, _OFFICIAL[split])

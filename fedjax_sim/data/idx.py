@@ -27,6 +27,7 @@ class Official(NamedTuple):
     num_test: int
     class_sizes: tuple[int, ...] | None = None  # training images; None: any will do
     first_label: int = 0  # in the files; ours are from 0
+    other: tuple[int, int] | None = None  # images of another release, that goes as well
 
 
 def read_idx(path: Place, origin: Origin) -> np.ndarray:
@@ -118,6 +119,9 @@ def complete(parts: list[np.ndarray], origin: Origin, official: Official) -> Dat
     labels, test_labels = (
         found.astype(np.int32) - official.first_label for found in (labels, test_labels)
     )
+    counts = (official.num_train, official.num_test)
+    if (len(images), len(test_images)) == official.other:
+        counts = official.other
     dataset = verified(
         Dataset(
             origin.name,
@@ -129,8 +133,8 @@ def complete(parts: list[np.ndarray], origin: Origin, official: Official) -> Dat
         ),
         origin,
         image_shape=(28, 28, 1),
-        num_train=official.num_train,
-        num_test=official.num_test,
+        num_train=counts[0],
+        num_test=counts[1],
     )
     if official.class_sizes is not None:
         found = np.bincount(dataset.train_labels, minlength=official.num_classes)

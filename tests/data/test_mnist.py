@@ -11,7 +11,7 @@ from scipy.io import savemat
 
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.data import emnist, mnist, sources
-from fedjax_sim.data.idx import Official
+from fedjax_sim.data.idx import Official, complete
 
 SMALL = Official(10, 20, 10)
 RNG = np.random.default_rng(1)
@@ -231,8 +231,17 @@ def test_folders_of_emnist(tmp_path, folder):
 def test_emnist_has_its_official_sizes():
     sizes = {name: tuple(own)[:3] for name, own in emnist._OFFICIAL.items()}
     assert sizes["letters"] == (26, 124_800, 20_800)
+    assert emnist._OFFICIAL["letters"].other == (88_800, 14_800)
     assert sizes["digits"] == (10, 240_000, 40_000)
     assert sizes["byclass"][1:] == sizes["bymerge"][1:] == (697_932, 116_323)
+
+
+def test_another_release_goes_as_well():
+    arrays = [IMAGES[:20], LABELS[:20], IMAGES[20:], LABELS[20:]]
+    official = Official(10, 200, 100)
+    with pytest.raises(InputError, match="20 training images found, 200 expected"):
+        complete(list(arrays), emnist.EMNIST, official)
+    check(complete(list(arrays), emnist.EMNIST, official._replace(other=(20, 10))))
 
 
 @pytest.mark.usefixtures("small_emnist")
