@@ -40,6 +40,7 @@ from fedjax_sim.experiment.layout import (
     make_work,
 )
 from fedjax_sim.experiment.memory import GIB
+from fedjax_sim.experiment.outside import blamed, chosen_outside
 from fedjax_sim.experiment.sides import sides_of, without_attack
 from fedjax_sim.metrics import evaluation
 from fedjax_sim.metrics.evaluation import Counts, TestSets
@@ -94,7 +95,13 @@ def build(
     Raises:
       InputError: anything in the config that this machine or data set cannot satisfy.
     """
-    dataset = dataset or load_data(config)
+    with blamed(config):
+        return _build(config, dataset or load_data(config), adapt)
+
+
+def _build(
+    config: Config, dataset: Dataset, adapt: Callable[[Defense], Defense]
+) -> Experiment:
     key = jax.random.key(config.seed)
     clients = make_clients(config, dataset, key)
     make_sides = sides_of(config, adapt)
@@ -105,20 +112,24 @@ def build(
     parts, layout = make_parts(config, dataset, clients, network, threat, make_sides)
     federation.check(parts)
     inputs = make_inputs(config, dataset, clients, threat, sides, key)
-    if any(":" in getattr(config, section).name for section in program.SIDES):
-        federation.check_states(parts, inputs)  # of a rule that is not ours
+    test_sets = evaluation.make_test_sets(
+        dataset,
+        threat.test,
+        batch_size=config.evaluation.batch_size,
+        any_source=config.evaluation.any_source,
+    )
+    evaluate = make_evaluation(config, parts, threat)
+    if chosen_outside(config):  # ours are tested
+        federation.check_states(parts, inputs)
+        start = jax.eval_shape(lambda inputs: federation.init(parts, inputs), inputs)
+        jax.eval_shape(evaluate, start, inputs, test_sets)
     return Experiment(
         config=config,
         parts=parts,
         twin=make_twin(parts) if config.evaluation.attack_effect else None,
         inputs=distributed.replicate(inputs, parts.mesh),
-        test_sets=evaluation.make_test_sets(
-            dataset,
-            threat.test,
-            batch_size=config.evaluation.batch_size,
-            any_source=config.evaluation.any_source,
-        ),
-        evaluate=make_evaluation(config, parts, threat),
+        test_sets=test_sets,
+        evaluate=evaluate,
         estimated_bytes=layout.estimated_bytes,
         facts=make_facts(config, dataset, clients, threat, sides, parts, layout),
     )
@@ -147,7 +158,25 @@ def make_network(config: Config, dataset: Dataset) -> Network:
         lowering=lowering,
         **config.model.options,
     )
-    return Network.of(model, image_shape, dataset.num_classes, lowering)
+    network = Network.of(model, image_shape, dataset.num_classes, lowering)
+    if "model" in chosen_outside(config):
+        _check_logits(config.model.name, network)
+    return network
+
+
+def _check_logits(name: str, network: Network) -> None:
+    """Refuses a network of the user's that tells fewer classes apart than there are."""
+    images = np.zeros((2, *network.image_shape), np.float32)
+    params, buffers = (
+        np.zeros(layout.size, np.float32)
+        for layout in (network.layout, network.buffer_layout)
+    )
+    shape = jax.eval_shape(network.logits, params, buffers, images).shape
+    if len(shape) != 2 or shape[0] != 2 or shape[1] < network.num_classes:
+        raise InputError(
+            f"config.model.name = {name!r} gives logits {list(shape)} for 2 images; "
+            f"allowed: [2, {network.num_classes} or more], for the classes of the data"
+        )
 
 
 def make_threat(
@@ -181,6 +210,11 @@ def make_threat(
         test_labels=dataset.test_labels,
     )
     poison = attack.poison(spec) if attack.poison else None
+    if attack.poison is not None and not isinstance(poison, Poison):
+        raise InputError(
+            f"config.attack.name = {config.attack.name!r}: poison gives a "
+            f"{type(poison).__name__}, no Poison"
+        )
     if poison is not None and poison.batchwise and config.client.batch_size < 2:
         raise InputError(
             f"config.client.batch_size = {config.client.batch_size} must be at least 2 "
