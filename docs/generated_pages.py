@@ -79,9 +79,17 @@ def _entry(section: str, name: str, entry: Entry) -> Iterator[str]:
         yield from ("No options.", "")
     for option in own.values():
         yield f"`{option.name}` = `{default_text(option)}`"
-        said = [_plain(option.meaning), *map(_plain, allowed_text(option))]
-        yield f": {'<br>'.join(filter(None, said)) or 'See above.'}"
+        limits = allowed_text(option)
+        if not limits and isinstance(option.default, bool):
+            limits = ["true | false"]
+        yield _definition(option.meaning, "; ".join(limits))
         yield ""
+
+
+def _definition(meaning: str, limits: str) -> str:
+    """What an option means, and in italics what it may be."""
+    said = [_plain(meaning), f"*{_plain(limits)}*" if limits else ""]
+    return f": {'<br>'.join(filter(None, said)) or 'See above.'}"
 
 
 def _summary(entry: Entry) -> str:
@@ -140,20 +148,15 @@ def _keys(
     described = kind.model_json_schema()["properties"]
     for key in keys:
         default = _value(kind.model_fields[key].default)
-        said = [_plain(comments.get((kind.__name__, key), "")), _type(described[key])]
         yield f"`{key}` = `{default}`"
-        yield f": {'<br>'.join(filter(None, said))}"
+        comment = comments.get((kind.__name__, key), "")
+        yield _definition(comment, _type(described[key]))
         yield ""
 
 
 def _value(default: object) -> str:
     """As on the command line."""
-    plain = {None: "null", True: "true", False: "false"}
-    return (
-        plain.get(default, str(default))
-        if isinstance(default, bool | None)
-        else str(default)
-    )
+    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def _type(described: dict) -> str:
@@ -161,9 +164,9 @@ def _type(described: dict) -> str:
     if "anyOf" in described:
         return " or ".join(map(_type, described["anyOf"]))
     if "enum" in described:
-        return ", ".join(f"`{value}`" for value in described["enum"])
+        return " | ".join(map(str, described["enum"]))
     if "const" in described:
-        return f"`{described['const']}`"
+        return str(described["const"])
     words = [described.get("type", "any value")]
     for bound, text in {
         "minimum": "at least",

@@ -62,9 +62,8 @@ def default_text(option: Option) -> str:
     """The default as on the command line, `...` where a value must be given."""
     if option.default is REQUIRED:
         return "..."
-    if option.default in (None, True, False):
-        return str(option.default).lower()
-    return str(option.default)
+    default = option.default
+    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def allowed_text(option: Option) -> list[str]:
