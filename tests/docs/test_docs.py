@@ -118,6 +118,10 @@ def test_samples_are_found():
     assert ci.replace(" -q", "") in text
 
 
+def test_the_readme_stays_short():
+    assert len(pages()["README.md"].splitlines()) < 150
+
+
 @pytest.mark.parametrize("page", pages())
 def test_links_resolve(page):
     assert [link for link in links(page) if not exists(page, link)] == []
