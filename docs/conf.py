@@ -1,4 +1,4 @@
-"""The documentation site: `sphinx-build -W docs docs/_build`."""
+"""The documentation site: `sphinx-build -W docs docs/_build/html`."""
 
 import sys
 from pathlib import Path
@@ -12,9 +12,9 @@ author = "The fedjax_sim authors"
 extensions = ["myst_nb"]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build", "**.ipynb_checkpoints"]
-# The notebooks hold no outputs: a build runs them.
-nb_execution_mode = "auto"
+exclude_patterns = ["_build", "jupyter_execute", "**.ipynb_checkpoints"]
+# The notebooks hold no outputs: a build runs those that have changed.
+nb_execution_mode = "cache"
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True

@@ -99,11 +99,11 @@ def _summary(entry: Entry) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text in which nothing is markup but what stands between backticks."""
-    parts = re.split(r"(`[^`]*`)", text)
+    """Text in which nothing is markup but `code` and *emphasis*."""
+    parts = re.split(r"(`[^`]*`|(?<!\w)\*\w[^*`]*\w\*(?!\w))", text)
     return "".join(
-        part if part.startswith("`") else re.sub(r"([\\*_<>\[\]$#|])", r"\\\1", part)
-        for part in parts
+        part if index % 2 else re.sub(r"([\\*_<>\[\]$#|])", r"\\\1", part)
+        for index, part in enumerate(parts)
     )
 
 
