@@ -18,6 +18,7 @@ nb_execution_mode = "cache"
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # tables in outputs
 
 html_theme = "furo"
 html_title = "fedjax_sim"

@@ -17,6 +17,7 @@ from fedjax_sim.commands.listing import allowed_text, default_text
 from fedjax_sim.contracts import config as schema
 from fedjax_sim.contracts.config import Config
 from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.errors import FLOAT32_MAX, INT32_MAX
 from fedjax_sim.core.options import undecorated
 from fedjax_sim.experiment.config import TABLES, options
 from fedjax_sim.runs import directory
@@ -174,6 +175,8 @@ def _type(described: dict) -> str:
         "maximum": "at most",
         "exclusiveMaximum": "below",
     }.items():
+        if described.get(bound) in (FLOAT32_MAX, INT32_MAX):
+            continue  # what a program can hold
         if bound in described:
             words.append(f"{text} {described[bound]:.10g}")
     return ", ".join(words)

@@ -71,9 +71,14 @@ def links(page: str) -> Iterator[str]:
 
 
 def toctree(page: str) -> Iterator[str]:
-    """The pages that a page has in its tables of contents."""
+    """The pages that a page has in its tables of contents; a pattern stands for all."""
     for block in re.findall(r"^```\{toctree\}\n(.*?)^```$", pages()[page], re.M | re.S):
-        yield from (line for line in block.splitlines() if line and line[0] != ":")
+        for entry in block.splitlines():
+            if "*" in entry:
+                folder = (ROOT / page).parent
+                yield from (path.stem for path in sorted(folder.glob(f"{entry}.md")))
+            elif entry and entry[0] != ":":
+                yield entry
 
 
 def anchors(page: str) -> set[str]:
