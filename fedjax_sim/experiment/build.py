@@ -96,7 +96,10 @@ def build(
       InputError: anything in the config that this machine or data set cannot satisfy.
     """
     with blamed(config):
-        return _build(config, dataset or load_data(config), adapt)
+        built = _build(config, dataset or load_data(config), adapt)
+        if chosen_outside(config):  # ours are tested
+            _trace(built)
+        return built
 
 
 def _build(
@@ -112,27 +115,44 @@ def _build(
     parts, layout = make_parts(config, dataset, clients, network, threat, make_sides)
     federation.check(parts)
     inputs = make_inputs(config, dataset, clients, threat, sides, key)
-    test_sets = evaluation.make_test_sets(
-        dataset,
-        threat.test,
-        batch_size=config.evaluation.batch_size,
-        any_source=config.evaluation.any_source,
-    )
-    evaluate = make_evaluation(config, parts, threat)
-    if chosen_outside(config):  # ours are tested
-        federation.check_states(parts, inputs)
-        start = jax.eval_shape(lambda inputs: federation.init(parts, inputs), inputs)
-        jax.eval_shape(evaluate, start, inputs, test_sets)
     return Experiment(
         config=config,
         parts=parts,
         twin=make_twin(parts) if config.evaluation.attack_effect else None,
         inputs=distributed.replicate(inputs, parts.mesh),
-        test_sets=test_sets,
-        evaluate=evaluate,
+        test_sets=evaluation.make_test_sets(
+            dataset,
+            threat.test,
+            batch_size=config.evaluation.batch_size,
+            any_source=config.evaluation.any_source,
+        ),
+        evaluate=make_evaluation(config, parts, threat),
         estimated_bytes=layout.estimated_bytes,
         facts=make_facts(config, dataset, clients, threat, sides, parts, layout),
     )
+
+
+def _trace(built: Experiment) -> None:
+    """Traces a round and an evaluation, and compiles nothing.
+
+    Raises:
+      InputError: something from outside of the package breaks its contract.
+    """
+    network, parts, inputs = built.parts.network, built.parts, built.inputs
+    images = np.zeros((2, *network.image_shape), np.float32)
+    params, buffers = (
+        np.zeros(layout.size, np.float32)
+        for layout in (network.layout, network.buffer_layout)
+    )
+    shape = jax.eval_shape(network.logits, params, buffers, images).shape
+    if len(shape) != 2 or shape[0] != 2 or shape[1] < network.num_classes:
+        raise InputError(
+            f"config.model.name: logits {list(shape)} for 2 images; allowed: "
+            f"[2, {network.num_classes} or more], for the classes of the data"
+        )
+    federation.check_states(parts, inputs)
+    start = jax.eval_shape(lambda inputs: federation.init(parts, inputs), inputs)
+    jax.eval_shape(built.evaluate, start, inputs, built.test_sets)
 
 
 class Threat(NamedTuple):
@@ -158,25 +178,7 @@ def make_network(config: Config, dataset: Dataset) -> Network:
         lowering=lowering,
         **config.model.options,
     )
-    network = Network.of(model, image_shape, dataset.num_classes, lowering)
-    if "model" in chosen_outside(config):
-        _check_logits(config.model.name, network)
-    return network
-
-
-def _check_logits(name: str, network: Network) -> None:
-    """Refuses a network of the user's that tells fewer classes apart than there are."""
-    images = np.zeros((2, *network.image_shape), np.float32)
-    params, buffers = (
-        np.zeros(layout.size, np.float32)
-        for layout in (network.layout, network.buffer_layout)
-    )
-    shape = jax.eval_shape(network.logits, params, buffers, images).shape
-    if len(shape) != 2 or shape[0] != 2 or shape[1] < network.num_classes:
-        raise InputError(
-            f"config.model.name = {name!r} gives logits {list(shape)} for 2 images; "
-            f"allowed: [2, {network.num_classes} or more], for the classes of the data"
-        )
+    return Network.of(model, image_shape, dataset.num_classes, lowering)
 
 
 def make_threat(
