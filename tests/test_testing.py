@@ -145,7 +145,12 @@ def divided():
         (lambda: Attack(("everything",)), {}, ["knowledge", "own_data"]),
         (longer, {"state_size": 3}, ["state changes", "[2]", "[3]"]),
         (one_row, {}, ["updates [", "not [6"]),
-        (by_place, {}, ["order of the clients matters to craft"]),
+        pytest.param(
+            by_place,
+            {},
+            ["order of the clients matters to craft"],
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             divided, {}, ["6 attackers of 6", "not finite"], marks=pytest.mark.slow
         ),

@@ -5,7 +5,7 @@ malicious. The defence is FedAvg.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -22,16 +22,9 @@ from fedjax_sim.experiment.build import Experiment, build
 from fedjax_sim.experiment.config import resolve
 from fedjax_sim.round.federation import run_rounds
 from fedjax_sim.round.state import FedState, RoundReport
+from fedjax_sim.testing.quick_jit import quick_jit
 
 CLIENTS, ATTACKERS, ROUNDS = 6, 2, 3
-# They are compiled more than they are computed: without the compiler's slow passes.
-quick_jit = partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True,
-    },
-)
 
 
 class Rounds(NamedTuple):

@@ -7,6 +7,7 @@ import numpy as np
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.testing.claims import claim, claim_close, claim_finite, shapes
 from fedjax_sim.testing.defense_trial import Trial, stack, surviving_ids, take
+from fedjax_sim.testing.quick_jit import quick_jit
 
 JUNK = (1e30, -1e30, np.nan, np.inf)
 
@@ -119,7 +120,7 @@ def small_cohorts_work_or_are_refused(trial: Trial, n: int) -> None:
         broken = f"refuses {n} clients by no line 'config.KEY ...': {str(error)!r}"
         claim(one, trial.name, broken)
         return
-    *_, model = jax.jit(trial.step)(state, cohort, context)
+    *_, model = quick_jit(trial.step)(state, cohort, context)
     broken = f"a cohort of {n} gives a model that is not finite"
     claim_finite(model, trial.name, broken)
 
@@ -138,7 +139,7 @@ def rounds_scan_and_seeds_vmap(trial: Trial) -> None:
         return jax.lax.scan(one_round, first, inputs)
 
     stacked = stack([stack(row) for row in inputs])
-    finals, outputs = jax.jit(jax.vmap(run, in_axes=1))(stacked)
+    finals, outputs = quick_jit(jax.vmap(run, in_axes=1))(stacked)
     broken = "rounds in a loop, of several seeds at once, differ from each alone"
     for s in seeds:
         alone = first
@@ -154,7 +155,7 @@ def rounds_scan_and_seeds_vmap(trial: Trial) -> None:
 def models_without_buffers_work(trial: Trial) -> None:
     """Models without running statistics: b = 0."""
     state, cohort, context = trial.start(buffers=0)
-    *_, result, model = jax.jit(trial.step)(state, cohort, context)
+    *_, result, model = quick_jit(trial.step)(state, cohort, context)
     got = result.buffers.shape, model.buffers.shape
     broken = f"a model without buffers gets some: {got}"
     claim(got == ((0,), (0,)), trial.name, broken)

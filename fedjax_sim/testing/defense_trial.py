@@ -16,6 +16,7 @@ from fedjax_sim.contracts.defense import Aggregate, Cohort, Defense, Root, Round
 from fedjax_sim.contracts.federation import FederationSpec, GlobalModel
 from fedjax_sim.contracts.model import Network
 from fedjax_sim.numerics.flat import flat_layout
+from fedjax_sim.testing.quick_jit import quick_jit
 
 PyTree = Any
 # (state, cohort, context) -> (state, judged cohort, aggregate, global model)
@@ -88,7 +89,7 @@ def make_trial(
         state, model = defense.after(state, model, cohort, context)
         return state, cohort, result, model
 
-    return Trial(name, defense, n, population, buffers, step, jax.jit(step))
+    return Trial(name, defense, n, population, buffers, step, quick_jit(step))
 
 
 def make_cohort(updates, ids=None, weights=None, buffers=None) -> Cohort:

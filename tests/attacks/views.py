@@ -18,7 +18,7 @@ from fedjax_sim.data.normalize import normalization
 from fedjax_sim.numerics.flat import FlatLayout
 from fedjax_sim.round.training import batch_gradient, sgd
 from fedjax_sim.testing.attack_trial import make_view as make_view
-from fedjax_sim.testing.attack_trial import quick_jit as quick_jit
+from fedjax_sim.testing.quick_jit import quick_jit as quick_jit
 
 
 def crafted(attack: Attack, view: CraftView, state=()) -> np.ndarray:

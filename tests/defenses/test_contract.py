@@ -134,11 +134,6 @@ def test_every_exception_belongs_to_a_defence():
 
 
 @every_defense
-def test_state_keeps_its_shapes(name, index, make):
-    checks.state_keeps_its_shapes(make(name, index))
-
-
-@every_defense
 def test_order_of_clients_does_not_matter(name, index, make):
     checks.order_does_not_matter(make(name, index))
 
