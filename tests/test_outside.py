@@ -24,6 +24,7 @@ import numpy as np
 from fedjax_sim import (
     Attack, Dataset, Defense, Entry, Stage, exclude, included, pipeline, stateless
 )
+from fedjax_sim.contracts.defense import Aggregate
 from fedjax_sim.core.options import Positive, Traced, checked
 from fedjax_sim.defenses.parts.clipping import median_norm
 
@@ -91,6 +92,44 @@ def growing() -> Defense:
 
 def a_list() -> list:
     return []
+
+
+def branching() -> Defense:
+    return pipeline(
+        stateless(lambda cohort, context: (
+            cohort if cohort.weights.sum() > 2 else exclude(cohort, included(cohort))
+        ))
+    )
+
+
+def all_updates() -> Defense:
+    return pipeline(reduce=lambda cohort, context: Aggregate(
+        cohort.updates, cohort.buffers[0]
+    ))
+
+
+def no_answer() -> Defense:
+    return pipeline(predict=lambda state, model, network, images: images.nothing)
+
+
+def one_row() -> Attack:
+    return Attack(("own_updates",), craft=lambda state, view: (state, view.updates[0]))
+
+
+def no_poison() -> Attack:
+    return Attack(("own_data",), poison=lambda spec: None)
+
+
+def two_classes() -> nn.Module:
+    return Net(1)
+
+
+def halves(labels, num_clients, seed):
+    return np.array_split(np.arange(len(labels)), num_clients)
+
+
+def broken_halves(labels, num_clients, seed):
+    return labels.half()
 
 
 def floats() -> Dataset:
@@ -171,6 +210,24 @@ def test_a_sweep_in_processes_and_jobs_and_its_report(outside, tmp_path, how):
         ({"defense.name": "outside_rules:a_list"}, ["makes a list", "Defense"]),
         ({"attack.name": "outside_rules:net"}, ["num_classes"]),
         ({"defense.name": "outside_rules:growing"}, ["float32[1]", "float32[2]"]),
+        ({"defense.name": "outside_rules:growing"}, ["'outside_rules:growing'"]),
+        (
+            {"defense.name": "outside_rules:branching"},
+            ["outside_rules.py, line ", "TracerBoolConversionError"],
+        ),
+        (
+            {"defense.name": "outside_rules:all_updates"},
+            ["'outside_rules:all_updates'", "aggregated to ((6, "],
+        ),
+        ({"defense.name": "outside_rules:no_answer"}, ["line ", " nothing"]),
+        (
+            {"attack.name": "outside_rules:one_row"},
+            ["'outside_rules:one_row'", "updates ["],
+        ),
+        ({"attack.name": "outside_rules:no_poison"}, ["NoneType", "Poison"]),
+        ({"model.name": "outside_rules:two_classes"}, ["[2, 1]", "[2, 2 or more]"]),
+        ({"partition.name": "outside_rules:halves"}, ["makes a list", "Partition"]),
+        ({"partition.name": "outside_rules:broken_halves"}, ["line ", "'half'"]),
         ({"defense.factor": 0.0}, ["config.defense.factor", "above 0"]),
         ({"model.name": "outside_rules:no_layer"}, ["Dense", "last_layer"]),
         ({"data.name": "outside_rules:floats"}, ["train_images", "uint8", "float64"]),

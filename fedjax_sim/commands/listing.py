@@ -51,22 +51,22 @@ def _entry(section: str, name: str) -> Iterator[str]:
     if entry.oracle != "none":
         yield f"    told: {entry.oracle}"
     for option in options(section, name).values():
-        yield f"    {option.name}={_value(option)}   {_allowed(option)}".rstrip()
+        limits = "; ".join(allowed_text(option))
+        limits = f"   ({limits})" if limits else ""
+        yield f"    {option.name}={default_text(option)}{limits}"
         if option.meaning:
             yield f"        {option.meaning}"
 
 
-def _value(option: Option) -> str:
+def default_text(option: Option) -> str:
+    """The default as on the command line, `...` where a value must be given."""
     if option.default is REQUIRED:
         return "..."
-    return (
-        str(option.default).lower()
-        if option.default in (None, True, False)
-        else (str(option.default))
-    )
+    default = option.default
+    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
-def _allowed(option: Option) -> str:
+def allowed_text(option: Option) -> list[str]:
     """What the option may be, in words."""
     parts = []
     if option.choices is not None:
@@ -75,7 +75,7 @@ def _allowed(option: Option) -> str:
         parts.append(str(option.range))
     if option.traced:
         parts.append("a sweep over it compiles once")
-    return f"({'; '.join(parts)})" if parts else ""
+    return parts
 
 
 def make_flags() -> flags.FlagValues:

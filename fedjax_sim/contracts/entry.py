@@ -99,6 +99,12 @@ class Table(MutableMapping[str, Entry]):
             )
         return self[name]
 
+    def outside(self, name: str) -> str | None:
+        """Returns the MODULE:FACTORY of a name from elsewhere, None for our own."""
+        if ":" in name:
+            return name
+        return None if name in self._own else self._announced().get(name)
+
     def _announced(self) -> dict[str, str]:
         """Names that installed packages announce, and what they stand for."""
         points = metadata.entry_points(group=f"fedjax_sim.{self.group}")
@@ -130,6 +136,10 @@ class Registry(Table):
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted({*super().__iter__(), *self._modules()}))
+
+    def outside(self, name: str) -> str | None:
+        """See `Table`."""
+        return None if name in self._modules() else super().outside(name)
 
     def _modules(self) -> list[str]:
         path = importlib.import_module(self.package).__path__

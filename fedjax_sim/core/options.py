@@ -106,8 +106,8 @@ class Option(NamedTuple):
 @functools.cache
 def options_of(factory: Callable[..., Any]) -> dict[str, Option]:
     """Returns the options of a factory by name, in the order of its signature."""
-    hints = typing.get_type_hints(_undecorated(factory), include_extras=True)
-    meanings = _meanings(inspect.getdoc(_undecorated(factory)) or "")
+    hints = typing.get_type_hints(undecorated(factory), include_extras=True)
+    meanings = _meanings(inspect.getdoc(undecorated(factory)) or "")
     found = {}
     for name, parameter in inspect.signature(factory).parameters.items():
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
@@ -174,7 +174,7 @@ def gather(settings: Callable[..., T], options: Mapping[str, Any]) -> T:
     return settings(**{name: options[name] for name in fields})
 
 
-def _undecorated(factory: Callable[..., Any]) -> Callable[..., Any]:
+def undecorated(factory: Callable[..., Any]) -> Callable[..., Any]:
     """The function behind decorators and partial calls, whose hints can be read."""
     while True:
         if isinstance(factory, functools.partial):

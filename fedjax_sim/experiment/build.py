@@ -36,6 +36,7 @@ from fedjax_sim.experiment.config import TABLES
 from fedjax_sim.experiment.data import load_data, root_data
 from fedjax_sim.experiment.layout import Layout, make_layout, make_work
 from fedjax_sim.experiment.memory import GIB
+from fedjax_sim.experiment.outside import blamed, chosen_outside
 from fedjax_sim.experiment.sides import sides_of, without_attack
 from fedjax_sim.experiment.trained import load_start, network_of
 from fedjax_sim.metrics import evaluation
@@ -92,7 +93,16 @@ def build(
     Raises:
       InputError: anything in the config that this machine or data set cannot satisfy.
     """
-    dataset = dataset or load_data(config)
+    with blamed(config):
+        built = _build(config, dataset or load_data(config), adapt)
+        if chosen_outside(config):  # ours are tested
+            _trace(built)
+        return built
+
+
+def _build(
+    config: Config, dataset: Dataset, adapt: Callable[[Defense], Defense]
+) -> Experiment:
     key = jax.random.key(config.seed)
     clients = make_clients(config, dataset, key)
     make_sides = sides_of(config, adapt)
@@ -106,8 +116,6 @@ def build(
     start = load_start(config.model.init, network) if config.model.init else None
     inputs = make_inputs(config, dataset, clients, threat, sides, key)
     inputs = inputs._replace(start=start and start.model)
-    if any(":" in getattr(config, section).name for section in program.SIDES):
-        federation.check_states(parts, inputs)  # of a rule that is not ours
     facts = make_facts(config, dataset, clients, threat, sides, parts, layout)
     facts["partition"] |= _class_summary(config, dataset, drawn)
     facts["init"] = start and start.fingerprint
@@ -127,6 +135,29 @@ def build(
         facts=facts,
         partition=drawn,
     )
+
+
+def _trace(built: Experiment) -> None:
+    """Traces a round and an evaluation, and compiles nothing.
+
+    Raises:
+      InputError: something from outside of the package breaks its contract.
+    """
+    network, parts, inputs = built.parts.network, built.parts, built.inputs
+    images = np.zeros((2, *network.image_shape), np.float32)
+    params, buffers = (
+        np.zeros(layout.size, np.float32)
+        for layout in (network.layout, network.buffer_layout)
+    )
+    shape = jax.eval_shape(network.logits, params, buffers, images).shape
+    if len(shape) != 2 or shape[0] != 2 or shape[1] < network.num_classes:
+        raise InputError(
+            f"config.model.name: logits {list(shape)} for 2 images; allowed: "
+            f"[2, {network.num_classes} or more], for the classes of the data"
+        )
+    federation.check_states(parts, inputs)
+    start = jax.eval_shape(lambda inputs: federation.init(parts, inputs), inputs)
+    jax.eval_shape(built.evaluate, start, inputs, built.test_sets)
 
 
 class Threat(NamedTuple):
@@ -177,6 +208,11 @@ def make_threat(
         test_labels=dataset.test_labels,
     )
     poison = attack.poison(spec) if attack.poison else None
+    if attack.poison is not None and not isinstance(poison, Poison):
+        raise InputError(
+            f"config.attack.name = {config.attack.name!r}: poison gives a "
+            f"{type(poison).__name__}, no Poison"
+        )
     if poison is not None and poison.batchwise and config.client.batch_size < 2:
         raise InputError(
             f"config.client.batch_size = {config.client.batch_size} must be at least 2 "

@@ -69,6 +69,12 @@ def make_clients(config: Config, dataset: Dataset, key: Array) -> Clients:
         )
     except InputError as error:
         raise InputError(f"config.partition.name = {section.name!r}: {error}") from None
+    _check_kind("partition", section.name, partition, Partition)
+    if len(partition.counts) != genuine:
+        raise InputError(
+            f"config.partition.name = {section.name!r} divides the data over "
+            f"{len(partition.counts)} clients; config.partition.num_clients = {genuine}"
+        )
     chosen = MALICIOUS_CLIENTS[config.attack.malicious_clients](
         genuine, config.attack.num_malicious, stream(key, Purpose.MALICIOUS_SET)
     )
@@ -96,7 +102,17 @@ def make_participation(config: Config, clients: Clients) -> Participation:
     }
     asked = inspect.signature(factory).parameters
     facts = {key: value for key, value in facts.items() if key in asked}
-    return factory(**facts, **section.options)
+    schedule = factory(**facts, **section.options)
+    _check_kind("participation", section.name, schedule, Participation)
+    return schedule
+
+
+def _check_kind(section: str, name: str, made: object, kind: type) -> None:
+    if not isinstance(made, kind):
+        raise InputError(
+            f"config.{section}.name = {name!r} makes a {type(made).__name__}; "
+            f"{kind.__name__} is needed"
+        )
 
 
 def malicious_majority(participation: Participation, clients: Clients) -> float | None:

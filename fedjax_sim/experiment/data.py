@@ -12,6 +12,7 @@ from fedjax_sim.core.rng import Purpose, stream
 from fedjax_sim.data import sources
 from fedjax_sim.data.augment import AUGMENTATIONS, augment
 from fedjax_sim.data.dataset import first_samples
+from fedjax_sim.experiment.outside import blamed
 from fedjax_sim.round.batches import TrainData
 from fedjax_sim.round.state import RootData
 
@@ -29,7 +30,10 @@ def load_data(config: Config, given: Dataset | None = None) -> Dataset:
     """
     section = config.data
     if given is None:
-        data = sources.load(section.name, data_dir=section.data_dir, **section.options)
+        with blamed(config):
+            data = sources.load(
+                section.name, data_dir=section.data_dir, **section.options
+            )
     elif section.name != sources.GIVEN:
         raise InputError(
             f"config.data.name = {section.name!r} must be {sources.GIVEN!r} where the "

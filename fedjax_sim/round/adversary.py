@@ -17,6 +17,7 @@ from jax import Array, lax
 from fedjax_sim.contracts.attack import Attack, AttackSpec, CraftView
 from fedjax_sim.contracts.defense import Groups
 from fedjax_sim.contracts.federation import GlobalModel
+from fedjax_sim.core.errors import InputError
 
 PyTree = Any
 
@@ -58,7 +59,7 @@ def _alone(attack: Attack) -> Adversary:
         if attack.craft is None:
             return state, view.updates
         shown = _shown(attack, view)
-        state, crafted = attack.craft(state, shown)
+        state, crafted = _crafted(attack.craft, state, shown)
         return state, jnp.where(_taken(attack, shown)[:, None], crafted, view.updates)
 
     return Adversary(
@@ -105,7 +106,8 @@ def _in_groups(attack: Attack, groups: Groups) -> Adversary:
                 malicious=view.malicious & member,
                 present=view.present & member,
             )
-            state, crafted = send(jax.tree.map(lambda x: x[group], states), own)
+            state = jax.tree.map(lambda x: x[group], states)
+            state, crafted = _crafted(send, state, own)
             states = jax.tree.map(lambda all_, x: all_.at[group].set(x), states, state)
             return states, jnp.where(_taken(attack, own)[:, None], crafted, updates)
 
@@ -118,6 +120,21 @@ def _in_groups(attack: Attack, groups: Groups) -> Adversary:
         craft=craft,
         report=jax.vmap(attack.report) if attack.report else (lambda state: {}),
     )
+
+
+def _crafted(
+    craft: Callable[[PyTree, CraftView], tuple[PyTree, Array]],
+    state: PyTree,
+    view: CraftView,
+) -> tuple[PyTree, Array]:
+    """What an attack crafts; another shape would be broadcast in silence."""
+    state, crafted = craft(state, view)
+    if jnp.shape(crafted) != view.updates.shape:
+        raise InputError(
+            f"config.attack.name: craft gives updates {list(jnp.shape(crafted))}, "
+            f"not {list(view.updates.shape)}"
+        )
+    return state, crafted
 
 
 def _shown(attack: Attack, view: CraftView) -> CraftView:

@@ -324,6 +324,12 @@ def defend(parts: Parts, state: FedState, opened: Opened, sent: Sent) -> Judged:
     defense_state, cohort, aggregate = opened.sides.defense.aggregate(
         state.defense, cohort, context
     )
+    given = jnp.shape(aggregate.update), jnp.shape(aggregate.buffers)
+    if given != (state.params.shape, state.buffers.shape):
+        raise InputError(
+            f"config.defense.name: update and buffers are aggregated to {given}, not "
+            f"{(state.params.shape, state.buffers.shape)}"
+        )
     return Judged(cohort, aggregate, context, defense_state)
 
 

@@ -1,8 +1,5 @@
 """What an attacker is given, made up for tests."""
 
-from collections.abc import Sequence
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,37 +17,8 @@ from fedjax_sim.contracts.dataset import Partition
 from fedjax_sim.data.normalize import normalization
 from fedjax_sim.numerics.flat import FlatLayout
 from fedjax_sim.round.training import batch_gradient, sgd
-
-# Tests compile more than they compute: leave out the compiler's slow passes.
-quick_jit = partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True,
-    },
-)
-
-
-def make_view(
-    malicious: Sequence[bool] | np.ndarray,
-    size: int = 20,
-    *,
-    seed: int = 0,
-    round_index: int = 2,
-) -> CraftView:
-    """A cohort of clients 0, 1, ... with random updates f32 [n, size]."""
-    rng = np.random.default_rng(seed)
-    n = len(malicious)
-    return CraftView(
-        round=jnp.int32(round_index),
-        key=jax.random.key(seed),
-        global_params=jnp.asarray(rng.normal(size=size), jnp.float32),
-        updates=jnp.asarray(rng.normal(size=(n, size)), jnp.float32),
-        malicious=jnp.asarray(malicious, bool),
-        present=jnp.ones(n, bool),
-        client_ids=jnp.arange(n, dtype=jnp.int32),
-        network=None,
-    )
+from fedjax_sim.testing.attack_trial import make_view as make_view
+from fedjax_sim.testing.quick_jit import quick_jit as quick_jit
 
 
 def crafted(attack: Attack, view: CraftView, state=()) -> np.ndarray:
