@@ -4,6 +4,7 @@ By the environment, so that the commands which tests start compile as this proce
 some tests compare the two bit by bit.
 """
 
+import gc
 import os
 from importlib.metadata import version
 
@@ -14,6 +15,9 @@ if version("jaxlib").startswith("0.10."):
     # that XLA does not know ends the process.
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
+
+# Tracing makes millions of objects that live on, and a collection looks at all of them.
+gc.set_threshold(100_000, 50, 100)
 
 # Fixtures that several folders share.
 pytest_plugins = ["run_directories"]

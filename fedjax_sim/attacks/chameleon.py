@@ -12,6 +12,7 @@ from fedjax_sim.attacks.parts.projection import only, project_l2
 from fedjax_sim.contracts.attack import Attack, LocalStage, LocalTools
 from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.contracts.model import Model
+from fedjax_sim.core.compiled import compiled
 from fedjax_sim.core.options import (
     Count,
     Fraction,
@@ -165,6 +166,7 @@ def contrastive_gradient(
     return gradient
 
 
+@compiled()
 def supervised_contrastive_loss(
     features: Array,
     labels: Array,

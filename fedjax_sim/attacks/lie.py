@@ -9,6 +9,7 @@ from fedjax_sim.attacks.parts.known_updates import Known
 from fedjax_sim.attacks.parts.options import active_rounds
 from fedjax_sim.contracts.attack import Attack, AttackSpec
 from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.compiled import compiled
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.options import Count, Traced, checked
 
@@ -64,6 +65,7 @@ def lie(
     )
 
 
+@compiled()
 def max_shift(num_clients: Array, num_attackers: Array) -> Array:
     """Returns z_max f32 []: the shift that s benign clients still exceed.
 

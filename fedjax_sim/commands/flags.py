@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from fedjax_sim.core.errors import InputError, did_you_mean
+from fedjax_sim.core.errors import InputError, did_you_mean, disk_full
 from fedjax_sim.experiment.config_files import parse_value
 
 EXIT_INPUT = 2
@@ -45,6 +45,12 @@ def run_command(
         return work(values, changes)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return EXIT_INPUT
+    except OSError as error:
+        reason = disk_full(error)
+        if reason is None:
+            raise
+        print(f"error: {reason}", file=sys.stderr)
         return EXIT_INPUT
 
 

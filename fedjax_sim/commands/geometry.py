@@ -1,13 +1,13 @@
 """The command that computes a round again and writes where its updates lie."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from fedjax_sim.commands.flags import run_command
 from fedjax_sim.commands.text_table import text_table
+from fedjax_sim.core.paths import local_path
 from fedjax_sim.runs.files import write_json
 from fedjax_sim.runs.replay import replay
 from fedjax_sim.runs.update_plane import project
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _project(values: flags.FlagValues, _: Mapping[str, Any]) -> int:
-    workdir = Path(values.run)
+    workdir = local_path("--run", values.run)
     found = project(replay(workdir, values.round))
     path = workdir / "geometry" / f"{found['round']}.json"
     path.parent.mkdir(exist_ok=True)

@@ -10,6 +10,7 @@ from duckdb import DuckDBPyConnection
 from fedjax_sim.commands.flags import run_command
 from fedjax_sim.commands.text_table import text_table
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.paths import local_path
 from fedjax_sim.papers import layouts, load_layout
 from fedjax_sim.reports import figures, render, store
 from fedjax_sim.reports.danger_zones import danger_zones
@@ -73,8 +74,9 @@ def _report(values: flags.FlagValues, _: Mapping[str, Any]) -> int:
         raise InputError("--layout has its own rows and columns: give one or the other")
     if (values.ignore or values.cells) and not layout:
         raise InputError("--ignore and --cells belong to a --layout")
-    out = None if values.out is None else Path(values.out)
-    database = store.gather(Path(values.results), out)
+    out = None if values.out is None else local_path("--out", values.out)
+    results = local_path("--results", values.results)
+    database = store.gather(results, out)
     if values.sql:
         _show(*store.query(database, values.sql))
         return 0
@@ -98,7 +100,7 @@ def _report(values: flags.FlagValues, _: Mapping[str, Any]) -> int:
             raise InputError(f"--out={out}: {error.strerror}") from None
         written = store.write_parquet(database, out)
         if table is not None:
-            drawn = draw(table, database, Path(values.results), values.mta)
+            drawn = draw(table, database, results, values.mta)
             written += write(table, drawn, out, name)
     # After the files: who reads only the first lines has them nevertheless.
     if table is None:

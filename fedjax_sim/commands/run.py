@@ -12,6 +12,7 @@ from fedjax_sim.commands.listing import listing
 from fedjax_sim.commands.text_table import text_table
 from fedjax_sim.contracts.config import Config
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.paths import local_path
 from fedjax_sim.experiment.config import to_dict
 from fedjax_sim.experiment.config_files import load_file, resolve_variants
 
@@ -87,6 +88,7 @@ def _run(values: flags.FlagValues, changes: Mapping[str, Any]) -> int:
 
 
 def _run_all(runs: dict[str, Config], values: flags.FlagValues) -> int:
+    workdir = local_path("--workdir", values.workdir)
     from fedjax_sim.core import distributed  # which imports JAX, not needed before
 
     with distributed.connected(
@@ -95,7 +97,7 @@ def _run_all(runs: dict[str, Config], values: flags.FlagValues) -> int:
         values.process_id,
         devices=max(config.execution.devices for config in runs.values()),
     ):
-        return _run_here(runs, Path(values.workdir))
+        return _run_here(runs, workdir)
 
 
 def _run_here(runs: dict[str, Config], workdir: Path) -> int:

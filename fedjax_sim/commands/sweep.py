@@ -11,6 +11,7 @@ from absl import flags
 from fedjax_sim.commands.flags import run_command
 from fedjax_sim.commands.run import table
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.paths import local_path
 from fedjax_sim.experiment.config_files import parse_value
 from fedjax_sim.experiment.memory import GIB
 from fedjax_sim.round.execution import Strategy, parse_strategy
@@ -88,7 +89,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _sweep(values: flags.FlagValues, changes: Mapping[str, Any]) -> int:
     runs = expand(load_sweep(values.sweep), changes, values.only)
-    root = Path(values.results)
+    root = local_path("--results", values.results)
     if values.dry_run:
         print(listing(runs, root))
         return 0

@@ -1,7 +1,6 @@
 """The command line of a search: a sweep file in, the worst configurations out."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -10,6 +9,7 @@ from fedjax_sim.commands import sweep as sweep_command
 from fedjax_sim.commands.flags import run_command
 from fedjax_sim.commands.text_table import text_table
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.paths import local_path
 from fedjax_sim.runs.files import write_json
 from fedjax_sim.runs.loop import EXIT_INTERRUPTED
 from fedjax_sim.sweeps import worst_case
@@ -72,8 +72,8 @@ def _run(values: flags.FlagValues, changes: Mapping[str, Any]) -> int:
 
 
 def _search(given: list[Problem], values: flags.FlagValues) -> int:
-    root = Path(values.results)
-    path = Path(values.out or root / "worst_case.json")
+    root = local_path("--results", values.results)
+    path = local_path("--out", values.out or root / "worst_case.json")
     if values.out and not path.parent.is_dir():
         raise InputError(f"--out={path}: there is no folder {path.parent}")
     candidates = max(len(problem.others) for problem in given)

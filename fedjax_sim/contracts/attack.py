@@ -156,3 +156,9 @@ class Attack(NamedTuple):
     trains: bool = True
     repartition: Callable[[AttackSpec], Partition] | None = None
     takes_over: Callable[[CraftView], Array] | None = None
+
+    @property
+    def trains_otherwise(self) -> bool:
+        """Whether the local work of attacking clients is not that of benign ones."""
+        seams = (self.poison, self.local_transform, self.local_stages)
+        return not self.trains or any(seam is not None for seam in seams)

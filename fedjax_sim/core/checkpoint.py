@@ -1,8 +1,11 @@
 """Checkpoints of a run's state, by orbax: whole or absent, never half."""
 
 import hashlib
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from fedjax_sim.core.errors import InputError
 
 PyTree = Any
 _CHECKSUM, _DIGEST = "checksum", 32  # beside the arrays; bytes
+_OVERHEAD = 200_000  # bytes of the files around the arrays, generously
 
 
 class Checkpoints:
@@ -47,11 +51,25 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, round_index: int, state: PyTree) -> None:
-        """Writes the state after `round_index` and waits until it is on disk."""
+        """Writes the state after `round_index` and waits until it is on disk.
+
+        Raises:
+          OSError: it cannot be written; `ENOSPC` if the disk is full.
+        """
         arrays = {name: np.asarray(leaf) for name, leaf in _leaves(state).items()}
         arrays[_CHECKSUM] = _checksum(arrays)
-        self._manager.save(round_index, args=ocp.args.StandardSave(arrays))
-        self._manager.wait_until_finished()
+        full = OSError(ENOSPC, os.strerror(ENOSPC), str(self.folder))
+        wanted = sum(array.nbytes for array in arrays.values()) + _OVERHEAD
+        if shutil.disk_usage(self.folder).free < wanted:
+            raise full  # one that fails half-way leaves threads that print tracebacks
+        try:
+            with _without_logs():
+                self._manager.save(round_index, args=ocp.args.StandardSave(arrays))
+                self._manager.wait_until_finished()
+        except ValueError as error:  # of the library below orbax: it has no other type
+            if str(full.strerror) not in str(error):
+                raise
+            raise full from None
 
     def restore(self, round_index: int, like: PyTree) -> PyTree:
         """Reads the state after `round_index`.

@@ -10,6 +10,7 @@ code 2; library callers may catch it.
 import difflib
 import math
 from collections.abc import Iterable
+from errno import EDQUOT, ENOSPC
 from typing import Any, get_args
 
 # What the numbers of a program can hold; a larger option would silently be inf, or -1.
@@ -19,6 +20,17 @@ INT32_MAX = 2**31 - 1
 
 class InputError(ValueError):
     """A mistake in the user's input; the message is one complete line."""
+
+
+def disk_full(error: BaseException) -> str | None:
+    """Returns a line for the user if an error means that a disk is full, else None."""
+    if not isinstance(error, OSError) or error.errno not in (ENOSPC, EDQUOT):
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return (
+        f"{where}{error.strerror}; nothing that was complete is lost: the same command "
+        "goes on when there is space"
+    )
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

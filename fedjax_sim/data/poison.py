@@ -29,7 +29,7 @@ def poison_plan(
     Each malicious client poisons the first floor(dpr * v) of its v samples of the
     victim class, in its own order (float64 product, truncated). Note that `dpr` is
     a fraction of the victim class within a client, not of the client's data: see
-    `realised_fraction`.
+    `round.batches.poisoned_fractions`.
 
     Args:
       partition: the samples of each client.
@@ -49,18 +49,6 @@ def poison_plan(
     poisoned = np.zeros(len(labels), bool)
     poisoned[samples[chosen]] = True
     return poisoned
-
-
-def realised_fraction(
-    partition: Partition,
-    poisoned: np.ndarray,
-    malicious_ids: Sequence[int] | np.ndarray,
-) -> np.ndarray:
-    """Returns f64 [len(malicious_ids)]: the poisoned share of each client's data."""
-    ids = _checked_ids(partition, malicious_ids)
-    samples, counts = partition.indices[ids], partition.counts[ids]
-    is_used = np.arange(samples.shape[1]) < counts[:, None]
-    return (poisoned[samples] & is_used).sum(axis=1) / np.maximum(counts, 1)
 
 
 def redistribute_poison(

@@ -18,6 +18,7 @@ from fedjax_sim.contracts.defense import (
 )
 from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.contracts.federation import FederationSpec
+from fedjax_sim.core.compiled import compiled
 from fedjax_sim.core.errors import check_range
 from fedjax_sim.core.options import Count, Natural, NonNegative, Traced, checked
 from fedjax_sim.defenses.parts.building import stateless, with_count
@@ -104,6 +105,7 @@ def keep_inliers(cohort: Cohort, coordinates: Array, removed: Array | int) -> Co
     return exclude(with_score(cohort, "outlier_score", scores[-1]), ~inliers)
 
 
+@compiled()
 def outlier_scores(rows: Array, mask: Array) -> tuple[Array, Array]:
     """Returns the squared projections on the top singular vector, and their unit.
 

@@ -25,6 +25,7 @@ from fedjax_sim.contracts.defense import (
 )
 from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.contracts.federation import GlobalModel
+from fedjax_sim.core.compiled import compiled
 from fedjax_sim.core.options import Range, Traced, checked
 from fedjax_sim.defenses.parts.building import stateless
 from fedjax_sim.defenses.parts.pipeline import pipeline
@@ -98,6 +99,7 @@ def client_features(cohort: Cohort, context: RoundContext) -> Array:
     return lax.map(of_client, (cohort.updates, cohort.buffers))
 
 
+@compiled()
 def discrepancies(features: Array, kernel_width: float | Array) -> Array:
     """Returns the unbiased maximum mean discrepancies f32 [n, n], +inf if undefined.
 
@@ -124,6 +126,7 @@ def discrepancies(features: Array, kernel_width: float | Array) -> Array:
     return jnp.where(jnp.isnan(distances), jnp.inf, distances)
 
 
+@compiled()
 def times_chosen(distances: Array, mask: Array, client_ids: Array) -> Array:
     """Returns i32 [n]: how many others count a client among their nearest half.
 

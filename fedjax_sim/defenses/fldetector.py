@@ -32,6 +32,7 @@ from fedjax_sim.contracts.defense import (
 )
 from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.contracts.federation import FederationSpec, GlobalModel
+from fedjax_sim.core.compiled import compiled
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.options import Count, checked
 from fedjax_sim.defenses.parts.pipeline import pipeline
@@ -138,6 +139,7 @@ def fldetector(*, window: Count = 10, cold_start: Count = 50) -> Defense:
     return Defense(init, aggregate, after, eligible=lambda state: ~state.expelled)
 
 
+@compiled()
 def prediction_errors(state: FLDetectorState, cohort: Cohort, params: Array) -> Array:
     """Returns the shares f32 [n] of the prediction error, 0 for excluded clients.
 

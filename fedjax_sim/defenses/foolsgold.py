@@ -20,6 +20,7 @@ from fedjax_sim.contracts.defense import (
 )
 from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.contracts.federation import FederationSpec
+from fedjax_sim.core.compiled import compiled
 from fedjax_sim.core.options import checked
 from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.numerics.distances import cosine_distances, finite
@@ -72,6 +73,7 @@ def _similarity(scale: float) -> Stage:
     return Stage(init, apply)
 
 
+@compiled()
 def foolsgold_weights(history: Array, mask: Array) -> Array:
     """Returns the weights f32 [n] between 0 and 1; 0 for excluded clients.
 

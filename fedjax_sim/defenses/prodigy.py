@@ -18,6 +18,7 @@ from fedjax_sim.contracts.defense import (
 )
 from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.contracts.federation import FederationSpec
+from fedjax_sim.core.compiled import compiled
 from fedjax_sim.core.errors import check_range
 from fedjax_sim.core.options import Natural, Traced, checked
 from fedjax_sim.defenses.parts.building import stateless, with_count
@@ -104,6 +105,7 @@ def with_trust(cohort: Cohort, num_byzantine: int | Array) -> Cohort:
     return with_score(cohort._replace(weights=weights), "prodigy_score", absolute)
 
 
+@compiled()
 def prodigy_scores(
     cohort: Cohort,
     distances: Array,

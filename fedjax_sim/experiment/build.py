@@ -24,7 +24,6 @@ from fedjax_sim.data.normalize import normalization
 from fedjax_sim.data.packing import classes_of_clients
 from fedjax_sim.data.packing import fingerprint as partition_fingerprint
 from fedjax_sim.data.partition import PARTITIONS
-from fedjax_sim.data.poison import realised_fraction
 from fedjax_sim.experiment import program
 from fedjax_sim.experiment.clients import (
     Clients,
@@ -42,7 +41,7 @@ from fedjax_sim.experiment.trained import load_start, network_of
 from fedjax_sim.metrics import evaluation
 from fedjax_sim.metrics.evaluation import Counts, TestSets
 from fedjax_sim.round import federation, training
-from fedjax_sim.round.batches import Reader, TrainData
+from fedjax_sim.round.batches import Reader, TrainData, poisoned_fractions
 from fedjax_sim.round.federation import Parts
 from fedjax_sim.round.state import FedState, Inputs, MakeSides, RoundReport, Sides
 
@@ -165,6 +164,7 @@ class Threat(NamedTuple):
 
     spec: AttackSpec
     poison: Poison | None
+    poisoned: np.ndarray | None  # f64 [M], fraction of each malicious client's data
     test: BackdoorTest | None
 
 
@@ -220,7 +220,37 @@ def make_threat(
         )
     if attack.repartition is not None:  # a plan is per sample: it moves along
         spec = spec._replace(partition=attack.repartition(spec))
-    return Threat(spec, poison, attack.test(spec) if attack.test else None)
+    poisoned = None
+    if poison is not None:
+        poisoned = poisoned_fractions(
+            poison,
+            spec.labels,
+            spec.partition,
+            clients.malicious_ids,
+            config.client.batch_size,
+        )
+        if config.attack.options.get("dpr") != 0:
+            _refuse_nothing_poisoned(config, poisoned)
+    return Threat(spec, poison, poisoned, attack.test(spec) if attack.test else None)
+
+
+def _refuse_nothing_poisoned(config: Config, poisoned: np.ndarray) -> None:
+    if not len(poisoned) or poisoned.any():
+        return
+    start = (
+        f"config.attack.name = {config.attack.name!r} would poison no sample of its "
+        f"{len(poisoned)} malicious clients"
+    )
+    victim = config.attack.options.get("victim_class")
+    if victim is not None:
+        raise InputError(
+            f"{start}: none holds one of config.attack.victim_class = {victim}; choose "
+            "another class, config.attack.malicious_clients or config.partition"
+        )
+    raise InputError(
+        f"{start} in batches of config.client.batch_size = {config.client.batch_size}; "
+        "allowed: larger batches or another rate"
+    )
 
 
 def make_parts(
@@ -361,7 +391,10 @@ def make_facts(
         },
         "parameters": parts.network.layout.size,
         "malicious_clients": clients.malicious_ids.tolist(),
-        "realised_dpr": _poisoned(threat),  # of each malicious client
+        "realised_dpr": threat.poisoned,  # of each malicious client
+        "nothing_to_poison": []
+        if threat.poisoned is None
+        else clients.malicious_ids[threat.poisoned == 0].tolist(),
         "malicious_majority": malicious_majority(parts.participation, clients)
         if attacked
         else None,
@@ -375,15 +408,6 @@ def make_facts(
             "estimated_gib": round(layout.estimated_bytes / GIB, 3),
         },
     }
-
-
-def _poisoned(threat: Threat) -> np.ndarray | None:
-    """The poisoned fraction of each malicious client's data, where a plan says it."""
-    plan = threat.poison.plan if threat.poison else None
-    if not isinstance(plan, np.ndarray | jax.Array) or plan.dtype != bool:
-        return None
-    spec = threat.spec
-    return realised_fraction(spec.partition, np.asarray(plan), spec.malicious_ids)
 
 
 def _size_summary(partition: Partition) -> dict[str, float]:

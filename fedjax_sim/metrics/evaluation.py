@@ -26,6 +26,7 @@ from jax import Array, lax
 from fedjax_sim.contracts.attack import BackdoorTest
 from fedjax_sim.contracts.dataset import Dataset, Normalization, Trigger
 from fedjax_sim.contracts.model import Model
+from fedjax_sim.core.compiled import compiled
 from fedjax_sim.data.normalize import normalize
 from fedjax_sim.data.triggers import stamp
 
@@ -43,6 +44,7 @@ class Counts(NamedTuple):
     confidence: Array  # f32 [], summed softmax probability of the right class
 
 
+@compiled("threshold")
 def count_predictions(
     logits: Array, labels: Array, mask: Array, threshold: float | None
 ) -> Counts:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from fedjax_sim.core.compiled import compiled
 from fedjax_sim.numerics import order_statistics
 
 # Parameters per product. One product over all of d is two to three times slower on a
@@ -56,6 +57,7 @@ class Pairs(NamedTuple):
     units: Array  # f32 [n, n], powers of two
 
 
+@compiled()
 def gram(updates: Array) -> Array:
     """Returns all inner products f32 [n, n], exactly symmetric.
 
@@ -89,6 +91,7 @@ def _gram(updates: Array, factors: Array | None) -> Array:
     return 0.5 * (total + total.T)
 
 
+@compiled()
 def scaled_gram(updates: Array) -> tuple[Array, Array]:
     """Returns the products f32 [n, n] of rows in units, and the units f32 [n].
 
@@ -117,6 +120,7 @@ def scaled_gram(updates: Array) -> tuple[Array, Array]:
     return lax.cond(ordinary.all(), lambda: (plain, ones), scaled)
 
 
+@compiled()
 def row_units(updates: Array) -> Array:
     """Returns powers of two f32 [n], by which rows [n, d] come near to 1.
 
@@ -128,6 +132,7 @@ def row_units(updates: Array) -> Array:
     return jnp.where(largest > 0, jnp.clip(power, *_UNITS), 1.0)
 
 
+@compiled()
 def pairs(updates: Array) -> Pairs:
     """Returns the squared distances between all rows, in units of the longer one.
 
@@ -141,6 +146,7 @@ def pairs(updates: Array) -> Pairs:
     return pairs_of(*scaled_gram(updates))
 
 
+@compiled()
 def pairs_of(products: Array, units: Array) -> Pairs:
     """Returns `pairs` of the rows whose products `scaled_gram` gave."""
     squares = jnp.diagonal(products)
@@ -155,18 +161,21 @@ def pairs_of(products: Array, units: Array) -> Pairs:
     return Pairs(squared, longer)
 
 
+@compiled()
 def squares_in(found: Pairs, unit: Array | float) -> Array:
     """Returns the squared distances f32 [n, n] in squares of `unit` (f32 [])."""
     ratio = found.units / unit
     return jnp.where(found.squared > 0, found.squared * ratio * ratio, 0.0)
 
 
+@compiled()
 def distances_in(found: Pairs, unit: Array | float) -> Array:
     """Returns the distances f32 [n, n] in units of `unit` (f32 [])."""
     ratio = found.units / unit
     return jnp.where(found.squared > 0, jnp.sqrt(found.squared) * ratio, 0.0)
 
 
+@compiled()
 def middle_unit(found: Pairs, mask: Array) -> Array:
     """Returns the lower median f32 [] of the rows' units; 1 if there are none.
 
@@ -182,6 +191,7 @@ def middle_unit(found: Pairs, mask: Array) -> Array:
     return jnp.where(mask.any(), unit, 1.0)
 
 
+@compiled()
 def squared_distances(updates: Array) -> Array:
     """Returns squared Euclidean distances f32 [n, n]; see `pairs`.
 
@@ -193,6 +203,7 @@ def squared_distances(updates: Array) -> Array:
     return squares_in(pairs(updates), 1.0)
 
 
+@compiled()
 def pairwise_distances(updates: Array) -> Array:
     """Returns Euclidean distances f32 [n, n]; see `pairs`.
 
@@ -201,6 +212,7 @@ def pairwise_distances(updates: Array) -> Array:
     return distances_in(pairs(updates), 1.0)
 
 
+@compiled()
 def row_lengths(updates: Array) -> Lengths:
     """Returns the Euclidean norms of rows, of any finite numbers.
 
@@ -212,12 +224,14 @@ def row_lengths(updates: Array) -> Lengths:
     return Lengths(jnp.linalg.norm(rows, axis=1), units)
 
 
+@compiled()
 def in_float32(lengths: Lengths) -> Array:
     """Returns the norms f32 [n]; those beyond float32 are its largest number."""
     norms = jnp.minimum(lengths.norms * lengths.units, LARGEST)
     return jnp.where(jnp.isfinite(lengths.norms), norms, lengths.norms)
 
 
+@compiled()
 def finite(values: Array) -> Array:
     """Returns values of any shape within float32, where rounding or a sum left it.
 
@@ -226,6 +240,7 @@ def finite(values: Array) -> Array:
     return jnp.clip(values, -LARGEST, LARGEST)
 
 
+@compiled()
 def row_norms(updates: Array) -> Array:
     """Returns the Euclidean norms f32 [n], at most the largest number of float32.
 
@@ -235,6 +250,7 @@ def row_norms(updates: Array) -> Array:
     return in_float32(row_lengths(updates))
 
 
+@compiled()
 def unit_rows(updates: Array, lengths: Lengths | None = None) -> Array:
     """Returns the rows f32 [n, d] at length 1; zeros stay zeros.
 
@@ -251,6 +267,7 @@ def unit_rows(updates: Array, lengths: Lengths | None = None) -> Array:
     return second[:, None] * (first[:, None] * updates)
 
 
+@compiled()
 def cosine_distances(updates: Array, origin: Array) -> Array:
     """Returns 1 - cos f32 [n, n] between the rows of `origin + updates`.
 

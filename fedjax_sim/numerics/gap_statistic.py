@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from fedjax_sim.core.compiled import compiled
 from fedjax_sim.numerics.kmeans_1d import within_sums
 
 MAX_CLUSTERS = 7
@@ -24,6 +25,7 @@ class Gap(NamedTuple):
     num_clusters: Array  # i32 [], smallest k with gap(k) >= gap(k + 1) - s(k + 1)
 
 
+@compiled()
 def gap_statistic(values: Array, references: Array) -> Gap:
     """Returns the statistic of `values`, brought to [0, 1].
 

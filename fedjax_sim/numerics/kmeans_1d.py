@@ -8,7 +8,10 @@ Song, "Ckmeans.1d.dp", The R Journal 2011). No start has to be drawn.
 import jax.numpy as jnp
 from jax import Array, lax
 
+from fedjax_sim.core.compiled import compiled
 
+
+@compiled("max_clusters")
 def within_sums(values: Array, max_clusters: int) -> Array:
     """Returns the least within-cluster sums of squares f32 [max_clusters].
 
@@ -27,6 +30,7 @@ def within_sums(values: Array, max_clusters: int) -> Array:
     return jnp.stack(sums)
 
 
+@compiled()
 def upper_cluster(values: Array) -> Array:
     """Returns bool [n]: the members of the upper of the best two clusters.
 

@@ -7,9 +7,11 @@ limited memory methods", Mathematical Programming 1994, eq. 3.5.
 import jax.numpy as jnp
 from jax import Array, lax
 
+from fedjax_sim.core.compiled import compiled
 from fedjax_sim.numerics.distances import gram
 
 
+@compiled()
 def hessian_vector_product(
     steps: Array, changes: Array, count: Array, vector: Array
 ) -> Array:

@@ -22,7 +22,7 @@ def explicit(*, population: int, cohort_size: int, schedule: str) -> Participati
     """
     try:
         array = np.load(schedule, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise InputError(
             f"config.participation.schedule = {schedule!r}: an .npy file with an "
             f"integer array [rounds, clients] is expected there ({error})"
@@ -31,6 +31,11 @@ def explicit(*, population: int, cohort_size: int, schedule: str) -> Participati
         raise InputError(
             f"config.participation.schedule = {schedule!r} holds several arrays; an "
             ".npy file with one integer array [rounds, clients] is expected"
+        )
+    if array.size == 0:
+        raise InputError(
+            f"config.participation.schedule = {schedule!r} is empty; an integer array "
+            "[rounds, clients] is expected"
         )
     if array.ndim == 2 and array.shape[1] != cohort_size:
         raise InputError(

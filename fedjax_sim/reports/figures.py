@@ -14,6 +14,7 @@ from fedjax_sim.reports.store import Row
 from fedjax_sim.reports.tables import Labels, Table
 
 matplotlib.rcParams["svg.hashsalt"] = "fedjax_sim"  # the same file for the same data
+matplotlib.rcParams["text.parse_math"] = False  # names of runs are text, never TeX
 _PANELS = 4  # side by side: what a page shows without scaling
 _ATTACK_RATES = ("asr", "asr_all", "asr_any_source")
 _STYLES = ("-", "--", ":", "-.")

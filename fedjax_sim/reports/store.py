@@ -30,6 +30,7 @@ runs: one row per run directory
     diverged            in any evaluated round
     rounds_skipped      rounds without a surviving client
     clients_non_finite  updates with NaN or Inf
+    rounds_attacked     in which an attacker sent what a benign client would not
     realised_dpr        mean poisoned fraction of a malicious client's data (a fraction)
     seconds, seconds_train, seconds_defend, seconds_rounds, seconds_evaluate,
     seconds_compile
@@ -109,6 +110,7 @@ RUN_COLUMNS = {
     **dict.fromkeys(("best_mta", "mean_asr", "mean_asr_all", *_DETECTION), "DOUBLE"),
     **dict.fromkeys(_COUNTS, "BIGINT"),
     "diverged": "BOOLEAN",
+    "rounds_attacked": "BIGINT",
     "realised_dpr": "DOUBLE",
     **dict.fromkeys(("seconds", *(f"seconds_{p}" for p in PHASES)), "DOUBLE"),
 }
@@ -219,6 +221,7 @@ def _final_numbers(summary: Mapping[str, Any]) -> Row:
             row[f"late_{rate}"], row[f"late_{rate}_std"] = spread["mean"], spread["std"]
     row |= summary["detection"]
     row["rounds_skipped"] = summary["rounds_skipped"]
+    row["rounds_attacked"] = summary.get("rounds_attacked")
     row["realised_dpr"] = summary["realised_dpr"]
     row |= {f"seconds_{phase}": value for phase, value in seconds.items()}
     row["seconds"] = sum(filter(None, seconds.values()))

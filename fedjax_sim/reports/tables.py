@@ -184,6 +184,15 @@ def grid(
                 raise InputError(
                     f"--{flag}={name}: the runs have no such column; {hint}"
                 )
+    for name in values:
+        text = [
+            run[_column(name)] for run in runs if isinstance(run[_column(name)], str)
+        ]
+        if text:
+            raise InputError(
+                f"--values={name}: the column holds text ({text[0]!r}); allowed: "
+                "columns of numbers, and this one as --rows or --columns"
+            )
 
     def place(run: Row, keys: Sequence[str]) -> tuple[Any, ...]:
         return tuple(run[_column(key)] for key in keys)
@@ -200,7 +209,9 @@ def grid(
                 for run in runs
                 if (place(run, rows), place(run, columns)) == (row, column)
             ]
-            numbers = {name: _value(chosen, name, None, False) for name in values}
+            numbers = {
+                name: _value(chosen, _column(name), None, False) for name in values
+            }
             cells[_labels(row), _labels(column)] = Cell(chosen, numbers)
     return Table(
         title=title,

@@ -34,7 +34,8 @@ def update_geometry(table: Table, results: Path) -> bytes | None:
         for run in cell.runs:
             name = " / ".join(row) + f"\n{names[column]}"
             paths = (results / run["run"] / "geometry").glob("*.json")
-            for path in sorted(paths, key=lambda path: int(path.stem)):
+            rounds = [path for path in paths if path.stem.isdecimal()]
+            for path in sorted(rounds, key=lambda path: int(path.stem)):
                 panels.append((f"{name}\nseed {run['seed']}", read_json(path)))
     if not panels:
         return None

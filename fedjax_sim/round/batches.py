@@ -4,11 +4,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from fedjax_sim.contracts.attack import Poison
 from fedjax_sim.contracts.client import Batch, ClientContext
-from fedjax_sim.contracts.dataset import Normalization, Trigger
+from fedjax_sim.contracts.dataset import Normalization, Partition, Trigger
 from fedjax_sim.data.augment import Augmentation, augment
 from fedjax_sim.data.normalize import normalize
 from fedjax_sim.data.triggers import stamp
@@ -32,6 +33,47 @@ class Reader(NamedTuple):
     augmentation: Augmentation
     normalization: Normalization
     poison: Poison | None
+
+
+def poisoned_fractions(
+    poison: Poison,
+    labels: np.ndarray,
+    partition: Partition,
+    clients: np.ndarray,
+    batch_size: int,
+) -> np.ndarray:
+    """Returns f64 [m]: what a poison does to the data of m clients.
+
+    The fraction of each client's samples that is stamped or relabelled in a pass over
+    them in their own order, in the first epoch of an attack. 0 for a client without
+    samples.
+
+    Args:
+      poison: of an attack.
+      labels: i32 [M].
+      partition: the samples of each client.
+      clients: i64 [m], their ids.
+      batch_size: some attacks poison places of a batch.
+    """
+    counts, widest = partition.counts[clients], partition.indices.shape[1]
+    batches = -(-widest // batch_size)
+    samples = np.zeros((len(clients), batches * batch_size), np.int32)
+    samples[:, :widest] = partition.indices[clients]
+    in_batches = (len(clients), batches, batch_size)
+    samples = samples.reshape(in_batches)
+    is_real = (np.arange(batches * batch_size) < counts[:, None]).reshape(in_batches)
+
+    plan = jax.tree.map(jnp.asarray, poison.plan)
+
+    def changed(samples, labels, client):
+        first = jnp.int32(0)
+        context = ClientContext(client, jnp.bool_(True), first + 1, first)
+        decision = poison.decide(plan, samples, labels, context)
+        return decision.poisoned | (decision.labels != labels)
+
+    per_batch = jax.vmap(changed, (0, 0, None))
+    hit = jax.vmap(per_batch)(samples, labels[samples], np.asarray(clients, np.int32))
+    return (np.asarray(hit) & is_real).sum((1, 2)) / np.maximum(counts, 1)
 
 
 def shuffled(key: Array, samples: Array, count: Array) -> Array:

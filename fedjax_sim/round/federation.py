@@ -177,6 +177,7 @@ class Sent(NamedTuple):
     updates: Array  # f32 [n, d]
     buffers: Array  # f32 [n, b]
     losses: Array  # f32 [n]
+    acted: Array  # bool [n], attackers whose update is not that of a benign client
     attack: PyTree
     clients: PyTree
     momentum: PyTree
@@ -274,6 +275,7 @@ def train(parts: Parts, state: FedState, opened: Opened) -> Sent:
         updates=results.update,
         buffers=results.buffers,
         losses=results.loss,
+        acted=opened.attacking & attack.trains_otherwise,
         attack=opened.attack,
         clients=clients,
         momentum=_kept_momentum(parts, state, opened, results),
@@ -298,7 +300,10 @@ def attack(parts: Parts, state: FedState, opened: Opened, sent: Sent) -> Sent:
     foe = adversary(sides.attack, sides.defense.groups)
     broadcast = GlobalModel(state.params, state.buffers)
     attack_state, updates = foe.craft(sent.attack, view, broadcast)
-    return sent._replace(attack=attack_state, updates=updates)
+    acted = sent.acted
+    if sides.attack.craft is not None:
+        acted |= opened.attacking & (updates != sent.updates).any(1)
+    return sent._replace(attack=attack_state, updates=updates, acted=acted)
 
 
 def defend(parts: Parts, state: FedState, opened: Opened, sent: Sent) -> Judged:
@@ -358,6 +363,7 @@ def step(
         present=opened.present,
         malicious=opened.inputs.malicious[opened.ids],
         active=opened.active,
+        acted=sent.acted,
         weights=cohort.weights,
         losses=sent.losses,
         update_norms=jnp.linalg.norm(sent.updates, axis=1),

@@ -68,6 +68,7 @@ class RoundReport(NamedTuple):
     present: Array  # bool [n], False: an empty place of the cohort
     malicious: Array  # bool [n], by the fixed set
     active: Array  # bool [], the malicious clients attacked in this round
+    acted: Array  # bool [n], attackers who trained otherwise or sent something else
     weights: Array  # f32 [n], 0 = excluded from the aggregate
     losses: Array  # f32 [n], mean local training loss
     update_norms: Array  # f32 [n]

@@ -61,7 +61,8 @@ metrics.jsonl
                         that differ between two runs of the same seed.
 
 rounds.jsonl
-    round, clients, malicious (ids of attacking clients), excluded (ids with weight 0),
+    round, clients, malicious (ids of attacking clients), acted (those of them who
+    trained otherwise or sent something else), excluded (ids with weight 0),
     absent (places of the cohort that stayed empty), weights, losses, update_norms,
     scores (of the defence, by name), attack (what the attack reports, by name),
     skipped; lists follow `clients`
@@ -75,8 +76,9 @@ summary.json
     aoi and reconstruction errors, see `metrics.detection`), backdoor (measure:
     asr_all where it was measured, else asr; mean_asr, episodes above 50 % and the mean
     by phase of a cycle of ten, see `metrics.over_rounds`; null unless every round was
-    evaluated), rounds_skipped, partition, realised_dpr (mean poisoned fraction of a
-    malicious client's data), attack_knowledge, oracle_knowledge, seconds (by phase),
+    evaluated), rounds_skipped, rounds_attacked (in which an attacker sent what a benign
+    client in its place would not), partition, realised_dpr (mean poisoned fraction of
+    a malicious client's data), attack_knowledge, oracle_knowledge, seconds (by phase),
     init (fingerprint of the model it began with; null: a random one)
 
 provenance.json
@@ -84,6 +86,7 @@ provenance.json
     started, data (sizes), partition (fingerprint, sizes; clients_without_a_class and
     fewest_classes of a client, fake ones not counted), execution (what `auto`
     chose), parameters, malicious_clients, realised_dpr (of each of them),
+    nothing_to_poison (malicious clients whose data the attack leaves as it is),
     malicious_majority (probability in a round; null unless uniform), init
 """
 

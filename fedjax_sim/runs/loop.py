@@ -17,6 +17,7 @@ from fedjax_sim.contracts.config import Config
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core import distributed
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.paths import local_path
 from fedjax_sim.core.progress import Progress
 from fedjax_sim.experiment import memory, program
 from fedjax_sim.experiment.build import Experiment, build
@@ -67,7 +68,8 @@ def run(
     for listener in listeners:
         if not isinstance(listener, Listener):
             raise InputError(f"run() takes objects of Listener, not {listener!r}")
-    return run_together([Job(config, Path(workdir), name, listeners, dataset)])[0]
+    folder = local_path("workdir", workdir)
+    return run_together([Job(config, folder, name, listeners, dataset)])[0]
 
 
 def run_together(

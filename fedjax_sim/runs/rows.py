@@ -32,6 +32,7 @@ def round_row(reports: RoundReport, i: int) -> Row:
             "round": report.round,
             "clients": ids,
             "malicious": report.client_ids[present & attacking],
+            "acted": report.client_ids[present & report.acted],
             "excluded": report.client_ids[present & (report.weights == 0)],
             "absent": (~present).sum(),
             "weights": report.weights[present],

@@ -63,7 +63,10 @@ class Run:
         if leads:
             self._directory = RunDirectory(job.config, job.workdir)
             self.summary = self._directory.summary
-            terminal = Terminal(job.name, job.config.rounds, job.workdir)
+            config = job.config
+            terminal = Terminal(
+                job.name, config.rounds, job.workdir, config.attack.name
+            )
             self._listeners = [self._directory, terminal, *job.listeners]
             self._tensorboard = job.workdir if job.config.log.tensorboard else None
 

@@ -65,6 +65,7 @@ def summarize(
                 int(sum(row["scores"]["non_finite"])) for row in rounds
             ),
             "partition": facts["partition"]["fingerprint"],
+            "rounds_attacked": rounds_attacked(rounds, facts["nothing_to_poison"]),
             "realised_dpr": mean_known(plain(facts["realised_dpr"]) or []),
             "attack_knowledge": facts["attack_knowledge"],
             "oracle_knowledge": facts["oracle_knowledge"],
@@ -72,6 +73,16 @@ def summarize(
             "seconds": {phase: _total(metrics, f"seconds_{phase}") for phase in PHASES},
         }
     )
+
+
+def rounds_attacked(rounds: Sequence[Row], idle: Sequence[int]) -> int:
+    """Returns the number of rounds in which the attack changed what a client sent.
+
+    Args:
+      rounds: rows of rounds.jsonl.
+      idle: clients whose data the attack leaves as it is.
+    """
+    return sum(bool(set(row["acted"]) - set(idle)) for row in rounds)
 
 
 def _total(rows: Sequence[Row], key: str) -> float | None:

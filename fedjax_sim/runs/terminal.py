@@ -15,10 +15,12 @@ class Terminal(Listener):
       name: of the run.
       rounds: of the run.
       workdir: of the run.
+      attack: its name.
     """
 
-    def __init__(self, name: str, rounds: int, workdir: Path):
+    def __init__(self, name: str, rounds: int, workdir: Path, attack: str):
         self._name, self._rounds, self._workdir = name, rounds, workdir
+        self._attack = attack
 
     def begins(self, facts: Mapping[str, Any], done: int) -> None:
         """Says how often attackers will be in the majority, and who lacks classes."""
@@ -32,6 +34,12 @@ class Terminal(Listener):
                 f"classes, one has {split['fewest_classes']}: it deals them in turns, "
                 "and the rare ones run out; 'random_equal' divides at random",
                 flush=True,
+            )
+        idle, attackers = facts["nothing_to_poison"], facts["malicious_clients"]
+        if idle:
+            note(
+                f"{self._name}: {len(idle)} of {len(attackers)} malicious clients hold "
+                "no sample that the attack would poison"
             )
         majority = facts["malicious_majority"]
         if majority:
@@ -49,7 +57,12 @@ class Terminal(Listener):
         )
 
     def finished(self, summary: Mapping[str, Any]) -> None:
-        """Says what was lost on the way."""
+        """Says what was lost on the way, and whether there was an attack at all."""
+        if self._attack != "none" and not summary["rounds_attacked"]:
+            note(
+                f"{self._name}: config.attack.name = {self._attack!r} changed no "
+                f"update in {summary['rounds']} rounds: this run shows no attack"
+            )
         lost, sent = summary["updates_non_finite"], summary["updates_sent"]
         if lost:
             note(

@@ -28,7 +28,7 @@ from typing import NamedTuple
 import jax
 
 from fedjax_sim.contracts.dataset import Dataset
-from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.errors import InputError, disk_full
 from fedjax_sim.core.progress import note
 from fedjax_sim.experiment import program
 from fedjax_sim.experiment.build import build
@@ -141,6 +141,8 @@ def execute(group: Group, root: Path, strategy: Strategy | None = None) -> list[
         except Busy:
             pass  # another process works at one of them: below each is told apart
         except Exception as error:
+            if disk_full(error):
+                raise  # of the others, too
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             note(f"{len(jobs)} runs together: {reason}; now one after the other")
         else:
@@ -166,6 +168,8 @@ def _execute_alone(run: Run, folder: Path) -> str:
             time.sleep(0.1 * attempt)
             continue
         except Exception as error:  # whatever it is, the other runs go on
+            if disk_full(error):
+                raise  # but they need space as well
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             record_failure(folder, reason, traceback.format_exc())
             return FAILED

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from arrays import placed
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
@@ -62,11 +63,11 @@ def make_view(
     return CraftView(
         round=jnp.int32(round_index),
         key=jax.random.key(round_index),
-        global_params=jnp.zeros(d) if params is None else jnp.asarray(params, "f4"),
-        updates=jnp.asarray(updates, jnp.float32),
-        malicious=jnp.asarray(malicious, bool),
-        present=jnp.ones(n, bool),
-        client_ids=jnp.arange(n),
+        global_params=placed(np.zeros(d) if params is None else params),
+        updates=placed(updates),
+        malicious=placed(malicious, bool),
+        present=placed(np.ones(n), bool),
+        client_ids=placed(np.arange(n), np.int32),
         network=None,
     )
 
@@ -96,7 +97,7 @@ def last(count: int, n: int) -> np.ndarray:
 def crafted_rows(attack: Attack, view: CraftView) -> Array:
     """Returns f32 [q, d]: what the attackers of a stateless attack send."""
     _, crafted = jax.jit(attack.craft)((), view)
-    return crafted[view.malicious]
+    return np.asarray(crafted)[np.asarray(view.malicious)]
 
 
 def single(values: np.ndarray) -> np.ndarray:
@@ -240,7 +241,7 @@ def trained_update(
         task=None,
         hyper=None,
         epochs=epochs,
-        gradient=batch_gradient(model, None),
+        gradient=jax.jit(batch_gradient(model, None)),
         optimizer=sgd(lr, 0.0, 0.0),
         global_params=start,
     )
@@ -381,7 +382,7 @@ def check_supcon(case: Case) -> None:
         )
 
     features, weight = jnp.asarray(case["features"]), float(case["scale_weight"])
-    value, grads = jax.value_and_grad(loss)(features, weight)
+    value, grads = jax.jit(jax.value_and_grad(loss))(features, weight)
     np.testing.assert_allclose(value, case["expected_loss"], rtol=2e-5)
     np.testing.assert_allclose(
         loss(features, 1.0), case["expected_loss_unscaled"], rtol=2e-5

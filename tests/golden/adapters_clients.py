@@ -43,7 +43,7 @@ def check_steps(optimizer, case: Case, expected: np.ndarray) -> None:
             epoch_start=jnp.bool_(case["history_reset"][t]),
             key=jax.random.key(t),
         )
-        params = jax.tree.map(jnp.add, params, step)
+        params = jax.tree.map(np.add, params, step)
         np.testing.assert_allclose(as_vector(params), expected[t], **TOLERANCE)
 
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+from arrays import placed
 from jax import Array
 
 from fedjax_sim.contracts.defense import (
@@ -54,11 +55,11 @@ def make_cohort(
     """Returns a cohort of clients of weight 1 (ids 0..n-1 unless given)."""
     n = len(updates)
     return Cohort(
-        updates=jnp.asarray(updates, jnp.float32),
-        buffers=jnp.asarray(np.zeros((n, 0)) if buffers is None else buffers, "f4"),
-        weights=jnp.ones(n),
-        client_ids=jnp.arange(n) if ids is None else jnp.asarray(ids, jnp.int32),
-        num_examples=jnp.full(n, 100),
+        updates=placed(updates),
+        buffers=placed(np.zeros((n, 0)) if buffers is None else buffers),
+        weights=placed(np.ones(n)),
+        client_ids=placed(np.arange(n) if ids is None else ids, np.int32),
+        num_examples=placed(np.full(n, 100), np.int32),
         scores={},
     )
 
@@ -68,8 +69,8 @@ def make_context(params: Array, buffers: Array | None = None) -> RoundContext:
     return RoundContext(
         round=jnp.int32(1),
         key=jax.random.key(0),
-        global_params=jnp.asarray(params, jnp.float32),
-        global_buffers=jnp.zeros(0) if buffers is None else jnp.asarray(buffers, "f4"),
+        global_params=placed(params),
+        global_buffers=placed(np.zeros(0) if buffers is None else buffers),
         network=None,  # the rules that need one are given it
         malicious=None,
     )
@@ -86,7 +87,7 @@ def make_spec(
         population=population or n,
         cohort_size=n,
         num_malicious=num_malicious,
-        layout=flat_layout({"w": jnp.zeros(d)}),
+        layout=flat_layout({"w": placed(np.zeros(d))}),
         num_buffers=cohort.buffers.shape[1],
         network=None,
     )
@@ -103,7 +104,8 @@ def one_round(
     _, cohort, result = jax.jit(
         lambda state, cohort: defense.aggregate(state, cohort, context)
     )(defense.init(spec or make_spec(cohort)), cohort)
-    return cohort, result
+    # What a check picks from them compiles nothing more.
+    return jax.tree.map(np.asarray, (cohort, result))
 
 
 def survivors(cohort: Cohort) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Who takes part: distinct ascending ids, the promised counts, honest frequencies."""
 
+import re
 from functools import cache
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.participation.enforced import enforced
+from fedjax_sim.participation.explicit import explicit
 from fedjax_sim.participation.parts.replayed import replayed
 from fedjax_sim.participation.periodic import periodic
 from fedjax_sim.participation.uniform import uniform
@@ -237,3 +239,21 @@ def test_impossible_schedules_are_refused(make, arguments, message):
     with pytest.raises(InputError, match=message) as error:
         make(**arguments)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda file: None, "an .npy file with an integer array"),
+        (lambda file: np.save(file, np.zeros((3, 0), int)), "is empty"),
+        (lambda file: np.savez(file, a=np.zeros(2)), "holds several arrays"),
+        (lambda file: file.write(b"\x93NUMPY\x01\x00"), "an .npy file with an integer"),
+    ],
+)
+def test_files_that_are_no_schedule(tmp_path, write, message):
+    path = tmp_path / "schedule.npy"
+    with open(path, "wb") as file:
+        write(file)
+    with pytest.raises(InputError, match=re.escape(f"{str(path)!r}")) as caught:
+        explicit(population=6, cohort_size=2, schedule=str(path))
+    assert message in str(caught.value) and "\n" not in str(caught.value)

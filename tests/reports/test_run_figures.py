@@ -84,6 +84,18 @@ def test_zones_below_lambda_are_hatched(grid_of_runs):
     assert danger_zones(runs, 80.0) == danger_zones(runs, 80.0)  # the same bits
 
 
+def test_names_are_text_and_no_formula(make_run):
+    """A lone dollar sign, a backslash: TeX that cannot be read."""
+    for size in (8, 16):
+        for lr in (0.1, 0.5):
+            changes = {"client.batch_size": size, "client.lr": lr}
+            make_run(f"{lr}-{size}", changes, mta=90.0, asr=1.0)
+    runs = runs_of(make_run)
+    for run in runs:
+        run["defense_name"] += r" $\frac{ 5$ \\x"
+    assert is_svg(danger_zones(runs, 80.0))
+
+
 def test_no_finished_run_no_map(make_run):
     make_run("a", mta=None, asr=None, finished=False)
     assert danger_zones(runs_of(make_run), 80.0) is None
@@ -160,6 +172,8 @@ def test_geometry_draws_each_projected_round(make_run):
         runs_of(make_run), rows=["defense.name"], columns=["client.lr"], values=["mta"]
     )
     assert update_geometry(table, make_run.results) is None
+    (folder / "geometry").mkdir()
+    (folder / "geometry" / "notes.json").write_text("{}")  # of somebody else
     for count, round_index in enumerate((10, 2), start=1):
         write_geometry(folder, round_index)
         svg = update_geometry(table, make_run.results)

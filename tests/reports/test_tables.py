@@ -250,6 +250,19 @@ def test_runs_that_differ_in_more_than_the_seed_are_flagged(make_run):
     assert one_cell(make_run).flags == "m"
 
 
+def test_a_column_of_text_is_no_value(make_run):
+    make_run("a", mta=90, asr=5.5)
+    with pytest.raises(InputError, match=r"--values=defense\.name: the column holds"):
+        grid(runs_of(make_run), rows=["seed"], columns=[], values=["defense.name"])
+
+
+def test_a_setting_is_a_value_too(make_run):
+    make_run("a", {"client.lr": 0.25}, mta=90, asr=5.5)
+    table = grid(runs_of(make_run), rows=["seed"], columns=[], values=["client.lr"])
+    (cell,) = table.cells.values()
+    assert cell.values["client.lr"].mean == 0.25
+
+
 def test_wrong_columns_of_a_grid(make_run):
     make_run("a", mta=90, asr=1)
     with pytest.raises(InputError, match=r"--rows=defence\.name.*'defense_name'"):

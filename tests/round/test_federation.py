@@ -328,7 +328,7 @@ def test_craft_outside_its_window_changes_nothing(register):
         register, ("own_updates",), active_rounds(2, None)
     )
 
-    assert not bool(report.active)
+    assert not bool(report.active) and not report.acted.any()
     assert (seen == 0).all()
     assert not (spied(state) == 7.0).any()
 

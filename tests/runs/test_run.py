@@ -201,6 +201,7 @@ def test_round_rows_hold_every_field(finished):
         assert row["clients"] == sorted(set(row["clients"]))
         assert len(row["clients"]) == 4 and row["absent"] == 0
         assert row["malicious"] == [i for i in row["clients"] if i in malicious]
+        assert row["acted"] == row["malicious"]
         weights = dict(zip(row["clients"], row["weights"], strict=True))
         assert row["excluded"] == [i for i, w in weights.items() if w == 0]
         assert len(row["losses"]) == len(row["update_norms"]) == 4
@@ -218,6 +219,9 @@ def test_summary_and_provenance(finished):
     assert summary["rounds"] == ROUNDS
     assert summary["final"] == without_times(last)
     assert summary["late"]["mta"] == {"mean": last["mta"], "std": 0.0}  # one row
+    attacked = [bool(row["malicious"]) for row in rows(finished / "rounds.jsonl")]
+    assert summary["rounds_attacked"] == sum(attacked) > 0
+    assert provenance["nothing_to_poison"] == []
     assert summary["attack_knowledge"] == ["own_data"]
     assert summary["oracle_knowledge"] == "none"
     assert set(summary["seconds"]) == {

@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from fedjax_sim.core.compiled import compiled
 from fedjax_sim.defenses.drop.schedule import Loss
 
 
+@compiled("kind")
 def clone_loss(teacher: Array, student: Array, kind: Loss, temperature: float) -> Array:
     """How far logits f32 [B, C] are apart.
 

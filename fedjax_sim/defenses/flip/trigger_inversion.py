@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from fedjax_sim.core.compiled import compiled
+
 _EPSILON = 1e-7
 PATIENCE = 10
 COST_UP, COST_DOWN = 1.5, 1.5**1.5
@@ -49,17 +51,20 @@ class _Search(NamedTuple):
     last_loss: Array  # f32 [B]
 
 
+@compiled()
 def apply_triggers(images: Array, triggers: Triggers, member: Array) -> Array:
     """Returns (1 - m) x + m p with trigger `member` (i32 [B]) for each image."""
     mask = triggers.mask[member][..., None]
     return (1.0 - mask) * images + mask * triggers.pattern[member]
 
 
+@compiled()
 def _encode(triggers: Triggers) -> Triggers:
     """To all real numbers."""
     return jax.tree.map(lambda v: jnp.arctanh((v - 0.5) * (2.0 - _EPSILON)), triggers)
 
 
+@compiled()
 def _decode(encoded: Triggers) -> Triggers:
     return jax.tree.map(lambda t: jnp.tanh(t) / (2.0 - _EPSILON) + 0.5, encoded)
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from fedjax_sim.contracts.defense import Cohort, RoundContext, Stage, exclude, included
+from fedjax_sim.core.compiled import compiled
 from fedjax_sim.defenses.parts.building import stateless
 from fedjax_sim.numerics.distances import cosine_distances
 
@@ -42,6 +43,7 @@ def majority_component(
     return stateless(judge)
 
 
+@compiled()
 def majority_members(distances: Array, mask: Array) -> Array:
     """Returns bool [n]: the first component with at least floor(n/2) + 1 clients.
 

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fedjax_sim.contracts.defense import Cohort, exclude, included
+from fedjax_sim.core.compiled import compiled
 
 
 def keep_lowest(cohort: Cohort, scores: Array, count: int | Array) -> Cohort:
@@ -12,6 +13,7 @@ def keep_lowest(cohort: Cohort, scores: Array, count: int | Array) -> Cohort:
     return exclude(cohort, ranks(scores, mask, cohort.client_ids) >= count)
 
 
+@compiled()
 def ranks(scores: Array, mask: Array, client_ids: Array) -> Array:
     """Returns the places i32 [n] of the clients by score, from 0.
 
