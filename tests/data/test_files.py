@@ -88,7 +88,7 @@ def test_content_is_unpacked_whatever_its_name(tmp_path, pack):
         (b"", "an empty file"),
         (b"\n<!DOCTYPE html><title>404", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
-        (gzip.compress(b"x"), "gzip"),
+        (gzip.compress(b"x", mtime=0), "gzip"),
         (b"PK\x03\x04...", "a zip archive"),
         (b"\x89PNG\r\n", "a PNG image"),
         (b"\x93NUMPY\x01", "a NumPy array"),
