@@ -21,7 +21,6 @@ from typing import Annotated, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from scipy import special
 
 from fedjax_sim.attacks.parts.known_updates import draw_rows, mean, sent_by_all
 from fedjax_sim.attacks.parts.options import active_rounds
@@ -208,6 +207,8 @@ def aligned_enough(size: int, test: Test, p_value: float) -> int:
     """Returns the aligned coordinates of `size` from which on c stays as it is."""
     if test == "majority":
         return size // 2 + 1
+    from scipy import special  # slow to import, and this is all that needs it
+
     # The quantile of Bin(size, 1/2) at 1 - p, as SciPy finds it.
     count = math.ceil(special.bdtrik(1 - p_value, size, 0.5))
     lower = max(count - 1, 0)

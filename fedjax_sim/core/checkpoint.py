@@ -17,7 +17,8 @@ from absl import logging
 from fedjax_sim.core.errors import InputError
 
 PyTree = Any
-_CHECKSUM, _DIGEST = "checksum", 32  # beside the arrays; bytes
+_CHECKSUM, _BESIDE = "checksum", "beside"  # beside the arrays of the state
+_DIGEST = 32  # bytes
 _OVERHEAD = 200_000  # bytes of the files around the arrays, generously
 
 
@@ -50,13 +51,21 @@ class Checkpoints:
         """Rounds of all checkpoints."""
         return sorted(self._manager.all_steps())
 
-    def save(self, round_index: int, state: PyTree) -> None:
+    def save(
+        self, round_index: int, state: PyTree, beside: np.ndarray | None = None
+    ) -> None:
         """Writes the state after `round_index` and waits until it is on disk.
+
+        Args:
+          round_index: how many rounds are complete.
+          state: to be restored.
+          beside: u8 [32], a digest of what goes with the state but is kept elsewhere.
 
         Raises:
           OSError: it cannot be written; `ENOSPC` if the disk is full.
         """
         arrays = {name: np.asarray(leaf) for name, leaf in _leaves(state).items()}
+        arrays[_BESIDE] = np.zeros(_DIGEST, np.uint8) if beside is None else beside
         arrays[_CHECKSUM] = _checksum(arrays)
         full = OSError(ENOSPC, os.strerror(ENOSPC), str(self.folder))
         wanted = sum(array.nbytes for array in arrays.values()) + _OVERHEAD
@@ -71,19 +80,23 @@ class Checkpoints:
                 raise
             raise full from None
 
-    def restore(self, round_index: int, like: PyTree) -> PyTree:
+    def restore(
+        self, round_index: int, like: PyTree, beside: np.ndarray | None = None
+    ) -> PyTree:
         """Reads the state after `round_index`.
 
         Args:
           round_index: a round that was saved.
           like: a state of the same structure, shapes and dtypes.
+          beside: u8 [32], what must have been saved so; None: anything.
 
         Raises:
-          InputError: the checkpoint is damaged or of another structure.
+          InputError: the checkpoint is damaged, of another structure, or goes with
+            something else.
         """
         leaves = _leaves(like)
         target = {name: np.asarray(leaf) for name, leaf in leaves.items()}
-        target[_CHECKSUM] = np.zeros(_DIGEST, np.uint8)
+        target |= {key: np.zeros(_DIGEST, np.uint8) for key in (_CHECKSUM, _BESIDE)}
         try:
             with _without_logs():
                 stored = self._manager.restore(
@@ -102,6 +115,12 @@ class Checkpoints:
                 )
         if not np.array_equal(found, _checksum(stored)):
             raise self._unreadable(round_index, "its checksum is another")
+        if beside is not None and not np.array_equal(stored[_BESIDE], beside):
+            raise InputError(
+                f"{self.folder}/{round_index}: the rows in rounds.jsonl or "
+                "metrics.jsonl are not those of this checkpoint; restore the files or "
+                "start in a new --workdir"
+            )
         paths, structure = jax.tree_util.tree_flatten_with_path(like)
         values = [
             stored.get(jax.tree_util.keystr(path), np.asarray(leaf))
@@ -126,6 +145,7 @@ class Checkpoints:
             raise self._unreadable(round_index, reason[:200]) from error
         if not np.array_equal(found, _checksum(stored)):
             raise self._unreadable(round_index, "its checksum is another")
+        del stored[_BESIDE]
         return stored
 
     def _unreadable(self, round_index: int, reason: str) -> InputError:

@@ -90,6 +90,7 @@ provenance.json
     malicious_majority (probability in a round; null unless uniform), init
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -218,7 +219,15 @@ class RunDirectory(Listener):
 
     def restore(self, done: int, states: PyTree) -> PyTree:
         """Returns the states of the newest checkpoint, without one the given ones."""
-        return self._checkpoints.restore(done, states) if done else states
+        if not done:
+            return states
+        return self._checkpoints.restore(done, states, self._rows_digest())
+
+    def _rows_digest(self) -> np.ndarray:
+        """u8 [32]: of all rows until now, so that a checkpoint goes with no others."""
+        digests = self._rounds_file.digest() + self._metrics_file.digest()
+        found = hashlib.blake2b(digests, digest_size=32).digest()
+        return np.frombuffer(found, np.uint8)
 
     # As a listener.
 
@@ -240,7 +249,7 @@ class RunDirectory(Listener):
         if not (timely or whole or last):
             return
         if done not in (0, self._checkpoints.latest()):
-            self._checkpoints.save(done, states())
+            self._checkpoints.save(done, states(), self._rows_digest())
         self._saved_at = now
 
     def finished(self, summary: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The files of a run directory: read whole or refused, written whole or not at all."""
 
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -86,6 +87,11 @@ class Rows:
 
     def __init__(self, path: Path):
         self.path = path
+        self._seen = hashlib.blake2b()
+
+    def digest(self) -> bytes:
+        """A digest of the rows that were kept and appended."""
+        return self._seen.digest()
 
     def read(self) -> list[dict[str, Any]]:
         """Returns the rows; a last line cut short by a kill is left out.
@@ -132,15 +138,19 @@ class Rows:
                 f"{self.path}: round {missing[0]} is missing, and the newest "
                 f"checkpoint is of round {last_round}; {RESTORE}"
             )
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        self._seen.update(text.encode())
         temporary = self.path.with_suffix(".partial")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        temporary.write_text(text)
         os.replace(temporary, self.path)
         return rows
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Adds rows; they are on the disk before a checkpoint of their rounds is."""
+        text = "".join(json.dumps(plain(row)) + "\n" for row in rows)
+        self._seen.update(text.encode())
         with open(self.path, "a") as file:
-            file.writelines(json.dumps(plain(row)) + "\n" for row in rows)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
 

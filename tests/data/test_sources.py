@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn import datasets
 
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core.errors import InputError
@@ -85,6 +86,14 @@ def test_digits_have_their_size_and_are_the_same_again():
     assert digits.train_labels.dtype == np.int32
     sizes = np.bincount(digits.train_labels) + np.bincount(digits.test_labels)
     np.testing.assert_allclose(np.bincount(digits.test_labels), sizes / 5, atol=1)
+    official = datasets.load_digits()
+    sums = [images.sum() for images in (digits.train_images, digits.test_images)]
+    expected = np.rint(official.images * (255 / 16)).astype(np.uint8)
+    assert sum(sums) == expected.sum()
+    is_test = np.zeros(len(expected), bool)
+    is_test[np.argsort(official.target, kind="stable")[::5]] = True
+    np.testing.assert_array_equal(digits.test_images[..., 0], expected[is_test])
+    np.testing.assert_array_equal(digits.train_labels, official.target[~is_test])
     again = sources.load("digits")
     np.testing.assert_array_equal(again.test_images, digits.test_images)
 

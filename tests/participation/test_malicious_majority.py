@@ -3,6 +3,7 @@
 from math import comb
 
 import pytest
+from scipy.stats import hypergeom
 
 from fedjax_sim.participation.parts.malicious_majority import (
     chernoff_bound,
@@ -44,3 +45,23 @@ def test_probabilities_against_counting_all_cohorts(cohort):
     assert majority_probability(*args) == pytest.approx(more)
     assert majority_probability(*args, strict=False) == pytest.approx(least)
     assert chernoff_bound(*args) >= least - 1e-12
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (100_000, 20_000, 50),
+        (100_000, 45_000, 1000),
+        (10_000_000, 4_900_000, 2000),
+        (20, 0, 5),
+        (20, 20, 5),
+        (20, 12, 20),
+        (20, 9, 20),
+        (1, 1, 1),
+        (1000, 999, 500),
+    ],
+)
+def test_probabilities_against_scipy(args):
+    population, malicious, cohort = args
+    expected = hypergeom.sf(cohort // 2, population, malicious, cohort)
+    assert majority_probability(*args) == pytest.approx(expected, rel=1e-9)

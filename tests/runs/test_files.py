@@ -205,3 +205,19 @@ def test_environment_is_plain_and_complete():
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert found["git"] and found["backend"] and found["devices"]
     assert json.loads(json.dumps(found)) == found
+
+
+def test_the_digest_of_rows_is_that_of_what_is_kept(tmp_path):
+    """A checkpoint knows by it which rows it goes with."""
+    first, second = Rows(tmp_path / "a.jsonl"), Rows(tmp_path / "b.jsonl")
+    first.append([{"round": 1, "mta": 1 / 3, "x": np.float32(0.1)}])
+    before = first.digest()
+    first.append([{"round": 2, "mta": None}])
+    assert first.digest() != before
+
+    again = Rows(tmp_path / "a.jsonl")
+    again.keep_until(1, [1])
+    assert again.digest() == before
+
+    second.append([{"round": 1, "mta": 1 / 3 + 1e-15, "x": np.float32(0.1)}])
+    assert second.digest() != before

@@ -512,6 +512,19 @@ def test_damaged_rows_are_refused(droplet_flags, finished, tmp_path, capfd):
     assert_refused(result, path)
 
 
+def test_rows_of_another_run_are_refused(droplet_flags, finished, tmp_path, capfd):
+    """Valid ones, in which a digit has changed: a disk does that."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    (workdir / "summary.json").unlink()
+    path = workdir / "metrics.jsonl"
+    path.write_text(re.sub(r'"mta": \d', '"mta": 1', path.read_text(), count=1))
+
+    result = command(capfd, *droplet_flags, f"--workdir={workdir}")
+
+    assert_refused(result, "the rows in rounds.jsonl or metrics.jsonl are not those")
+
+
 # ---------------------------------------------------------------------- options
 
 

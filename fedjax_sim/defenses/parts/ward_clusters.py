@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from scipy.cluster import hierarchy
-from scipy.spatial.distance import squareform
 
 from fedjax_sim.contracts.defense import (
     Cohort,
@@ -77,6 +75,9 @@ def ward_labels(
     Returns:
       i32 [n]: 0 or 1, or -1 for other clients and with fewer than three clients.
     """
+    from scipy.cluster import hierarchy  # slow to import, and of no use before a round
+    from scipy.spatial.distance import squareform
+
     distances, mask, ids = (np.asarray(a) for a in (distances, mask, client_ids))
     labels = np.full(len(mask), -1, np.int32)
     rows = np.flatnonzero(mask)

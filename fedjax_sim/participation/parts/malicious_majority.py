@@ -10,7 +10,7 @@ is 0.221 (of more than ten, 0.102).
 
 import math
 
-from scipy.stats import hypergeom
+import numpy as np
 
 
 def majority_probability(
@@ -24,7 +24,19 @@ def majority_probability(
     """
     half = cohort_size / 2
     least = math.floor(half) + 1 if strict else math.ceil(half)
-    return float(hypergeom.sf(least - 1, population, num_malicious, cohort_size))
+    fewest = max(0, cohort_size - (population - num_malicious))
+    most = min(cohort_size, num_malicious)
+    if least > most:
+        return 0.0
+    # Hypergeometric weights relative to the mode, each from its neighbour: nothing
+    # overflows, and SciPy's distributions take longer to import than all else here.
+    k = np.arange(fewest, most, dtype=float)
+    benign_left = population - num_malicious - cohort_size + k + 1
+    ratios = (num_malicious - k) * (cohort_size - k) / ((k + 1) * benign_left)
+    mode = int((ratios >= 1).sum())
+    below = np.cumprod(1 / ratios[:mode][::-1])[::-1]
+    weights = np.concatenate([below, [1.0], np.cumprod(ratios[mode:])])
+    return float(weights[max(least - fewest, 0) :].sum() / weights.sum())
 
 
 def chernoff_bound(population: int, num_malicious: int, cohort_size: int) -> float:
