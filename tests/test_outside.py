@@ -108,6 +108,13 @@ def all_updates() -> Defense:
     ))
 
 
+def plain_mean() -> Defense:
+    """Breaks the contract: it looks at no weights."""
+    return pipeline(reduce=lambda cohort, context: Aggregate(
+        cohort.updates.mean(0), cohort.buffers.mean(0)
+    ))
+
+
 def no_answer() -> Defense:
     return pipeline(predict=lambda state, model, network, images: images.nothing)
 
@@ -218,6 +225,10 @@ def test_a_sweep_in_processes_and_jobs_and_its_report(outside, tmp_path, how):
         (
             {"defense.name": "outside_rules:all_updates"},
             ["'outside_rules:all_updates'", "aggregated to ((6, "],
+        ),
+        (
+            {"defense.name": "outside_rules:plain_mean"},
+            ["'outside_rules:plain_mean'", "a client of weight 0 has influence"],
         ),
         ({"defense.name": "outside_rules:no_answer"}, ["line ", " nothing"]),
         (

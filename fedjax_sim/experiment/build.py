@@ -25,6 +25,7 @@ from fedjax_sim.data.packing import classes_of_clients
 from fedjax_sim.data.packing import fingerprint as partition_fingerprint
 from fedjax_sim.data.partition import PARTITIONS
 from fedjax_sim.experiment import program
+from fedjax_sim.experiment.absent import refuse_influence_of_absent
 from fedjax_sim.experiment.clients import (
     Clients,
     make_clients,
@@ -94,8 +95,11 @@ def build(
     """
     with blamed(config):
         built = _build(config, dataset or load_data(config), adapt)
-        if chosen_outside(config):  # ours are tested
+        outside = chosen_outside(config)
+        if outside:  # ours are tested
             _trace(built)
+        if "defense" in outside:
+            refuse_influence_of_absent(built.parts, built.inputs)
         return built
 
 
