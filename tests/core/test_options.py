@@ -252,7 +252,7 @@ def test_an_option_says_what_it_means_and_what_it_may_be(section, name, key):
     own = options(section, name)[key]
 
     assert own.meaning and "\n" not in own.meaning
-    plain = own.annotation in (bool, str)
+    plain = own.annotation in (bool, str, bool | None, str | None)
     assert plain or own.range is not None or own.choices
     if own.default is not REQUIRED:
         own.check(section, own.default)

@@ -23,6 +23,7 @@ EVERYBODY = {
 # Enough for rules that distrust up to two clients.
 MANY = {
     "attack.num_malicious": 1,
+    "attack.victim_class": None,  # the attacker need not hold one
     "partition.num_clients": 12,
     "participation.clients_per_round": 12,
 }
@@ -30,6 +31,7 @@ MANY = {
 NEEDS = {
     "adaptive_label_flip": {"defense.name": "fedredefense"},
     "adaptive_targeted_label_flip": {"defense.name": "fedredefense"},
+    "block_backdoor": {"attack.alpha": 0.1},
     "bulyan": MANY,
     "bulyan_leadfl": MANY,
     "krum": MANY,

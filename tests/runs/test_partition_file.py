@@ -120,7 +120,9 @@ def test_clients_that_lack_classes(tmp_path, capsys, name, unequal, lacking, sai
     values["participation"] = {"clients_per_round": 4}
     facts = build(resolve(values), data).facts
     assert facts["partition"]["clients_without_a_class"] == lacking
-    Terminal("mine", 3, tmp_path).begins({**facts, "malicious_majority": None}, 0)
+    Terminal("mine", 3, tmp_path, "none").begins(
+        {**facts, "malicious_majority": None}, 0
+    )
     line, err = capsys.readouterr()
     assert err == "" and line.count("\n") == said
     expected = "mine: partition 'drop_iid' leaves 1 of 6 clients without all of the 10"

@@ -34,6 +34,7 @@ def test_attackers_with_nothing_to_poison_are_said(idle, said, capsys, tmp_path)
         "nothing_to_poison": idle,
         "malicious_clients": [1, 2, 5],
         "malicious_majority": None,
+        "partition": {"alike": False, "clients_without_a_class": 0},
     }
     Terminal("mine", 4, tmp_path, "backdoor").begins(facts, 0)
     assert (
