@@ -4,8 +4,11 @@ By the environment, so that the commands which tests start compile as this proce
 some tests compare the two bit by bit.
 """
 
+import atexit
 import gc
 import os
+import shutil
+import tempfile
 from importlib.metadata import version
 
 # Both are read when JAX is imported.
@@ -15,6 +18,16 @@ if version("jaxlib").startswith("0.10."):
     # that XLA does not know ends the process.
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
+
+# What one process has compiled, no other compiles again: neither a test process beside
+# this one nor a command that a test starts. The first of them removes the folder.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    atexit.register(
+        shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True
+    )
 
 # Tracing makes millions of objects that live on, and a collection looks at all of them.
 gc.set_threshold(100_000, 50, 100)

@@ -65,7 +65,7 @@ def assert_same_run(first, second):
         assert one == other and one
     one, other = checkpoint(first), checkpoint(second)
     assert one.keys() == other.keys()
-    for name in one:
+    for name in one.keys() - {"beside", "checksum"}:  # of the rows with their times
         np.testing.assert_array_equal(one[name], other[name])
 
 

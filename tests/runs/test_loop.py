@@ -53,6 +53,7 @@ def parameters(folder):
     checkpoints = Checkpoints(folder / "checkpoints")
     stored = checkpoints._manager.restore(checkpoints.latest())
     del stored["checksum"]  # of bits, which may round otherwise
+    del stored["beside"]  # of the rows, in which times stand
     checkpoints.close()
     return stored
 
