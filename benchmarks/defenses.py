@@ -1,5 +1,6 @@
 """The server's part of a round under each defence."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -30,20 +31,32 @@ from .timing import best_of
 _BY_STEPS = ("drop", "fedredefense", "flip")
 
 
-def bench_defenses() -> dict[str, Any]:
-    """The server's part of a round under each rule: 50 updates of 1.2 M parameters.
+def bench_defenses(
+    only: Sequence[str] | None = None,
+    *,
+    n: int = 50,
+    samples: int = 1000,
+    batch: int = 512,
+) -> dict[str, Any]:
+    """The server's part of a round under each rule: n updates of 1.2 M parameters.
 
     As in a run, rounds follow each other on the device: what is compared is the time
     of a further round. Of DROP, an iteration of its distillation is measured besides
     (the published budget is 651), and of FLIP the client's batch; FedREDefense's
     iterations are the part `reconstruction`.
+
+    Args:
+      only: names of rules; None measures all.
+      n: updates.
+      samples: of the server, for the rules that have some.
+      batch: of DROP's distillation.
     """
-    n, rounds_at_once = 50, 4
+    rounds_at_once = 4
     network = network_of("cnn", (32, 32, 3), auto_lowering(jax.default_backend()))
     params = ravel(network.model.init(jax.random.key(0))[0])
     size = network.layout.size
     updates = 0.01 * jax.random.normal(jax.random.key(1), (n, size))
-    data = train_data((32, 32, 3), 1, 1000)
+    data = train_data((32, 32, 3), 1, samples)
     reader = Reader(Augmentation(), normalization("half", 3), None)
     images = normalize(data.images, reader.normalization)
 
@@ -69,8 +82,10 @@ def bench_defenses() -> dict[str, Any]:
         return go_on
 
     def program(defense, num_rounds=rounds_at_once):
-        spec = FederationSpec(n, n, 10, network.layout, 0, network, jax.random.key(2))
-        count = defense.root.num_samples if defense.root else 1
+        spec = FederationSpec(
+            n, n, n // 5, network.layout, 0, network, jax.random.key(2)
+        )
+        count = min(defense.root.num_samples, samples) if defense.root else 1
 
         def one_round(state, updates, inputs):
             params, images, labels = inputs
@@ -81,7 +96,7 @@ def bench_defenses() -> dict[str, Any]:
                 global_buffers=jnp.zeros(0),
                 root=Root(images, labels, lambda model, key: model),
                 network=network,
-                malicious=jnp.arange(n) < 10,
+                malicious=jnp.arange(n) < n // 5,
             )
             cohort = Cohort(
                 updates=updates,
@@ -105,7 +120,8 @@ def bench_defenses() -> dict[str, Any]:
         return state, updates, params + jnp.full(n, 1 / n) @ updates
 
     mean = rounds(mean_round, ((), updates, params))
-    names = [name for name in DEFENSES if name not in _BY_STEPS]
+    chosen = set(DEFENSES if only is None else only)
+    names = [name for name in DEFENSES if name in chosen and name not in _BY_STEPS]
     rows = {}
     print(f"\nserver rules, {n} updates of {size} parameters (training apart)")
     for name in names:
@@ -115,21 +131,24 @@ def bench_defenses() -> dict[str, Any]:
         rows[name] = {"ms": 1e3 * own, "times_mean": own / plain}
         print(f"  {name}: {rows[name]['ms']:.1f} ms, {rows[name]['times_mean']:.1f} x")
 
-    iteration = 512 * (5 - 1 + 11)  # queries, at the published batch and steps
-    once, twice = (
-        program(drop(budget=times * iteration, every=1), 1) for times in (1, 2)
-    )
-    seconds = best_of({"once": once, "twice": twice}, 1)
-    rows["drop"] = {"s_per_iteration": seconds["twice"] - seconds["once"]}
-    print(
-        f"  drop: droplet, and {rows['drop']['s_per_iteration']:.2f} s per iteration "
-        f"of a distillation from {n} teachers (batch 512)"
-    )
-    rows["flip"] = flip_cost(network)
-    print(
-        f"  flip: fedavg, and {rows['flip']['ms_per_step']:.0f} ms per batch of a "
-        f"client, {rows['flip']['times_plain']:.0f} x a plain step (batch 32)"
-    )
+    if "drop" in chosen:
+        iteration = batch * (5 - 1 + 11)  # queries, at the published steps
+        once, twice = (
+            program(drop(budget=times * iteration, batch_size=batch, every=1), 1)
+            for times in (1, 2)
+        )
+        seconds = best_of({"once": once, "twice": twice}, 1)
+        rows["drop"] = {"s_per_iteration": seconds["twice"] - seconds["once"]}
+        print(
+            f"  drop: droplet, and {rows['drop']['s_per_iteration']:.2f} s per "
+            f"iteration of a distillation from {n} teachers (batch {batch})"
+        )
+    if "flip" in chosen:
+        rows["flip"] = flip_cost(network)
+        print(
+            f"  flip: fedavg, and {rows['flip']['ms_per_step']:.0f} ms per batch of a "
+            f"client, {rows['flip']['times_plain']:.0f} x a plain step (batch 32)"
+        )
     return rows
 
 

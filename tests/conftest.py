@@ -11,6 +11,8 @@ import shutil
 import tempfile
 from importlib.metadata import version
 
+import pytest
+
 # Both are read when JAX is imported.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 if version("jaxlib").startswith("0.10."):
@@ -23,7 +25,7 @@ if version("jaxlib").startswith("0.10."):
 # this one nor a command that a test starts. The first of them removes the folder.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     atexit.register(
         shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True
@@ -34,3 +36,23 @@ gc.set_threshold(100_000, 50, 100)
 
 # Fixtures that several folders share.
 pytest_plugins = ["run_directories"]
+
+REPEATED = {
+    "commands",
+    "reports",
+    "runs",
+    "sweeps",
+}  # the same tiny runs, again and again
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _keep_what_others_need(request):
+    """To write a program that nobody asks for again costs time, too."""
+    import jax  # not before the environment says how it compiles
+
+    key = "jax_persistent_cache_min_compile_time_secs"
+    usual = getattr(jax.config, key)
+    if not REPEATED & set(request.path.parts):
+        jax.config.update(key, 1e9)
+    yield
+    jax.config.update(key, usual)

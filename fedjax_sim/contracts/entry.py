@@ -10,6 +10,7 @@ rule.
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from functools import cache
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -141,10 +142,16 @@ class Registry(Table):
         """See `Table`."""
         return None if name in self._modules() else super().outside(name)
 
-    def _modules(self) -> list[str]:
-        path = importlib.import_module(self.package).__path__
-        found = (module.name for module in pkgutil.iter_modules(path))
-        return [name for name in found if name != "parts" and not name.startswith("_")]
+    def _modules(self) -> frozenset[str]:
+        return _modules_of(self.package)
+
+
+@cache
+def _modules_of(package: str) -> frozenset[str]:
+    """The modules of a package that are rules; the disk is asked once."""
+    path = importlib.import_module(package).__path__
+    found = (module.name for module in pkgutil.iter_modules(path))
+    return frozenset(n for n in found if n != "parts" and not n.startswith("_"))
 
 
 def imported(section: str, name: str) -> Entry:

@@ -10,7 +10,8 @@ name), types, ranges, and combinations that no run could satisfy. What a single 
 refuses stands with the rule (`Entry.check`, and its options' annotations).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import pydantic
@@ -21,7 +22,7 @@ from fedjax_sim.client_defenses import CLIENT_DEFENSES
 from fedjax_sim.contracts.config import Config
 from fedjax_sim.contracts.entry import Table
 from fedjax_sim.core.errors import InputError, did_you_mean
-from fedjax_sim.core.options import REQUIRED, Option
+from fedjax_sim.core.options import REQUIRED, Option, options_of
 from fedjax_sim.data.augment import AUGMENTATIONS
 from fedjax_sim.data.normalize import NORMALIZATIONS
 from fedjax_sim.data.partition import PARTITIONS
@@ -95,17 +96,7 @@ def _with_options(section: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if key not in fixed and key not in own:
             hint = did_you_mean(key, [*fixed, *own])
             raise InputError(f"config.{section}.{key} is not a key; {hint}")
-    fields: dict[str, Any] = {
-        key: (one.annotation, ... if one.default is REQUIRED else one.default)
-        for key, one in own.items()
-    }
-    schema = pydantic.create_model(
-        f"{section} options",
-        __config__=pydantic.ConfigDict(
-            extra="forbid", strict=True, arbitrary_types_allowed=True
-        ),
-        **fields,
-    )
+    schema = _options_schema(section, TABLES[section].find(name).factory)
     # Several values in one key are a tuple; JSON knows lists only.
     chosen = {
         key: tuple(value) if isinstance(value, list) else value
@@ -119,6 +110,24 @@ def _with_options(section: str, given: Mapping[str, Any]) -> dict[str, Any]:
         **{key: value for key, value in given.items() if key not in own},
         "options": {key: getattr(checked, key) for key in own},
     }
+
+
+@lru_cache(maxsize=500)  # of them there are about 100; a sweep resolves thousands
+def _options_schema(section: str, factory: Callable[..., Any]) -> type[BaseModel]:
+    """The options of a factory as a model that checks their types."""
+    given = _GIVEN.get(section, ())
+    fields: dict[str, Any] = {
+        key: (one.annotation, ... if one.default is REQUIRED else one.default)
+        for key, one in options_of(factory).items()
+        if key not in given
+    }
+    return pydantic.create_model(
+        f"{section} options",
+        __config__=pydantic.ConfigDict(
+            extra="forbid", strict=True, arbitrary_types_allowed=True
+        ),
+        **fields,
+    )
 
 
 def _fixed_keys(section: str) -> list[str]:
