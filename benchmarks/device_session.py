@@ -58,7 +58,8 @@ class Session:
     """Parts within a time, and what they found."""
 
     def __init__(self, out: Path, minutes: float):
-        self.path, self.results, self.failed = out / "device_session.json", {}, 0
+        self.path, self.failed = out / "device_session.json", 0
+        self.results: dict[str, Any] = {}
         self._end = time.monotonic() + 60 * minutes
 
     def left(self) -> float:
