@@ -134,7 +134,15 @@ def bench_defenses(
     if "drop" in chosen:
         iteration = batch * (5 - 1 + 11)  # queries, at the published steps
         once, twice = (
-            program(drop(budget=times * iteration, batch_size=batch, every=1), 1)
+            program(
+                drop(
+                    budget=times * iteration,
+                    batch_size=batch,
+                    num_seed=samples,
+                    every=1,
+                ),
+                1,
+            )
             for times in (1, 2)
         )
         seconds = best_of({"once": once, "twice": twice}, 1)

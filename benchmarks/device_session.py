@@ -193,7 +193,7 @@ def resnet_rounds(tiny: bool) -> dict[str, Any]:
         "data.num_test": 1000,
     }
     if tiny:
-        changes |= {"model.name": "cnn", "client.epochs": 1}
+        changes |= {"model.name": "cnn", "client.epochs": 1, "attack.dpr": 1.0}
     own = resolve_variants(load_file(f"{_DROP}:defense=drop,learning=C4"), changes)
     (config,) = own.values()
     with quiet_folder() as folder:

@@ -65,7 +65,10 @@ def flare(
 
     def judge(cohort: Cohort, context: RoundContext) -> Cohort:
         features = client_features(cohort, context)
-        distances = discrepancies(features, kernel_width)
+        # In the order of the ids: two clients that are equally far but for rounding
+        # must not change places with the rows of the cohort.
+        order = jnp.argsort(cohort.client_ids)
+        distances = discrepancies(features, kernel_width, order)
         chosen = times_chosen(distances, included(cohort), cohort.client_ids)
         return with_trust(cohort, chosen, temperature)
 
@@ -100,15 +103,21 @@ def client_features(cohort: Cohort, context: RoundContext) -> Array:
 
 
 @compiled()
-def discrepancies(features: Array, kernel_width: float | Array) -> Array:
+def discrepancies(
+    features: Array, kernel_width: float | Array, order: Array | None = None
+) -> Array:
     """Returns the unbiased maximum mean discrepancies f32 [n, n], +inf if undefined.
 
     Args:
       features: f32 [n, m, p].
       kernel_width: sigma.
+      order: i32 [n], a permutation: of two clients the one that comes first in it is
+        the first in their kernel, which matters to rounding; None: as they stand.
     """
     n, m, _ = features.shape
-    first, second = np.triu_indices(n)
+    upper = np.triu_indices(n)
+    order = jnp.arange(n) if order is None else order
+    first, second = (order[places] for places in upper)
 
     def kernel_mean(pair: tuple[Array, Array]) -> Array:
         i, j = pair
@@ -119,7 +128,7 @@ def discrepancies(features: Array, kernel_width: float | Array) -> Array:
         within = jnp.where(jnp.eye(m, dtype=bool), 0.0, kernel).sum() / (m * (m - 1))
         return jnp.where(i == j, within, kernel.mean())
 
-    pairs = lax.map(kernel_mean, (jnp.asarray(first), jnp.asarray(second)))
+    pairs = lax.map(kernel_mean, (first, second))
     means = jnp.zeros((n, n)).at[first, second].set(pairs).at[second, first].set(pairs)
     within = jnp.diagonal(means)
     distances = within[:, None] + within[None, :] - 2.0 * means

@@ -11,6 +11,8 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
+import conftest  # noqa: E402, F401 - programs are compiled as those of the tests are
+
 
 def carry_out(
     name: str,

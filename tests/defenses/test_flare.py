@@ -131,3 +131,14 @@ def test_authors_train_before_the_first_round(root):
 def test_bad_arguments_are_refused(key, value):
     with pytest.raises(InputError, match=f"config.defense.{key} = {value} must"):
         flare(**{key: value})
+
+
+def test_discrepancies_do_not_depend_on_the_rows_of_the_cohort():
+    """To the bit: a half is counted, and rounding would decide who belongs to it."""
+    draws = np.random.default_rng(0)
+    features = draws.normal(size=(6, 7, 3)).astype(np.float32)
+    ids = np.array([4, 9, 2, 7, 1, 5])
+    there = discrepancies(features, 1.0, jnp.argsort(ids))
+    moved = draws.permutation(6)
+    here = discrepancies(features[moved], 1.0, jnp.argsort(ids[moved]))
+    np.testing.assert_array_equal(here, np.asarray(there)[np.ix_(moved, moved)])
