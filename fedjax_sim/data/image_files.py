@@ -7,13 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psutil
-from PIL import Image
 
 from fedjax_sim.data.dataset import Origin
 from fedjax_sim.data.files import Place, inside, look
 
-# Pillow reports damaged PNG files as SyntaxError.
-_DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _GREY = {"1", "L", "LA", "I;16"}  # Pillow's modes
 SUFFIXES = {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -79,13 +76,18 @@ def decode_bytes(
       size, origin, resize, channels: see `decode`.
     """
 
+    from PIL import Image  # only sets of image files need it
+
+    # Pillow reports damaged PNG files as SyntaxError.
+    damaged = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
     def opened(position: int, mode: str | None) -> Image.Image:
         content = b""
         try:
             content = reads[position]()
             with Image.open(io.BytesIO(content)) as file:
                 return file.convert(mode)
-        except _DAMAGED as error:
+        except damaged as error:
             seems = f"it looks like {look(content)}, " if content else ""
             reason = str(error) or type(error).__name__
             raise origin.error(
