@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from errno import ENOSPC
@@ -161,11 +162,22 @@ class Checkpoints:
 
 @contextmanager
 def _without_logs() -> Iterator[None]:
-    """Keeps orbax from logging a damaged file: `restore` says it, in one line."""
-    verbosity = logging.get_verbosity()
+    """Keeps orbax from logging a damaged file: `restore` says it, in one line.
+
+    Where it fails, its threads may print later that their event loop is closed: that
+    stays hidden from then on.
+    """
+    verbosity, hook = logging.get_verbosity(), sys.excepthook
+
+    def other_errors(kind, error, trace):
+        if kind is not RuntimeError or str(error) != "Event loop is closed":
+            hook(kind, error, trace)
+
     logging.set_verbosity(logging.FATAL)
+    sys.excepthook = other_errors
     try:
         yield
+        sys.excepthook = hook
     finally:
         logging.set_verbosity(verbosity)
 
