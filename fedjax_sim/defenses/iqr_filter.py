@@ -63,7 +63,9 @@ def mean_distances(updates: Array, mask: Array) -> tuple[Array, Array]:
     unit = jnp.where(mask, jnp.diagonal(found.units), 0.0).max()
     unit = jnp.where(unit > 0, unit, 1.0)
     distances = jnp.where(mask[None], distances_in(found, unit), 0.0)
-    return distances.sum(1) / jnp.maximum(mask.sum() - 1, 1), unit
+    # Sorted: the sum must not depend on the order of the clients, not even in its last
+    # bit, which decides where all are equally far.
+    return jnp.sort(distances, axis=1).sum(1) / jnp.maximum(mask.sum() - 1, 1), unit
 
 
 def above_fence(values: Array, mask: Array, iqr_k: float | Array) -> Array:
