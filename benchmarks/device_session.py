@@ -74,9 +74,7 @@ class Session:
             begun = time.monotonic()
             try:
                 found = work()
-            except (
-                Exception
-            ):  # the parts after it may work: all is written, none hidden
+            except Exception:  # written and counted; the parts after it may work
                 self.failed += 1
                 found = {"failed": traceback.format_exc()}
             self.results[name] = found

@@ -1,12 +1,12 @@
 """The command that writes the final model of a run to a file."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from fedjax_sim.commands.flags import run_command
+from fedjax_sim.core.paths import local_path
 from fedjax_sim.experiment.model_files import SUFFIXES, write_file
 
 USAGE = "usage: export.py --run=DIR --out=FILE"
@@ -32,8 +32,9 @@ def main(argv: Sequence[str]) -> int:
 def _export(values: flags.FlagValues, _: Mapping[str, Any]) -> int:
     from fedjax_sim.experiment.trained import read_run  # which imports JAX
 
-    arrays = read_run(Path(values.run))
-    write_file(Path(values.out), arrays)
+    run, out = local_path("--run", values.run), local_path("--out", values.out)
+    arrays = read_run(run)
+    write_file(out, arrays)
     count = sum(array.size for array in arrays.values())
-    print(f"written: {values.out}, {len(arrays)} arrays of {count} numbers")
+    print(f"written: {out}, {len(arrays)} arrays of {count} numbers")
     return 0

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from fedjax_sim.core import distributed
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.round import federation
 from fedjax_sim.round.federation import Parts, Sent
@@ -25,14 +26,14 @@ def refuse_influence_of_absent(parts: Parts, inputs: Inputs) -> None:
     if n < 2:
         return
     d, b = parts.network.layout.size, parts.network.buffer_layout.size
-    state = federation.init(parts, inputs)
-    opened = federation.open_round(parts, state, inputs)
-    opened = opened._replace(present=jnp.ones(n, bool).at[0].set(False))
-    normal = np.random.default_rng(0).normal(size=(n, d + b)).astype(np.float32)
+    rows = np.random.default_rng(0).standard_normal((n, d + b), np.float32)
 
-    @jax.jit
-    def judge(size: Array):
-        rows = jnp.asarray(normal).at[0].set(size)
+    @jax.jit  # of arguments, not constants: they are as large as in a run
+    def judge(inputs: Inputs, rows: Array, size: float):
+        state = federation.init(parts, inputs)
+        opened = federation.open_round(parts, state, inputs)
+        opened = opened._replace(present=jnp.ones(n, bool).at[0].set(False))
+        rows = rows.at[0].set(size)
         sent = Sent(
             updates=rows[:, :d],
             buffers=rows[:, d:],
@@ -45,7 +46,9 @@ def refuse_influence_of_absent(parts: Parts, inputs: Inputs) -> None:
         judged = federation.defend(parts, state, opened, sent)
         return judged.aggregate, judged.defense
 
-    for a, b in zip(*map(jax.tree.leaves, map(judge, _SENT)), strict=True):
+    inputs = distributed.local(inputs)
+    found = [jax.tree.leaves(judge(inputs, rows, size)) for size in _SENT]
+    for a, b in zip(*found, strict=True):
         if not np.allclose(a, b, rtol=1e-4, atol=1e-6, equal_nan=True):
             raise InputError(
                 "config.defense.name: a client of weight 0 has influence on the "

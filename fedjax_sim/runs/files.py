@@ -139,7 +139,7 @@ class Rows:
                 f"checkpoint is of round {last_round}; {RESTORE}"
             )
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        self._seen.update(text.encode())
+        self._seen = hashlib.blake2b(text.encode())
         temporary = self.path.with_suffix(".partial")
         temporary.write_text(text)
         os.replace(temporary, self.path)

@@ -154,6 +154,7 @@ def test_pickled_code_is_not_run(network, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "part"),
     [
+        (["--run={first}", "--out=gs://bucket/a.npz"], "folders of this machine"),
         (["--out=a.npz"], "--run must be given"),
         (["--run=/nowhere", "--out=a.npz"], "there is no run"),
         (["--run={first}", "--out=a.onnx"], "a file .npz, .safetensors, .pt, .pth is"),
