@@ -12,7 +12,8 @@ The contract of every stage and reduction, checked for each registered defence b
 `tests/defenses/test_contract.py`:
 
 * a client of weight 0 has no influence on anything;
-* the order of the clients does not matter, exact ties go to the smaller client id;
+* the order of the clients does not matter (`pipeline` shows them by ascending id), and
+  exact ties go to the smaller client id;
 * a NaN or Inf update never reaches the global model: `pipeline` gives such a client
   weight 0 before the first stage and reports it;
 * a round without survivors keeps the global model and says so in the report;

@@ -28,6 +28,7 @@ from fedjax_sim.contracts.federation import FederationSpec, GlobalModel
 from fedjax_sim.contracts.model import Network
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.options import Count, Natural, checked
+from fedjax_sim.defenses.parts.client_order import in_client_order
 from fedjax_sim.defenses.parts.pipeline import exclude_non_finite
 from fedjax_sim.defenses.parts.reductions import coordinatewise, weighted_mean
 from fedjax_sim.numerics import order_statistics
@@ -102,6 +103,7 @@ def flcert(
             model,
         )
 
+    @in_client_order
     def aggregate(
         state: FLCertState, cohort: Cohort, context: RoundContext
     ) -> tuple[FLCertState, Cohort, Aggregate]:

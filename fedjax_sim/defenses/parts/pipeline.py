@@ -19,6 +19,10 @@ from fedjax_sim.contracts.defense import (
     with_score,
 )
 from fedjax_sim.contracts.federation import FederationSpec
+from fedjax_sim.defenses.parts.client_order import (
+    after_in_client_order,
+    in_client_order,
+)
 from fedjax_sim.defenses.parts.reductions import weighted_mean
 
 PyTree = Any
@@ -33,7 +37,7 @@ def pipeline(
     """Composes stages, a reduction and a step afterwards into a defence.
 
     Args:
-      *stages: applied in order to the cohort of finite updates.
+      *stages: applied in order to the cohort of finite updates, by ascending ids.
       reduce: turns the cohort into one update; `weighted_mean()` by default.
       after: acts on the new global model.
       **changes: the optional fields of `Defense`. Those that take a state are given
@@ -47,6 +51,7 @@ def pipeline(
             after.init(spec) if after else (),
         )
 
+    @in_client_order
     def aggregate(state, cohort, context):
         stage_states, after_state = state
         cohort = exclude_non_finite(cohort, context)
@@ -63,6 +68,7 @@ def pipeline(
         )
         return (tuple(new_states), after_state), cohort, result
 
+    @after_in_client_order
     def apply_after(state, model, cohort, context):
         if after is None:
             return state, model
@@ -90,6 +96,7 @@ def filtered(stage: Stage, defense: Defense, **changes: Any) -> Defense:
     def init(spec):
         return stage.init(spec), defense.init(spec)
 
+    @in_client_order
     def aggregate(state, cohort, context):
         stage_state, defense_state = state
         cohort = exclude_non_finite(cohort, context)
