@@ -11,6 +11,7 @@ from fedjax_sim.commands.flags import run_command
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.experiment.config import resolve
 
+from .batches import bench_batches
 from .clients import MODELS, bench_clients
 from .defenses import bench_defenses
 from .gram import bench_gram
@@ -25,6 +26,7 @@ USAGE = "usage: bench.py [--json=FILE] [--only=PART,...] [--models=NAME,...]"
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "clients": bench_clients,
+    "batches": bench_batches,
     "waste": bench_waste,
     "order": bench_order,
     "gram": bench_gram,

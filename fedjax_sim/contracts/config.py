@@ -128,10 +128,11 @@ class Execution(Section):
 
     clients: str = "auto"  # auto, vmap, map or chunk:K
     lowering: Literal["auto", "patches", "blocked", "winograd", "native"] = "auto"
-    microbatch: Literal["off"] | Batch = "off"
+    microbatch: Literal["auto", "off"] | Batch = "auto"
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
     memory_gib: Memory | Literal["auto", "unlimited"] = "auto"
-    clock: Literal["auto"] | bool = "auto"  # times the phases of every round
+    clock: bool = False  # times the phases of every round
+    compilation_cache: str = "auto"  # auto (the user's cache folder), off or a folder
 
 
 class Checkpoint(Section):

@@ -270,7 +270,7 @@ def make_parts(
     Raises:
       InputError: what the memory or the devices of this machine cannot hold.
     """
-    work = make_work(config, network.model)
+    work = make_work(config, network)
     participation = make_participation(config, clients)
     spec = FederationSpec(
         clients.population,

@@ -44,7 +44,12 @@ TABLES: dict[str, Table] = {
     "client_defense": CLIENT_DEFENSES,
 }
 # Keys that say where a file lies; what it holds is told apart by its fingerprint.
-LOCATIONS = ("data.data_dir", "partition.path", "model.init")
+LOCATIONS = (
+    "data.data_dir",
+    "partition.path",
+    "model.init",
+    "execution.compilation_cache",
+)
 # Arguments that the run itself gives to what is chosen: they are no options.
 _GIVEN: dict[str, tuple[str, ...]] = {
     "data": ("data_dir", "name"),

@@ -43,7 +43,7 @@ def identity(config: Config) -> str:
         # Of the partition, only the number of clients is a shape.
         key: "traced" if key in traced else value
         for key, value in flatten(to_dict(config)).items()
-        if key not in ("seed", "data.data_dir", *RATES)
+        if key not in ("seed", "data.data_dir", "execution.compilation_cache", *RATES)
         and (not key.startswith("partition.") or key == "partition.num_clients")
     }
     values["model.init"] = config.model.init is not None  # which one is an input

@@ -16,6 +16,7 @@ import numpy as np
 from fedjax_sim.contracts.config import Config
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.core import distributed
+from fedjax_sim.core.compilation_cache import keep_programs
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.paths import local_path
 from fedjax_sim.core.progress import Progress
@@ -23,7 +24,6 @@ from fedjax_sim.experiment import memory, program
 from fedjax_sim.experiment.build import Experiment, build
 from fedjax_sim.experiment.config import LOCATIONS, flatten, to_dict
 from fedjax_sim.experiment.data import load_data
-from fedjax_sim.experiment.layout import clock_of
 from fedjax_sim.round import federation
 from fedjax_sim.round.execution import Strategy
 from fedjax_sim.runs.files import plain
@@ -94,6 +94,7 @@ def run_together(
     """
     if len({program.identity(job.config) for job in jobs}) > 1:
         raise ValueError("runs with different programs cannot be carried out together")
+    keep_programs(jobs[0].config.execution.compilation_cache)
     leads = distributed.is_leader()
     with ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt())
@@ -159,7 +160,7 @@ def _loop(
     """Runs to the end or to a signal; returns whether to the end."""
     config, parts = runs[0].config, built[0].parts
     every = config.evaluation.every
-    origin = time.monotonic() if clock_of(config) else None
+    origin = time.monotonic() if config.execution.clock else None
     together = Together(built, strategy, origin)
     states = together.first_states([run.restore for run in runs])
     begun = time.monotonic()

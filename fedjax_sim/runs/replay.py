@@ -1,6 +1,7 @@
 """A recorded round once more, to see what a run does not keep: the clients' updates."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +13,11 @@ from fedjax_sim.contracts.config import Config
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.contracts.defense import Defense, with_score
 from fedjax_sim.core.checkpoint import Checkpoints
+from fedjax_sim.core.compiled import compiler_options
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.experiment.build import build
 from fedjax_sim.experiment.config import resolve
 from fedjax_sim.experiment.data import load_data
-from fedjax_sim.experiment.layout import clock_of
 from fedjax_sim.round.clock import timed
 from fedjax_sim.round.federation import run_rounds
 from fedjax_sim.round.state import FedState
@@ -69,7 +70,8 @@ def replay(workdir: Path, round_index: int | None = None) -> Replayed:
     finally:
         lock.release()
     recording = build(config, dataset, adapt=_recording)
-    _, report = jax.jit(recording.round_step)(state, recording.inputs)
+    one_round = jax.jit(recording.round_step, compiler_options=compiler_options())
+    _, report = one_round(state, recording.inputs)
     report = jax.device_get(report)
     here = report.present
     found = Replayed(
@@ -100,10 +102,11 @@ def _state_before(
     built = build(config, dataset)
     inputs = built.inputs
     # With a clock, as the run itself: the same program rounds the same way.
-    origin = time.monotonic() if clock_of(config) else None
+    origin = time.monotonic() if config.execution.clock else None
     one_round = timed(origin)(built.parts)
     init, _ = couple(built.parts, built.twin, timed(origin))
-    states = jax.jit(init)(inputs)
+    once = compiler_options(once=True)
+    states = jax.jit(init, compiler_options=once)(inputs)
     checkpoints = Checkpoints(workdir / "checkpoints")
     done = max((r for r in checkpoints.rounds() if r < round_index), default=0)
     if done:
@@ -115,7 +118,7 @@ def _state_before(
     checkpoints.close()
     capacity = min(config.evaluation.every, config.rounds)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=compiler_options())
     def advance(state, inputs, count):
         return run_rounds(one_round, state, inputs, count, capacity)
 

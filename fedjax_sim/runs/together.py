@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fedjax_sim.core import distributed
+from fedjax_sim.core.compiled import compiler_options
 from fedjax_sim.experiment import memory
 from fedjax_sim.experiment.build import Experiment
 from fedjax_sim.round.clock import timed
@@ -54,7 +55,9 @@ class Together:
         self._leaves = distributed.replicate(self._inputs.leaves, self._mesh)
         # Each device of each process holds the whole of what comes out.
         whole = NamedSharding(self._mesh, P()) if self._mesh else None
-        self._jit = partial(jax.jit, out_shardings=whole)
+        self._jit = partial(
+            jax.jit, out_shardings=whole, compiler_options=compiler_options()
+        )
         self._stack = _stack_size(built, strategy)
 
     def _over_runs(self, function: Callable) -> Callable:
@@ -82,7 +85,8 @@ class Together:
             del test_sets
             return self._init(inputs)
 
-        new = self._jit(self._over_runs(init))(self._leaves)
+        once = compiler_options(once=True)
+        new = self._jit(self._over_runs(init), compiler_options=once)(self._leaves)
         with distributed.agreement():
             old = [function(pick(new, k)) for k, function in enumerate(restore)]
         stacked = jax.tree.map(lambda *own: np.stack(own), *old)

@@ -127,7 +127,7 @@ def test_internal_names_are_no_keys(section, key):
         ({"execution": {"memory_gib": -1.0}}, "config.execution.memory_gib = -1.0"),
         ({"execution": {"memory_gib": "all"}}, "config.execution.memory_gib = 'all'"),
         ({"execution": {"microbatch": 0}}, "config.execution.microbatch = 0"),
-        ({"execution": {"microbatch": "auto"}}, "config.execution.microbatch = 'auto'"),
+        ({"execution": {"microbatch": "some"}}, "config.execution.microbatch = 'some'"),
         (
             {"participation": {"name": "explicit", "schedule": 3}},
             "config.participation.schedule = 3",
