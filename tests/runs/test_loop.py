@@ -197,10 +197,19 @@ def test_a_listener_of_one_s_own_hears_a_run(tmp_path):
 
 
 def test_without_a_clock_rounds_are_timed_as_a_whole(tmp_path):
-    config = resolve(override(BASE, {"execution.clock": False, "rounds": 1}))
+    config = resolve(override(BASE, {"rounds": 1}))
     _, summary = loop.run(config, tmp_path / "run")
     (row,) = rows(tmp_path / "run" / "metrics.jsonl")
     assert row["seconds_train"] is None and row["seconds_defend"] is None
     assert row["seconds_rounds"] > 0
     assert summary["seconds"]["rounds"] == row["seconds_rounds"]
     assert summary["seconds"]["train"] is None
+
+
+def test_a_clock_times_training_apart_from_the_server(tmp_path):
+    config = resolve(override(BASE, {"execution.clock": True, "rounds": 1}))
+    _, summary = loop.run(config, tmp_path / "run")
+    (row,) = rows(tmp_path / "run" / "metrics.jsonl")
+    assert row["seconds_train"] > 0 and row["seconds_defend"] > 0
+    assert row["seconds_rounds"] is None
+    assert summary["seconds"]["train"] == row["seconds_train"]

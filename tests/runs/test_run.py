@@ -186,7 +186,7 @@ def test_metrics_rows_hold_every_field(finished):
         cells += ("false_negatives", "true_negatives")
         assert sum(row[key] for key in cells) == 4 * 4  # clients and rounds since
         assert row["diverged"] is False
-        assert row["seconds_train"] > 0
+        assert row["seconds_rounds"] > 0
     assert found[-1]["mta"] > 50
 
 
