@@ -1,0 +1,1 @@
+"""Whole jobs beside the simulators that a user would pick instead."""
