@@ -1,4 +1,4 @@
-"""The job of `benchmarks.peers` in FLPoison, run by the Python that it is installed for.
+"""The job of `benchmarks.peers` in FLPoison, run by the Python of its environment.
 
     python job_flpoison.py CHECKOUT DATA ROUNDS
 

@@ -181,11 +181,13 @@ def test_agrees_with_numpy_median():
     np.testing.assert_array_equal(median(rows, mask), np.median(rows, axis=0))
 
 
-@pytest.mark.parametrize("count", [1, 4, 7])
-def test_mean_around_the_median_against_numpy(count):
+@pytest.mark.parametrize(
+    ("n", "count"), [(9, 1), (9, 4), (9, 7), (16, 5), (33, 12), (65, 20)]
+)
+def test_mean_around_the_median_against_numpy(n, count):
     rng = np.random.default_rng(count)
-    values = rng.normal(size=(9, 30)).astype(np.float32)
-    mask = np.array([1, 1, 0, 1, 1, 1, 0, 1, 1], bool)
+    values = rng.normal(size=(n, 30)).astype(np.float32)
+    mask = np.arange(n) % 4 != 2
     actual = jax.jit(order_statistics.mean_around_median)(values, mask, count)
     kept = values[mask].astype(np.float64)
     gaps = np.abs(kept - np.median(kept, axis=0))
@@ -204,6 +206,12 @@ def test_values_that_tie_around_the_median_share_the_last_place():
     # Median 2: then 0 and 4 at the same distance, then -2.
     mean = order_statistics.mean_around_median(values, every, 2)[0]
     np.testing.assert_allclose(mean, 2)
+
+
+def test_a_nan_around_the_median_is_seen():
+    values = jnp.array([[1.0, 1.0], [jnp.nan, 2.0], [3.0, 3.0]])
+    mean = order_statistics.mean_around_median(values, jnp.ones(3, bool), 2)
+    assert np.isnan(mean).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("q", [0.0, 0.25, 0.5, 0.75, 1.0])
