@@ -128,6 +128,7 @@ def _carry_out(
     with distributed.agreement() as found:
         dataset = load_data(runs[0].config, given)
         built = [build(run.config, dataset) for run in runs]
+        del dataset  # the device has it
         for run, one in zip(runs, built, strict=True):
             run.begin(one)
         found.facts = plain([[_numbers(one.config), one.facts] for one in built])
