@@ -45,6 +45,7 @@ class Network(NamedTuple):
       image_shape: (H, W, C).
       num_classes: of the data.
       lowering: of convolutions, for further networks that work beside this one.
+      backend: that it is compiled for: cpu, gpu or tpu.
     """
 
     model: Model
@@ -53,6 +54,7 @@ class Network(NamedTuple):
     image_shape: tuple[int, int, int]
     num_classes: int
     lowering: Lowering = "patches"
+    backend: str = "cpu"
 
     @classmethod
     def of(
@@ -61,6 +63,7 @@ class Network(NamedTuple):
         image_shape: tuple[int, int, int],
         num_classes: int,
         lowering: Lowering = "patches",
+        backend: str = "cpu",
     ) -> "Network":
         """Returns the network of a model; nothing is computed."""
         zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
@@ -72,6 +75,7 @@ class Network(NamedTuple):
             image_shape,
             num_classes,
             lowering,
+            backend,
         )
 
     def logits(self, params: Array, buffers: Array, images: Array) -> Array:

@@ -12,12 +12,14 @@ from fedjax_sim.contracts.federation import FederationSpec
 from fedjax_sim.contracts.model import Lowering, Model, PyTree
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.experiment import memory
+from fedjax_sim.experiment.target import Target
 from fedjax_sim.round import training
 from fedjax_sim.round.execution import (
     Strategy,
     auto_lowering,
     auto_strategy,
     parse_strategy,
+    strategy_name,
 )
 from fedjax_sim.round.state import Sides
 from fedjax_sim.round.training import LocalWork
@@ -32,20 +34,19 @@ class Layout(NamedTuple):
     @property
     def name(self) -> str:
         """As the config names it."""
-        stack = self.strategy.stack
-        return {None: "vmap", 1: "map"}.get(stack, f"chunk:{stack}")
+        return strategy_name(self.strategy)
 
 
-def lowering_of(config: Config) -> Lowering:
-    """How convolutions are computed."""
+def lowering_of(config: Config, backend: str) -> Lowering:
+    """How convolutions are computed on a backend (cpu, gpu or tpu)."""
     asked = config.execution.lowering
-    return auto_lowering(jax.default_backend()) if asked == "auto" else asked
+    return auto_lowering(backend) if asked == "auto" else asked
 
 
-def clock_of(config: Config) -> bool:
+def clock_of(config: Config, backend: str) -> bool:
     """Whether the host's clock is read in every round; `auto`: on a CPU only."""
     asked = config.execution.clock
-    return jax.default_backend() == "cpu" if asked == "auto" else asked
+    return backend == "cpu" if asked == "auto" else asked
 
 
 def make_work(config: Config, model: Model) -> LocalWork:
@@ -85,8 +86,9 @@ def make_layout(
     dataset: Dataset,
     spec: FederationSpec,
     sides: Sides,
+    target: Target,
 ) -> Layout:
-    """Returns the layout of a config, made to fit the memory.
+    """Returns the layout of a config, made to fit the memory of the target.
 
     Raises:
       InputError: nothing fits, or not what was asked for.
@@ -94,7 +96,7 @@ def make_layout(
     model, cohort_size = spec.network.model, spec.cohort_size
     asked = config.execution.clients
     auto = asked == "auto"
-    strategy = auto_strategy(jax.default_backend()) if auto else parse_strategy(asked)
+    strategy = auto_strategy(target.backend) if auto else parse_strategy(asked)
     params, buffers = jax.eval_shape(model.init, jax.random.key(0))
     size = work.batch_size
     batch = jax.eval_shape(
@@ -113,15 +115,19 @@ def make_layout(
     fixed = 2 * images + (3 * cohort_size + 4) * vector + _kept_bytes(work, spec, sides)
     limit = config.execution.memory_gib
     on_device = -(-cohort_size // config.execution.devices)
-    if limit != "unlimited":
+    if limit != "unlimited" and target.backend != "cpu":
+        # A first guess; what is compiled decides (`runs.fitting`).
+        allowed = target.memory if limit == "auto" else limit * memory.GIB
+        if auto:
+            room = (allowed - fixed) / per_client
+            strategy = memory.guess(strategy, on_device, room)
+    elif limit != "unlimited":
         strategy = memory.plan(
             strategy,
             cohort_size=on_device,
             per_client=per_client,
             fixed=fixed,
-            limit=memory.available_bytes()
-            if limit == "auto"
-            else int(limit * memory.GIB),
+            limit=target.memory if limit == "auto" else int(limit * memory.GIB),
             may_shrink=auto,
         )
     stack = min(strategy.stack or on_device, on_device)

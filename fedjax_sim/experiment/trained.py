@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple, cast
 
+import jax
 import numpy as np
 from jax import Array
 
@@ -33,14 +34,24 @@ class Start(NamedTuple):
 
 
 def network_of(
-    config: Config, image_shape: tuple[int, int, int], classes: int
+    config: Config,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    backend: str | None = None,
 ) -> Network:
     """Builds what the clients of a config train on such images.
+
+    Args:
+      config: a resolved config.
+      image_shape: (H, W, C).
+      classes: of the data.
+      backend: cpu, gpu or tpu, which it is compiled for; None: JAX's.
 
     Raises:
       InputError: the network does not take them.
     """
-    lowering = lowering_of(config)
+    backend = backend or jax.default_backend()
+    lowering = lowering_of(config, backend)
     model = models.build(
         config.model.name,
         num_classes=classes,
@@ -48,7 +59,7 @@ def network_of(
         lowering=lowering,
         **config.model.options,
     )
-    return Network.of(model, image_shape, classes, lowering)
+    return Network.of(model, image_shape, classes, lowering, backend)
 
 
 def shapes_of(network: Network) -> dict[str, tuple[int, ...]]:

@@ -57,6 +57,12 @@ def parse_strategy(
     return Strategy(int(match[1]))
 
 
+def strategy_name(strategy: Strategy) -> str:
+    """Returns `vmap`, `map` or `chunk:K`, as `parse_strategy` reads it."""
+    stack = strategy.stack
+    return {None: "vmap", 1: "map"}.get(stack, f"chunk:{stack}")
+
+
 def auto_strategy(backend: str) -> Strategy:
     """The measured choice for a backend (`launch/bench.py` prints the comparison).
 

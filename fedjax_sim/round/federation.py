@@ -43,6 +43,7 @@ from fedjax_sim.round.state import FedState, Inputs, MakeSides, RoundReport, Sid
 from fedjax_sim.round.training import ClientResult, LocalWork
 
 PyTree = Any
+ROUNDS = "rounds"  # the name of the loop over them, see `training.STEPS`
 
 
 class Parts(NamedTuple):
@@ -501,4 +502,5 @@ def run_rounds(
         reports = jax.tree.map(lambda all_, one: all_.at[i].set(one), reports, report)
         return state, reports
 
-    return lax.fori_loop(0, num_rounds, body, (state, reports))
+    with jax.named_scope(ROUNDS):
+        return lax.fori_loop(0, num_rounds, body, (state, reports))

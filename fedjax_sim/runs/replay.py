@@ -100,7 +100,7 @@ def _state_before(
     built = build(config, dataset)
     inputs = built.inputs
     # With a clock, as the run itself: the same program rounds the same way.
-    origin = time.monotonic() if clock_of(config) else None
+    origin = time.monotonic() if clock_of(config, jax.default_backend()) else None
     one_round = timed(origin)(built.parts)
     init, _ = couple(built.parts, built.twin, timed(origin))
     states = jax.jit(init)(inputs)

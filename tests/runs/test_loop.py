@@ -9,6 +9,8 @@ import pytest
 from helpers import BASE, rows, without_times
 
 from fedjax_sim.core.checkpoint import Checkpoints
+from fedjax_sim.experiment import build as experiment_build
+from fedjax_sim.experiment import target
 from fedjax_sim.experiment.config import override, resolve
 from fedjax_sim.round.execution import Strategy
 from fedjax_sim.runs import loop
@@ -137,7 +139,8 @@ def test_a_run_that_diverges_leaves_the_others_alone(alone, tmp_path):
 
 def test_the_memory_limits_how_many_run_together(alone, tmp_path, monkeypatch):
     """There is room for one: they run in parts, to the same results."""
-    monkeypatch.setattr(loop.memory, "available_bytes", lambda: 1)
+    here = target.here()._replace(memory=1)
+    monkeypatch.setattr(experiment_build, "here", lambda: here)
     outcomes = loop.run_together(jobs(tmp_path, ("first", "seed")))
 
     assert [code for code, _ in outcomes] == [0, 0]

@@ -292,7 +292,7 @@ def explain(
         threshold=s.threshold if s.mode == "dynamic" else None,
         rates=Rates(s.lr_images, s.lr_labels, s.lr_rate),
         steps=s.inner_steps,
-        stack=s.stack or (1 if jax.default_backend() == "cpu" else 16),
+        stack=s.stack or (1 if network.backend == "cpu" else 16),
     )
 
 
