@@ -129,6 +129,8 @@ class Execution(Section):
     clients: str = "auto"  # auto, vmap, map or chunk:K
     lowering: Literal["auto", "patches", "blocked", "winograd", "native"] = "auto"
     microbatch: Literal["off"] | Batch = "off"
+    # Of float32 in training and evaluation; the server always takes the highest.
+    matmul_precision: Literal["default", "high", "highest"] = "default"
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
     memory_gib: Memory | Literal["auto", "unlimited"] = "auto"
     clock: Literal["auto"] | bool = "auto"  # times the phases of every round

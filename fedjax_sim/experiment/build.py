@@ -373,17 +373,18 @@ def make_evaluation(config: Config, parts: Parts, threat: Threat) -> Evaluate:
             predict = lambda images: defense.predict(
                 state.defense, model, network, images
             )
-        return evaluation.evaluate(
-            network.model,
-            network.layout.unravel(state.params),
-            network.buffer_layout.unravel(state.buffers),
-            sets,
-            threat.spec.normalization,
-            trigger,
-            config.evaluation.low_confidence_threshold,
-            predict,
-            config.evaluation.batch_statistics,
-        )
+        with network.in_precision():
+            return evaluation.evaluate(
+                network.model,
+                network.layout.unravel(state.params),
+                network.buffer_layout.unravel(state.buffers),
+                sets,
+                threat.spec.normalization,
+                trigger,
+                config.evaluation.low_confidence_threshold,
+                predict,
+                config.evaluation.batch_statistics,
+            )
 
     return evaluate
 

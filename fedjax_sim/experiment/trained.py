@@ -59,7 +59,14 @@ def network_of(
         lowering=lowering,
         **config.model.options,
     )
-    return Network.of(model, image_shape, classes, lowering, backend)
+    return Network.of(
+        model,
+        image_shape,
+        classes,
+        lowering,
+        backend,
+        config.execution.matmul_precision,
+    )
 
 
 def shapes_of(network: Network) -> dict[str, tuple[int, ...]]:

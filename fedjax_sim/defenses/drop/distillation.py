@@ -65,7 +65,8 @@ def distill(schedule: Schedule) -> After:
 
     def apply(state, model, cohort, context):
         due = s.due(context.round)
-        model = lax.cond(due, lambda: run(model, cohort, context), lambda: model)
+        with context.network.in_precision():
+            model = lax.cond(due, lambda: run(model, cohort, context), lambda: model)
         return state, model
 
     def run(model: GlobalModel, cohort: Cohort, context: RoundContext) -> GlobalModel:
