@@ -131,6 +131,7 @@ class Execution(Section):
     microbatch: Literal["off"] | Batch = "off"
     # Of float32 in training and evaluation; the server always takes the highest.
     matmul_precision: Literal["default", "high", "highest"] = "default"
+    activations: Literal["float32", "bfloat16"] = "float32"  # of networks
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
     memory_gib: Memory | Literal["auto", "unlimited"] = "auto"
     clock: Literal["auto"] | bool = "auto"  # times the phases of every round

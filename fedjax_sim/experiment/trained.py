@@ -22,6 +22,7 @@ from fedjax_sim.core.progress import note
 from fedjax_sim.experiment.config import resolve
 from fedjax_sim.experiment.layout import lowering_of
 from fedjax_sim.experiment.model_files import Arrays, read_file
+from fedjax_sim.models.activations import in_bfloat16
 
 _PARAMS, _BUFFERS = "params", "batch_stats"
 
@@ -59,6 +60,8 @@ def network_of(
         lowering=lowering,
         **config.model.options,
     )
+    if config.execution.activations == "bfloat16":
+        model = in_bfloat16(model)
     return Network.of(
         model,
         image_shape,

@@ -113,7 +113,7 @@ def laid_out_as(example: Experiment, built: Experiment) -> Experiment:
 
 
 def _noted(built: Experiment, needed: float) -> Experiment:
-    execution = {**built.facts["execution"], "compiled_gib": round(needed / GIB, 3)}
+    execution = {**built.facts["execution"], "compiled_gib": round(needed / GIB, 6)}
     return built._replace(
         facts={**built.facts, "execution": execution}, estimated_bytes=int(needed)
     )

@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from fedjax_sim.models.layers import taps
@@ -24,7 +25,8 @@ def max_pool(
     if native:
         pad = ((0, 0), (padding, padding), (padding, padding), (0, 0))
         window, strides = (1, size, size, 1), (1, stride, stride, 1)
-        return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, pad)
+        lowest = np.array(-np.inf, x.dtype)  # by which JAX knows a maximum
+        return lax.reduce_window(x, lowest, lax.max, window, strides, pad)
     return _max_pool(x, size, stride, padding)
 
 
@@ -118,7 +120,8 @@ def avg_pool(x: Array, size: int, native: bool = False) -> Array:
     """
     if native:
         window = (1, size, size, 1)
-        return lax.reduce_window(x, 0.0, lax.add, window, window, "VALID") / size**2
+        zero = np.zeros((), x.dtype)
+        return lax.reduce_window(x, zero, lax.add, window, window, "VALID") / size**2
     batch, height, width, channels = x.shape
     rows, cols = height // size, width // size
     x = x[:, : rows * size, : cols * size]
