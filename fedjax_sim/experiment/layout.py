@@ -11,7 +11,7 @@ from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.contracts.federation import FederationSpec
 from fedjax_sim.contracts.model import Lowering, Model, PyTree
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.experiment import memory
+from fedjax_sim.experiment import accelerators, memory
 from fedjax_sim.experiment.target import Target
 from fedjax_sim.round import training
 from fedjax_sim.round.execution import (
@@ -40,6 +40,8 @@ class Layout(NamedTuple):
 def lowering_of(config: Config, backend: str) -> Lowering:
     """How convolutions are computed on a backend (cpu, gpu or tpu)."""
     asked = config.execution.lowering
+    if asked == "auto" and backend != "cpu":
+        return accelerators.choose(backend, config.model.name).lowering
     return auto_lowering(backend) if asked == "auto" else asked
 
 
@@ -97,6 +99,8 @@ def make_layout(
     asked = config.execution.clients
     auto = asked == "auto"
     strategy = auto_strategy(target.backend) if auto else parse_strategy(asked)
+    if auto and target.backend != "cpu":
+        strategy = accelerators.choose(target.backend, config.model.name).strategy
     params, buffers = jax.eval_shape(model.init, jax.random.key(0))
     size = work.batch_size
     batch = jax.eval_shape(
