@@ -97,7 +97,8 @@ class Together:
     def first_states(self, restore: Sequence[Callable[[PyTree], PyTree]]) -> PyTree:
         """The states before the first round, or what `restore` makes of them."""
 
-        new = self._jit(self._over_runs(self._first))(self._leaves)
+        init = self._compiled.get("initial") or self._jit(self._over_runs(self._first))
+        new = init(self._leaves)
         with distributed.agreement():
             old = [function(pick(new, k)) for k, function in enumerate(restore)]
         stacked = jax.tree.map(lambda *own: np.stack(own), *old)
