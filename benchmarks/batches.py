@@ -28,7 +28,7 @@ def of_a_run(network: Network, size: int) -> LocalWork:
 
 def bench_batches() -> dict[str, Any]:
     """Whole batches beside parts of them, for each size; which one a run takes."""
-    lowering, shape = lowering_of(resolve({})), (28, 28, 1)
+    lowering, shape = lowering_of(resolve({}), jax.default_backend()), (28, 28, 1)
     network = network_of("cnn", shape, lowering)
     params, buffers = network.model.init(jax.random.key(0))
     print(f"\nclient steps of cnn 28x28x1, {lowering}, one client after the other")

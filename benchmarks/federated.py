@@ -81,4 +81,4 @@ def client_program(
 def network_of(name: str, shape: tuple[int, int, int], lowering: Lowering) -> Network:
     """A model on flat vectors."""
     model = models.build(name, num_classes=10, image_shape=shape, lowering=lowering)
-    return Network.of(model, shape, 10, lowering)
+    return Network.of(model, shape, 10, lowering, jax.default_backend())

@@ -19,6 +19,7 @@ COMMANDS = {
     "worst-case": "fedjax_sim.commands.worst_case",
     "geometry": "fedjax_sim.commands.geometry",
     "export": "fedjax_sim.commands.export",
+    "compile": "fedjax_sim.commands.compile",
     "bench": "fedjax_sim.benchmarks.main",
     "list": "fedjax_sim.commands.listing",
 }

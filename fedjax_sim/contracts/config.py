@@ -129,6 +129,9 @@ class Execution(Section):
     clients: str = "auto"  # auto, vmap, map or chunk:K
     lowering: Literal["auto", "patches", "blocked", "winograd", "native"] = "auto"
     microbatch: Literal["auto", "off"] | Batch = "auto"
+    # Of float32 in training and evaluation; the server always takes the highest.
+    matmul_precision: Literal["default", "high", "highest"] = "default"
+    activations: Literal["float32", "bfloat16"] = "float32"  # of networks
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
     memory_gib: Memory | Literal["auto", "unlimited"] = "auto"
     clock: bool = False  # times the phases of every round

@@ -5,6 +5,7 @@ Letters: `B` batch, `H x W` pixels, `C` channels, `d` parameters, `b` buffer ent
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -17,6 +18,8 @@ PyTree = Any
 
 # How convolutions are computed; see `models.layers`.
 Lowering = Literal["patches", "blocked", "winograd", "native"]
+# Of float32 matmuls and convolutions, as `jax.default_matmul_precision` names it.
+Precision = Literal["default", "high", "highest"]
 
 
 class Model(NamedTuple):
@@ -45,6 +48,8 @@ class Network(NamedTuple):
       image_shape: (H, W, C).
       num_classes: of the data.
       lowering: of convolutions, for further networks that work beside this one.
+      backend: that it is compiled for: cpu, gpu or tpu.
+      precision: of its matmuls and convolutions, in training too.
     """
 
     model: Model
@@ -53,6 +58,8 @@ class Network(NamedTuple):
     image_shape: tuple[int, int, int]
     num_classes: int
     lowering: Lowering = "patches"
+    backend: str = "cpu"
+    precision: Precision = "default"
 
     @classmethod
     def of(
@@ -61,6 +68,8 @@ class Network(NamedTuple):
         image_shape: tuple[int, int, int],
         num_classes: int,
         lowering: Lowering = "patches",
+        backend: str = "cpu",
+        precision: Precision = "default",
     ) -> "Network":
         """Returns the network of a model; nothing is computed."""
         zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
@@ -72,17 +81,28 @@ class Network(NamedTuple):
             image_shape,
             num_classes,
             lowering,
+            backend,
+            precision,
         )
+
+    def in_precision(self) -> AbstractContextManager[Any]:
+        """What is traced inside multiplies in the precision of the network.
+
+        Around it the server multiplies in the highest one, see `round.federation`.
+        """
+        return jax.default_matmul_precision(self.precision)
 
     def logits(self, params: Array, buffers: Array, images: Array) -> Array:
         """Returns f32 [B, outputs] for normalised images f32 [B, H, W, C]."""
         trees = self.layout.unravel(params), self.buffer_layout.unravel(buffers)
-        return self.model.apply(*trees, images, train=False)[0]
+        with self.in_precision():
+            return self.model.apply(*trees, images, train=False)[0]
 
     def features(self, params: Array, buffers: Array, images: Array) -> Array:
         """Returns f32 [B, p], what the last linear layer is given."""
         trees = self.layout.unravel(params), self.buffer_layout.unravel(buffers)
-        return self.model.features(*trees, images, train=False)[0]
+        with self.in_precision():
+            return self.model.features(*trees, images, train=False)[0]
 
     def last_layer(self, vector: Array) -> Array:
         """Returns the entries of f32 [..., d] that belong to the last linear layer."""

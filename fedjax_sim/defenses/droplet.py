@@ -18,7 +18,7 @@ from fedjax_sim.defenses.parts.activity_monitor import (
     activity_monitor,
 )
 from fedjax_sim.defenses.parts.pipeline import pipeline
-from fedjax_sim.defenses.parts.ward_clusters import ward_clusters
+from fedjax_sim.defenses.parts.ward_clusters import Linkage, ward_clusters
 
 
 @checked("defense")
@@ -27,6 +27,7 @@ def droplet(
     penalty: Penalty = 1.0,
     reward: Reward = 0.5,
     blacklist_threshold: BlacklistThreshold = None,
+    linkage: Linkage = "auto",
 ) -> Defense:
     """Returns DROplet: Ward clusters, then penalties for the suspicious ones.
 
@@ -37,12 +38,14 @@ def droplet(
       reward: taken off the penalty in a clean round; None is as much as `penalty`.
       blacklist_threshold: a client whose penalty reaches it is banned and never sampled
         again; None bans nobody, as in all published settings.
+      linkage: who clusters: `scipy` on the host, the `device` with the same decisions,
+        `auto`: SciPy on a CPU, the device elsewhere.
 
     Raises:
       InputError: an option outside its range.
     """
     return pipeline(
-        ward_clusters(),
+        ward_clusters(linkage),
         activity_monitor(
             penalty=penalty, reward=reward, blacklist_threshold=blacklist_threshold
         ),

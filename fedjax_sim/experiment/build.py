@@ -35,9 +35,9 @@ from fedjax_sim.experiment.clients import (
 from fedjax_sim.experiment.config import TABLES
 from fedjax_sim.experiment.data import load_data, root_data
 from fedjax_sim.experiment.layout import Layout, make_layout, make_work
-from fedjax_sim.experiment.memory import GIB
 from fedjax_sim.experiment.outside import blamed, chosen_outside
 from fedjax_sim.experiment.sides import sides_of, without_attack
+from fedjax_sim.experiment.target import GIB, Target, here
 from fedjax_sim.experiment.trained import load_start, network_of
 from fedjax_sim.metrics import evaluation
 from fedjax_sim.metrics.evaluation import Counts, TestSets
@@ -61,6 +61,7 @@ class Experiment(NamedTuple):
     estimated_bytes: int  # on one device, while a round is computed
     facts: dict[str, Any]  # for provenance.json and summary.json
     partition: Partition  # as drawn: without fake clients, before the attack moves any
+    target: Target
 
     @property
     def mesh(self) -> Mesh | None:
@@ -82,6 +83,7 @@ def build(
     config: Config,
     dataset: Dataset | None = None,
     adapt: Callable[[Defense], Defense] = lambda defense: defense,
+    target: Target | None = None,
 ) -> Experiment:
     """Prepares a run; nothing is compiled yet.
 
@@ -89,12 +91,15 @@ def build(
       config: a resolved config.
       dataset: what `load_data` returned; None loads it.
       adapt: what to make of the defence, to look into it.
+      target: where it is to run; None: here. Of another one the arrays stay on the
+        host, and all that can be done with the experiment is to compile it.
 
     Raises:
       InputError: anything in the config that this machine or data set cannot satisfy.
     """
     with blamed(config):
-        built = _build(config, dataset or load_data(config), adapt)
+        target = target or here()
+        built = _build(config, dataset or load_data(config), adapt, target)
         outside = chosen_outside(config)
         if outside:  # ours are tested
             _trace(built)
@@ -104,17 +109,22 @@ def build(
 
 
 def _build(
-    config: Config, dataset: Dataset, adapt: Callable[[Defense], Defense]
+    config: Config,
+    dataset: Dataset,
+    adapt: Callable[[Defense], Defense],
+    target: Target,
 ) -> Experiment:
     key = jax.random.key(config.seed)
     clients = make_clients(config, dataset, key)
     make_sides = sides_of(config, adapt)
     sides = make_sides({})
-    network = make_network(config, dataset)
+    network = make_network(config, dataset, target)
     threat = make_threat(config, dataset, clients, network, sides)
     drawn = clients.genuine
     clients = clients._replace(partition=threat.spec.partition)
-    parts, layout = make_parts(config, dataset, clients, network, threat, make_sides)
+    parts, layout = make_parts(
+        config, dataset, clients, network, threat, make_sides, target
+    )
     federation.check(parts)
     start = load_start(config.model.init, network) if config.model.init else None
     inputs = make_inputs(config, dataset, clients, threat, sides, key)
@@ -126,7 +136,7 @@ def _build(
         config=config,
         parts=parts,
         twin=make_twin(parts) if config.evaluation.attack_effect else None,
-        inputs=distributed.replicate(inputs, parts.mesh),
+        inputs=distributed.replicate(inputs, parts.mesh) if target.here else inputs,
         test_sets=evaluation.make_test_sets(
             dataset,
             threat.test,
@@ -137,6 +147,7 @@ def _build(
         estimated_bytes=layout.estimated_bytes,
         facts=facts,
         partition=drawn,
+        target=target,
     )
 
 
@@ -172,13 +183,14 @@ class Threat(NamedTuple):
     test: BackdoorTest | None
 
 
-def make_network(config: Config, dataset: Dataset) -> Network:
+def make_network(config: Config, dataset: Dataset, target: Target) -> Network:
     """Builds what the clients train.
 
     Raises:
       InputError: the network does not take such images.
     """
-    return network_of(config, dataset.train_images.shape[1:], dataset.num_classes)
+    shape = dataset.train_images.shape[1:]
+    return network_of(config, shape, dataset.num_classes, target.backend)
 
 
 def make_threat(
@@ -264,11 +276,13 @@ def make_parts(
     network: Network,
     threat: Threat,
     sides: MakeSides,
+    target: Target,
 ) -> tuple[Parts, Layout]:
     """Puts the federation together, and lays its work out.
 
     Raises:
-      InputError: what the memory or the devices of this machine cannot hold.
+      InputError: what the memory or the devices of the target cannot hold, or more
+        devices than clients.
     """
     work = make_work(config, network)
     participation = make_participation(config, clients)
@@ -280,8 +294,13 @@ def make_parts(
         network.buffer_layout.size,
         network,
     )
-    mesh = distributed.make_mesh(config.execution.devices)
-    layout = make_layout(config, work, dataset, spec, sides({}))
+    if config.execution.devices > spec.cohort_size:
+        raise InputError(
+            f"config.execution.devices = {config.execution.devices} must be at most "
+            f"{spec.cohort_size}, the clients of a round, which are shared among them"
+        )
+    mesh = target.mesh(config.execution.devices)
+    layout = make_layout(config, work, dataset, spec, sides({}), target)
     augmentation = AUGMENTATIONS[config.data.augmentation]
     parts = Parts(
         network=network,
@@ -354,17 +373,18 @@ def make_evaluation(config: Config, parts: Parts, threat: Threat) -> Evaluate:
             predict = lambda images: defense.predict(
                 state.defense, model, network, images
             )
-        return evaluation.evaluate(
-            network.model,
-            network.layout.unravel(state.params),
-            network.buffer_layout.unravel(state.buffers),
-            sets,
-            threat.spec.normalization,
-            trigger,
-            config.evaluation.low_confidence_threshold,
-            predict,
-            config.evaluation.batch_statistics,
-        )
+        with network.in_precision():
+            return evaluation.evaluate(
+                network.model,
+                network.layout.unravel(state.params),
+                network.buffer_layout.unravel(state.buffers),
+                sets,
+                threat.spec.normalization,
+                trigger,
+                config.evaluation.low_confidence_threshold,
+                predict,
+                config.evaluation.batch_statistics,
+            )
 
     return evaluate
 

@@ -11,13 +11,15 @@ from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.contracts.federation import FederationSpec
 from fedjax_sim.contracts.model import Lowering, Network, PyTree
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.experiment import memory
+from fedjax_sim.experiment import accelerators, memory
+from fedjax_sim.experiment.target import Target
 from fedjax_sim.round import training
 from fedjax_sim.round.execution import (
     Strategy,
     auto_lowering,
     auto_strategy,
     parse_strategy,
+    strategy_name,
 )
 from fedjax_sim.round.state import Sides
 from fedjax_sim.round.training import LocalWork
@@ -37,14 +39,15 @@ class Layout(NamedTuple):
     @property
     def name(self) -> str:
         """As the config names it."""
-        stack = self.strategy.stack
-        return {None: "vmap", 1: "map"}.get(stack, f"chunk:{stack}")
+        return strategy_name(self.strategy)
 
 
-def lowering_of(config: Config) -> Lowering:
-    """How convolutions are computed."""
+def lowering_of(config: Config, backend: str) -> Lowering:
+    """How convolutions are computed on a backend (cpu, gpu or tpu)."""
     asked = config.execution.lowering
-    return auto_lowering(jax.default_backend()) if asked == "auto" else asked
+    if asked == "auto" and backend != "cpu":
+        return accelerators.choose(backend, config.model.name).lowering
+    return auto_lowering(backend) if asked == "auto" else asked
 
 
 def make_work(config: Config, network: Network) -> LocalWork:
@@ -68,9 +71,7 @@ def _microbatch(config: Config, network: Network) -> int | None:
     if wanted == "off":
         return None
     if wanted == "auto":
-        if jax.default_backend() != "cpu":
-            return None
-        return cached_part(network, size)
+        return cached_part(network, size) if network.backend == "cpu" else None
     model = network.model
     if model.couples_samples:
         raise InputError(
@@ -124,8 +125,9 @@ def make_layout(
     dataset: Dataset,
     spec: FederationSpec,
     sides: Sides,
+    target: Target,
 ) -> Layout:
-    """Returns the layout of a config, made to fit the memory.
+    """Returns the layout of a config, made to fit the memory of the target.
 
     Raises:
       InputError: nothing fits, or not what was asked for.
@@ -133,7 +135,9 @@ def make_layout(
     cohort_size = spec.cohort_size
     asked = config.execution.clients
     auto = asked == "auto"
-    strategy = auto_strategy(jax.default_backend()) if auto else parse_strategy(asked)
+    strategy = auto_strategy(target.backend) if auto else parse_strategy(asked)
+    if auto and target.backend != "cpu":
+        strategy = accelerators.choose(target.backend, config.model.name).strategy
     one_pass = _pass_bytes(spec.network, work.microbatch, work.batch_size)
     vector = 4 * spec.layout.size
     # Besides one backward pass: local parameters, momentum, optimiser step, update.
@@ -143,15 +147,19 @@ def make_layout(
     fixed = 2 * images + (3 * cohort_size + 4) * vector + _kept_bytes(work, spec, sides)
     limit = config.execution.memory_gib
     on_device = -(-cohort_size // config.execution.devices)
-    if limit != "unlimited":
+    if limit != "unlimited" and target.backend != "cpu":
+        # A first guess; what is compiled decides (`runs.fitting`).
+        allowed = target.memory if limit == "auto" else limit * memory.GIB
+        if auto:
+            room = (allowed - fixed) / per_client
+            strategy = memory.guess(strategy, on_device, room)
+    elif limit != "unlimited":
         strategy = memory.plan(
             strategy,
             cohort_size=on_device,
             per_client=per_client,
             fixed=fixed,
-            limit=memory.available_bytes()
-            if limit == "auto"
-            else int(limit * memory.GIB),
+            limit=target.memory if limit == "auto" else int(limit * memory.GIB),
             may_shrink=auto,
         )
     stack = min(strategy.stack or on_device, on_device)

@@ -5,14 +5,11 @@ from typing import Any
 
 import jax
 import numpy as np
-import psutil
 from jax.extend import core
 
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.experiment.target import GIB
 from fedjax_sim.round.execution import Strategy
-
-GIB = 2.0**30
-USABLE = 0.9  # leave room for the runtime's own buffers
 
 
 def _bytes(variable: Any) -> int:
@@ -46,7 +43,7 @@ def _peak(jaxpr: core.Jaxpr) -> int:
         inner = max(
             (
                 _peak(sub) - sum(map(_bytes, sub.invars))
-                for sub in _inner(equation.params)
+                for sub in inner_programs(equation.params)
             ),
             default=0,
         )
@@ -62,7 +59,7 @@ def _peak(jaxpr: core.Jaxpr) -> int:
     return peak
 
 
-def _inner(parameters: dict[str, Any]):
+def inner_programs(parameters: dict[str, Any]):
     """The sub-programs of an equation."""
     for value in parameters.values():
         for item in value if isinstance(value, (tuple, list)) else (value,):
@@ -72,12 +69,16 @@ def _inner(parameters: dict[str, Any]):
                 yield item
 
 
-def available_bytes() -> int:
-    """Memory of this process's first device that a run may use."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        return int(stats["bytes_limit"] * USABLE)
-    return int(psutil.virtual_memory().available * USABLE)
+def guess(strategy: Strategy, cohort_size: int, room: float) -> Strategy:
+    """Returns a strategy of at most `room` clients, but of at least one.
+
+    Args:
+      strategy: what was asked for.
+      cohort_size: clients trained on one device.
+      room: how many seem to fit.
+    """
+    stack = min(strategy.stack or cohort_size, cohort_size)
+    return strategy if stack <= room else Strategy(max(1, int(room)))
 
 
 def plan(

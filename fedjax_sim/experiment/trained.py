@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple, cast
 
+import jax
 import numpy as np
 from jax import Array
 
@@ -21,6 +22,7 @@ from fedjax_sim.core.progress import note
 from fedjax_sim.experiment.config import resolve
 from fedjax_sim.experiment.layout import lowering_of
 from fedjax_sim.experiment.model_files import Arrays, read_file
+from fedjax_sim.models.activations import in_bfloat16
 
 _PARAMS, _BUFFERS = "params", "batch_stats"
 
@@ -33,14 +35,24 @@ class Start(NamedTuple):
 
 
 def network_of(
-    config: Config, image_shape: tuple[int, int, int], classes: int
+    config: Config,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    backend: str | None = None,
 ) -> Network:
     """Builds what the clients of a config train on such images.
+
+    Args:
+      config: a resolved config.
+      image_shape: (H, W, C).
+      classes: of the data.
+      backend: cpu, gpu or tpu, which it is compiled for; None: JAX's.
 
     Raises:
       InputError: the network does not take them.
     """
-    lowering = lowering_of(config)
+    backend = backend or jax.default_backend()
+    lowering = lowering_of(config, backend)
     model = models.build(
         config.model.name,
         num_classes=classes,
@@ -48,7 +60,16 @@ def network_of(
         lowering=lowering,
         **config.model.options,
     )
-    return Network.of(model, image_shape, classes, lowering)
+    if config.execution.activations == "bfloat16":
+        model = in_bfloat16(model)
+    return Network.of(
+        model,
+        image_shape,
+        classes,
+        lowering,
+        backend,
+        config.execution.matmul_precision,
+    )
 
 
 def shapes_of(network: Network) -> dict[str, tuple[int, ...]]:

@@ -78,7 +78,7 @@ class LeadFLFashionCNN(nn.Module):
             )
             if self.batch_norm:
                 x = BatchNorm(name=f"bn{i + 1}")(x, train=train, mask=mask)
-            x = nn.relu(max_pool(x, 2, 2))
+            x = nn.relu(max_pool(x, 2, 2, native=self.lowering == "native"))
         return Dense(self.num_classes, name="fc")(x.reshape(x.shape[0], -1))
 
 
@@ -105,7 +105,7 @@ class LeadFLCifarCNN(nn.Module):
             x = nn.relu(Conv(width, 3, padding=1, lowering=self.lowering, name=name)(x))
             x = BatchNorm(name=f"bn{i + 1}")(x, train=train, mask=mask)
             if i % 2:
-                x = max_pool(x, 2, 2)
+                x = max_pool(x, 2, 2, native=self.lowering == "native")
         x = Dense(128, name="fc1")(x.reshape(x.shape[0], -1))
         x = Dense(self.num_classes, name="fc2")(x)
         return jnp.asarray(nn.softmax(x)) if self.double_softmax else x

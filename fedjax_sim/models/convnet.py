@@ -42,7 +42,8 @@ class ConvNet(nn.Module):
                 lowering=self.lowering,
                 name=f"conv{i + 1}",
             )(x)
-            return avg_pool(nn.relu(InstanceNorm(name=f"norm{i + 1}")(x)), 2)
+            x = nn.relu(InstanceNorm(name=f"norm{i + 1}")(x))
+            return avg_pool(x, 2, native=self.lowering == "native")
 
         def first_block(_, x):
             return block(0, 3 if x.shape[1] == 28 else 1, x)

@@ -80,7 +80,7 @@ class ResNet(nn.Module):
         )(x)
         x = nn.relu(BatchNorm(name="bn1")(x, train=train, mask=mask))
         if self.stem == "pool":
-            x = max_pool(x, 3, 2, 1)
+            x = max_pool(x, 3, 2, 1, native=self.lowering == "native")
         for stage, count in enumerate(self.blocks):
             for i in range(count):
                 x = BasicBlock(

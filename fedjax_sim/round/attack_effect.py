@@ -18,10 +18,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from fedjax_sim.contracts.client import GradientFn
+from fedjax_sim.core.precision import highest
 
 PyTree = Any
 
 
+@highest
 def after_round(
     delta: Array, hessians: Array, eta: Array | float, weights: Array | None = None
 ) -> Array:

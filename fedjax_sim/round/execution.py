@@ -6,7 +6,7 @@ Results are the same up to the rounding of differently batched matmuls.
 
 Clients with unequal data: a stack runs as many steps as its largest member, so
 clients are sorted by their number of steps first, and each stack holds clients of
-similar size. Empty places run no step.
+similar size. Stacks are as even as they can be; empty places run no step.
 """
 
 import re
@@ -57,6 +57,12 @@ def parse_strategy(
     return Strategy(int(match[1]))
 
 
+def strategy_name(strategy: Strategy) -> str:
+    """Returns `vmap`, `map` or `chunk:K`, as `parse_strategy` reads it."""
+    stack = strategy.stack
+    return {None: "vmap", 1: "map"}.get(stack, f"chunk:{stack}")
+
+
 def auto_strategy(backend: str) -> Strategy:
     """The measured choice for a backend (`launch/bench.py` prints the comparison).
 
@@ -75,6 +81,17 @@ def auto_lowering(backend: str) -> Lowering:
     convolution, whose gradient is known to be slow.
     """
     return "winograd" if backend == "cpu" else "patches"
+
+
+def even_stacks(strategy: Strategy, cohort: int, devices: int = 1) -> tuple[int, int]:
+    """Returns how many clients a device stacks, and how many such stacks it takes.
+
+    No more stacks than the strategy asks for, of sizes as even as they can be: ten
+    clients in stacks of at most eight are two of five, without empty places.
+    """
+    share = -(-cohort // devices)
+    rows = -(-share // min(strategy.stack or share, share))
+    return -(-share // rows), rows
 
 
 def run_clients(
@@ -102,8 +119,7 @@ def run_clients(
     """
     cohort = steps.shape[0]
     devices = mesh.size if mesh is not None else 1
-    stack = min(strategy.stack or cohort, -(-cohort // devices))
-    rows = -(-cohort // (stack * devices))
+    stack, rows = even_stacks(strategy, cohort, devices)
     padded = rows * stack * devices
 
     # Largest first; neighbours share a stack, stacks are dealt to devices in turn.

@@ -4,7 +4,8 @@
 
 `round_step(parts, state, inputs) -> (state, report)` composes the five and knows no
 disk, clock or terminal; it can be jitted, looped over rounds and vmapped over seeds.
-`run_rounds` loops it on the device without returning to Python.
+`run_rounds` loops it on the device without returning to Python. Clients train in the
+precision of the network; everything else multiplies in full float32.
 
 Letters: `N` population, `n` cohort, `d` parameters, `b` buffer entries.
 """
@@ -32,6 +33,7 @@ from fedjax_sim.contracts.federation import FederationSpec, GlobalModel
 from fedjax_sim.contracts.model import Network
 from fedjax_sim.contracts.participation import Participation
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.precision import highest
 from fedjax_sim.core.rng import Purpose, stream
 from fedjax_sim.numerics.flat import ravel
 from fedjax_sim.round import training
@@ -43,6 +45,7 @@ from fedjax_sim.round.state import FedState, Inputs, MakeSides, RoundReport, Sid
 from fedjax_sim.round.training import ClientResult, LocalWork
 
 PyTree = Any
+ROUNDS = "rounds"  # the name of the loop over them, see `training.STEPS`
 
 
 class Parts(NamedTuple):
@@ -117,6 +120,7 @@ def can_expel(parts: Parts) -> bool:
     return parts.sides({}).defense.eligible is not None
 
 
+@highest
 def init(parts: Parts, inputs: Inputs) -> FedState:
     """Returns the state before the first round."""
     attack, defense, client = parts.sides(inputs.hyper.options)
@@ -200,12 +204,14 @@ def round_step(
     return server_half(parts, state, opened, sent)
 
 
+@highest
 def clients_half(parts: Parts, state: FedState, inputs: Inputs) -> tuple[Opened, Sent]:
     """The round up to the end of the local training."""
     opened = open_round(parts, state, inputs)
     return opened, train(parts, state, opened)
 
 
+@highest
 def server_half(
     parts: Parts, state: FedState, opened: Opened, sent: Sent
 ) -> tuple[FedState, RoundReport]:
@@ -459,9 +465,10 @@ def run_cohort(
     )
     counts = jnp.where(present, inputs.data.counts[ids], 0)
     steps = training.num_steps(parts.work, counts)
-    return run_clients(
-        train, shared, tasks, steps, strategy=parts.strategy, mesh=parts.mesh
-    )
+    with parts.network.in_precision():
+        return run_clients(
+            train, shared, tasks, steps, strategy=parts.strategy, mesh=parts.mesh
+        )
 
 
 # -------------------------------------------------------------------- many rounds
@@ -501,4 +508,5 @@ def run_rounds(
         reports = jax.tree.map(lambda all_, one: all_.at[i].set(one), reports, report)
         return state, reports
 
-    return lax.fori_loop(0, num_rounds, body, (state, reports))
+    with jax.named_scope(ROUNDS):
+        return lax.fori_loop(0, num_rounds, body, (state, reports))

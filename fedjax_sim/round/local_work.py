@@ -167,22 +167,24 @@ def server_root(
     )
 
     def train(model: GlobalModel, key: Array) -> GlobalModel:
-        params, buffers, *_ = training.train_client(
-            reader=reader,
-            work=work,
-            gradient=gradient,
-            optimizer=optimizer,
-            data=data.train,
-            params=network.layout.unravel(model.params),
-            buffers=network.buffer_layout.unravel(model.buffers),
-            task=ClientTask(
-                client_id=jnp.int32(0),
-                malicious=jnp.bool_(False),
-                present=jnp.bool_(True),
-                round=jnp.int32(0),
-                key=key,
-            ),
+        task = ClientTask(
+            client_id=jnp.int32(0),
+            malicious=jnp.bool_(False),
+            present=jnp.bool_(True),
+            round=jnp.int32(0),
+            key=key,
         )
+        with network.in_precision():
+            params, buffers, *_ = training.train_client(
+                reader=reader,
+                work=work,
+                gradient=gradient,
+                optimizer=optimizer,
+                data=data.train,
+                params=network.layout.unravel(model.params),
+                buffers=network.buffer_layout.unravel(model.buffers),
+                task=task,
+            )
         return GlobalModel(ravel(params), ravel(buffers))
 
     images = normalize(data.images, reader.normalization)

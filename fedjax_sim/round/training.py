@@ -35,6 +35,9 @@ from fedjax_sim.round.batches import (
 
 PyTree = Any
 
+# Names of loops whose length the data decide, by which a compiled program is read.
+EPOCHS, STEPS, MICROBATCHES = "local_epochs", "local_steps", "microbatches"
+
 
 class LocalWork(NamedTuple):
     """How much a client trains in a round."""
@@ -156,7 +159,8 @@ def batch_gradient(model: Model, microbatch: int | None) -> GradientFn:
 
         parts = -(-batch.mask.sum() // microbatch)
         zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
-        loss, grads = lax.fori_loop(0, parts, add_part, zero)
+        with jax.named_scope(MICROBATCHES):
+            loss, grads = lax.fori_loop(0, parts, add_part, zero)
         return loss, buffers, grads
 
     def gradient(params, buffers, batch):
@@ -256,9 +260,9 @@ def train_client(
                 )
             return new, buffers, state, loss + total, seen + mask.sum(), memory
 
-        return lax.fori_loop(
-            0, jnp.minimum(batches, total - index * batches), step, carry
-        )
+        count = jnp.minimum(batches, total - index * batches)
+        with jax.named_scope(STEPS):
+            return lax.fori_loop(0, count, step, carry)
 
     state = optimizer.init(params)
     if momentum is not None:
@@ -273,7 +277,9 @@ def train_client(
         memory,
     )
     epochs = -(-total // jnp.maximum(batches, 1))
-    params, buffers, state, loss, seen, memory = lax.fori_loop(0, epochs, epoch, carry)
+    with jax.named_scope(EPOCHS):
+        carry = lax.fori_loop(0, epochs, epoch, carry)
+    params, buffers, state, loss, seen, memory = carry
     if momentum is not None:
         momentum = optax.tree.get(state, field)
     return params, buffers, loss / seen, memory, momentum

@@ -12,6 +12,7 @@ from jax import Array, lax
 
 from fedjax_sim.contracts.client import ClientTask
 from fedjax_sim.contracts.federation import GlobalModel
+from fedjax_sim.core.precision import highest
 from fedjax_sim.numerics.flat import ravel
 from fedjax_sim.round import attack_effect, federation, training
 from fedjax_sim.round.federation import Parts
@@ -83,6 +84,7 @@ def carries_effect(parts: Parts) -> bool:
     return parts.server_optimizer is None and parts.sides({}).client.training is None
 
 
+@highest
 def carry_effect(
     parts: Parts, state: FedState, inputs: Inputs, report: RoundReport, delta: Array
 ) -> Array:

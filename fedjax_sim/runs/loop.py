@@ -20,13 +20,14 @@ from fedjax_sim.core.compilation_cache import keep_programs
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.paths import local_path
 from fedjax_sim.core.progress import Progress
-from fedjax_sim.experiment import memory, program
+from fedjax_sim.experiment import program
 from fedjax_sim.experiment.build import Experiment, build
 from fedjax_sim.experiment.config import LOCATIONS, flatten, to_dict
 from fedjax_sim.experiment.data import load_data
 from fedjax_sim.round import federation
 from fedjax_sim.round.execution import Strategy
 from fedjax_sim.runs.files import plain
+from fedjax_sim.runs.fitting import fit, laid_out_as
 from fedjax_sim.runs.interrupt import Interrupt
 from fedjax_sim.runs.listener import Listener
 from fedjax_sim.runs.run import Job, Run
@@ -129,17 +130,24 @@ def _carry_out(
         dataset = load_data(runs[0].config, given)
         built = [build(run.config, dataset) for run in runs]
         del dataset  # the device has it
+        room = built[0].target.memory // max(built[0].estimated_bytes, 1)
+        size = distributed.smallest(min(max(1, room), len(runs)))
+        first = None
+        if built[0].target.backend != "cpu":  # the compiled program says what it needs
+            fitted = fit(built[:size], strategy, _origin(built), _capacity(built))
+            first = fitted.together
+            built = [laid_out_as(fitted.built[0], one) for one in built]
         for run, one in zip(runs, built, strict=True):
             run.begin(one)
         found.facts = plain([[_numbers(one.config), one.facts] for one in built])
     rounds = distributed.from_leader([run.done for run in runs])
     for run, done in zip(runs, rounds, strict=True):
         run.done = int(done)
-    fitting = memory.available_bytes() // max(built[0].estimated_bytes, 1)
-    fitting = distributed.smallest(min(max(1, fitting), len(runs)))
-    for i in range(0, len(runs), fitting):
-        part = slice(i, i + fitting)
-        if not _loop(runs[part], built[part], strategy, interrupt):
+    for i in range(0, len(runs), size):
+        part = slice(i, i + size)
+        together = first or Together(built[part], strategy, _origin(built))
+        first = None
+        if not _loop(runs[part], built[part], together, interrupt):
             break
     for run in runs:
         if run.summary is None:
@@ -152,22 +160,33 @@ def _numbers(config: Config) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in LOCATIONS}
 
 
+def _origin(built: Sequence[Experiment]) -> float | None:
+    """What the clock of the phases counts from, where there is one."""
+    return time.monotonic() if built[0].config.execution.clock else None
+
+
+def _capacity(built: Sequence[Experiment]) -> int:
+    """Most rounds of a call: those until the next evaluation."""
+    config = built[0].config
+    return min(config.evaluation.every, config.rounds)
+
+
 def _loop(
     runs: Sequence[Run],
     built: Sequence[Experiment],
-    strategy: Strategy | None,
+    together: Together,
     interrupt: Interrupt,
 ) -> bool:
     """Runs to the end or to a signal; returns whether to the end."""
     config, parts = runs[0].config, built[0].parts
     every = config.evaluation.every
-    origin = time.monotonic() if config.execution.clock else None
-    together = Together(built, strategy, origin)
+    origin = together.origin
     states = together.first_states([run.restore for run in runs])
     begun = time.monotonic()
-    step, evaluate = together.compile(states, capacity=min(every, config.rounds))
+    step, evaluate = together.compile(states, _capacity(built))
+    took = time.monotonic() - begun + together.seconds
     for run in runs:
-        run.add_seconds(compile=(time.monotonic() - begun) / len(runs))
+        run.add_seconds(compile=took / len(runs))
 
     pace: float | None = None
     name = runs[0].name

@@ -70,7 +70,9 @@ def replay(workdir: Path, round_index: int | None = None) -> Replayed:
     finally:
         lock.release()
     recording = build(config, dataset, adapt=_recording)
-    one_round = jax.jit(recording.round_step, compiler_options=compiler_options())
+    one_round = jax.jit(
+        recording.round_step, compiler_options=compiler_options(jax.default_backend())
+    )
     _, report = one_round(state, recording.inputs)
     report = jax.device_get(report)
     here = report.present
@@ -105,7 +107,7 @@ def _state_before(
     origin = time.monotonic() if config.execution.clock else None
     one_round = timed(origin)(built.parts)
     init, _ = couple(built.parts, built.twin, timed(origin))
-    once = compiler_options(once=True)
+    once = compiler_options(jax.default_backend(), once=True)
     states = jax.jit(init, compiler_options=once)(inputs)
     checkpoints = Checkpoints(workdir / "checkpoints")
     done = max((r for r in checkpoints.rounds() if r < round_index), default=0)
@@ -118,7 +120,7 @@ def _state_before(
     checkpoints.close()
     capacity = min(config.evaluation.every, config.rounds)
 
-    @partial(jax.jit, compiler_options=compiler_options())
+    @partial(jax.jit, compiler_options=compiler_options(jax.default_backend()))
     def advance(state, inputs, count):
         return run_rounds(one_round, state, inputs, count, capacity)
 

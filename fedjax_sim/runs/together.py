@@ -1,5 +1,6 @@
 """Runs of one program, carried out by one compiled call."""
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from typing import Any
@@ -10,10 +11,10 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.stages import Compiled, Traced
 
 from fedjax_sim.core import distributed
 from fedjax_sim.core.compiled import compiler_options
-from fedjax_sim.experiment import memory
 from fedjax_sim.experiment.build import Experiment
 from fedjax_sim.round.clock import timed
 from fedjax_sim.round.execution import Strategy
@@ -35,6 +36,11 @@ class Together:
         CPU, as many as fit the memory elsewhere.
       clock_origin: `time.monotonic()` to time the phases of rounds against; None
         leaves them untimed.
+
+    Attributes:
+      origin: of the clock.
+      seconds: that `compile_shapes` and what was tried before it took.
+      took: seconds of each program, by name.
     """
 
     def __init__(
@@ -44,6 +50,8 @@ class Together:
         clock_origin: float | None = None,
     ):
         first = built[0]
+        self.origin, self.seconds = clock_origin, 0.0
+        self.took: dict[str, float] = {}
         self._count, self._mesh = len(built), first.mesh
         self._init, self._one_round = couple(
             first.parts, first.twin, timed(clock_origin)
@@ -52,13 +60,26 @@ class Together:
         width = max(one.inputs.data.indices.shape[1] for one in built)
         trees = [(_widened(one.inputs, width), one.test_sets) for one in built]
         self._inputs = _Stacked(trees)
-        self._leaves = distributed.replicate(self._inputs.leaves, self._mesh)
+        self._target = first.target
+        if self._target.here:
+            self._leaves = distributed.replicate(self._inputs.leaves, self._mesh)
+        else:
+            self._leaves = self._shapes(self._inputs.leaves)
         # Each device of each process holds the whole of what comes out.
         whole = NamedSharding(self._mesh, P()) if self._mesh else None
-        self._jit = partial(
-            jax.jit, out_shardings=whole, compiler_options=compiler_options()
+        options = partial(compiler_options, self._target.backend)
+        self._jit = partial(jax.jit, out_shardings=whole, compiler_options=options())
+        self._initial = self._jit(
+            self._over_runs(self._first), compiler_options=options(once=True)
         )
         self._stack = _stack_size(built, strategy)
+        self._compiled: dict[str, Compiled] = {}
+
+    def _shapes(self, tree: PyTree) -> PyTree:
+        """Shapes of arrays on the devices of the target."""
+        where = self._target.whole(self._mesh)
+        on_device = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+        return jax.tree.map(on_device, jax.eval_shape(lambda x: x, tree))
 
     def _over_runs(self, function: Callable) -> Callable:
         """`function(inputs, test_sets, *own)` over the runs, given the leaves too."""
@@ -81,21 +102,23 @@ class Together:
     def first_states(self, restore: Sequence[Callable[[PyTree], PyTree]]) -> PyTree:
         """The states before the first round, or what `restore` makes of them."""
 
-        def init(inputs, test_sets):
-            del test_sets
-            return self._init(inputs)
-
-        once = compiler_options(once=True)
-        new = self._jit(self._over_runs(init), compiler_options=once)(self._leaves)
+        init = self._compiled.get("initial") or self._initial
+        new = init(self._leaves)
         with distributed.agreement():
             old = [function(pick(new, k)) for k, function in enumerate(restore)]
         stacked = jax.tree.map(lambda *own: np.stack(own), *old)
         return distributed.replicate(distributed.from_leader(stacked), self._mesh)
 
-    def compile(self, states: PyTree, capacity: int) -> tuple[Callable, Callable]:
-        """Returns `step(states, rounds i32 [R])` and `evaluate(states)`, compiled.
+    def _first(self, inputs: Inputs, test_sets: PyTree) -> PyTree:
+        del test_sets
+        return self._init(inputs)
 
-        `step` gives the states and, of `capacity` rounds, (reports, clock).
+    def traced(self, states: PyTree, capacity: int) -> tuple[Traced, Traced]:
+        """Returns the programs of some rounds and of an evaluation, traced.
+
+        Args:
+          states: before these rounds, or their shapes.
+          capacity: most rounds of a call.
         """
 
         def some_rounds(inputs, test_sets, states, count):
@@ -105,11 +128,59 @@ class Together:
         def evaluation(inputs, test_sets, states):
             return self._evaluate(states[0], inputs, test_sets)
 
-        counts = np.zeros(self._count, np.int32)
-        lazy_step = self._jit(self._over_runs(some_rounds), donate_argnums=1)
-        step = lazy_step.lower(self._leaves, states, counts).compile()
-        lazy_evaluate = self._jit(self._over_runs(evaluation))
-        evaluate = lazy_evaluate.lower(self._leaves, states).compile()
+        counts: Any = np.zeros(self._count, np.int32)
+        if not self._target.here:
+            counts = self._shapes(counts)
+        step = self._jit(self._over_runs(some_rounds), donate_argnums=1)
+        evaluate = self._jit(self._over_runs(evaluation))
+        return (
+            step.trace(self._leaves, states, counts),
+            evaluate.trace(self._leaves, states),
+        )
+
+    def programs(self, capacity: int) -> dict[str, Traced]:
+        """Returns all programs of the runs by name, traced with shapes only."""
+        initial = self._initial.trace(self._leaves)
+        states = self._shapes(initial.out_info)
+        rounds, evaluation = self.traced(states, capacity)
+        return {"initial": initial, "rounds": rounds, "evaluation": evaluation}
+
+    @property
+    def stack(self) -> int:
+        """How many runs work at the same time."""
+        return self._stack
+
+    def resident_bytes(self, states: PyTree) -> int:
+        """What stays on each device while the runs last."""
+        arrays = jax.tree.leaves(
+            jax.eval_shape(lambda *x: x, self._inputs.leaves, states)
+        )
+        return sum(x.size * _width(x.dtype) for x in arrays)
+
+    def compile_shapes(self, capacity: int) -> dict[str, Traced]:
+        """Compiles all programs before there are any states; returns them traced."""
+        traced = self.programs(capacity)
+        for name, one in traced.items():
+            begun = time.monotonic()
+            self._compiled[name] = one.lower().compile()
+            self.took[name] = time.monotonic() - begun
+        return traced
+
+    @property
+    def compiled(self) -> dict[str, Compiled]:
+        """The programs that `compile_shapes` made."""
+        return self._compiled
+
+    def compile(self, states: PyTree, capacity: int) -> tuple[Callable, Callable]:
+        """Returns `step(states, rounds i32 [R])` and `evaluate(states)`, compiled.
+
+        `step` gives the states and, of `capacity` rounds, (reports, clock).
+        """
+        if self._compiled:
+            step, evaluate = self._compiled["rounds"], self._compiled["evaluation"]
+        else:
+            both = self.traced(states, capacity)
+            step, evaluate = (one.lower().compile() for one in both)
 
         def to_host(states, counts):
             states, reports = step(self._leaves, states, counts)
@@ -159,6 +230,11 @@ class _Stacked:
         return jax.tree.unflatten(self._structure, leaves)
 
 
+def _width(dtype: Any) -> int:
+    """Bytes of an element; a key of randomness is two words."""
+    return 8 if jnp.issubdtype(dtype, jax.dtypes.prng_key) else dtype.itemsize
+
+
 def _all_equal(column: Sequence[Any]) -> bool:
     first, *others = column
     if jnp.issubdtype(first.dtype, jax.dtypes.prng_key):
@@ -177,9 +253,10 @@ def _stack_size(built: Sequence[Experiment], strategy: Strategy | None) -> int:
     """How many runs work at the same time."""
     if strategy is not None:
         return min(strategy.stack or len(built), len(built))
-    if jax.default_backend() == "cpu":
+    target = built[0].target
+    if target.backend == "cpu":
         return 1
-    room = memory.available_bytes() // max(built[0].estimated_bytes, 1)
+    room = target.memory // max(built[0].estimated_bytes, 1)
     return max(1, min(int(room), len(built)))
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from fedjax_sim.contracts.client import Batch
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.experiment import memory
+from fedjax_sim.experiment import memory, target
 from fedjax_sim.models import build
 from fedjax_sim.round.execution import Strategy
 from fedjax_sim.round.training import batch_gradient
@@ -102,7 +102,7 @@ def test_estimate_of_a_training_step_against_the_compiler():
 
 
 def test_available_memory_is_a_sensible_number():
-    assert 2**20 < memory.available_bytes() < 2**50
+    assert 2**20 < target.available_bytes() < 2**50
 
 
 # ------------------------------------------------------------------------------ plan

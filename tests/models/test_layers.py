@@ -302,10 +302,28 @@ def test_max_pool_equals_flax(size, stride, padding, height, width):
         (2, 2, 3, 5, [[1, 0, 1, 0, 0], [0] * 5, [0] * 5]),
     ],
 )
-def test_ties_go_to_the_first_element(size, stride, height, width, expected):
+@pytest.mark.parametrize("native", [False, True])
+def test_ties_go_to_the_first_element(size, stride, height, width, expected, native):
     x = jnp.full((1, height, width, 1), 7.0)
-    grad = quick_jit(jax.grad(lambda x: layers.max_pool(x, size, stride).sum()))(x)
+    pool = lambda x: layers.max_pool(x, size, stride, native=native).sum()
+    grad = quick_jit(jax.grad(pool))(x)
     assert grad[0, ..., 0].tolist() == expected
+
+
+def test_native_pooling_has_second_derivatives():
+    """As FedREDefense's reconstruction takes them, of several clients at once."""
+    x = normal(0, 3, 2, 6, 6, 2)
+
+    def second(native):
+        def outer(x):
+            pool = lambda x: jnp.sin(layers.max_pool(x, 2, 2, native=native))
+            mean = lambda x: jnp.sin(layers.avg_pool(x, 2, native=native))
+            inner = jax.grad(lambda x: pool(x).sum() + mean(x).sum())(x)
+            return (inner**2).sum()
+
+        return quick_jit(jax.vmap(jax.grad(outer)))(x)
+
+    close(second(True), second(False), 1e-5)
 
 
 def test_max_pool_under_vmap_and_in_a_loop():

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.models import MODELS, build
+from fedjax_sim.models.activations import in_bfloat16
 from fedjax_sim.models.gan import Critic, Generator
 from fedjax_sim.models.resnet import ResNet
 
@@ -220,3 +222,36 @@ def test_fewer_outputs_than_classes_are_refused(num_outputs):
 def test_a_layer_too_wide_is_refused():
     with pytest.raises(InputError, match=r"config\.model\.width = 1000000000 must"):
         build("mlp", num_classes=10, image_shape=RGB, width=10**9)
+
+
+@pytest.mark.parametrize(
+    ("name", "lowering", "bound"),
+    # Normalisation of a small batch amplifies what was rounded.
+    [
+        ("cnn", "native", 0.06),
+        ("cnn", "patches", 0.06),
+        ("leadfl_fashion", "native", 0.2),
+    ],
+)
+def test_bfloat16_activations_keep_float32_around_them(name, lowering, bound):
+    shape = (12, 12, 1)
+    model = build(name, num_classes=4, image_shape=shape, lowering=lowering)
+    low = in_bfloat16(model)
+    params, buffers = jax.jit(model.init)(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (8, *shape))
+
+    def loss(params, model):
+        logits, changed = model.apply(params, buffers, x, train=True)
+        return jax.nn.log_softmax(logits)[:, 0].sum(), changed
+
+    @quick_jit
+    def both(params):
+        return [jax.grad(loss, has_aux=True)(params, m) for m in (model, low)]
+
+    for exact, rounded in zip(*both(params), strict=True):
+        if jax.tree.leaves(exact):
+            flat, low_flat = (ravel_pytree(tree)[0] for tree in (exact, rounded))
+            assert low_flat.dtype == jnp.float32
+            error = jnp.linalg.norm(low_flat - flat) / jnp.linalg.norm(flat)
+            assert 0 < error < bound
+    assert "bf16" in str(jax.make_jaxpr(lambda p: loss(p, low)[0])(params))

@@ -1,5 +1,6 @@
 """Runs together in one program: the same results as each alone, compiled once."""
 
+import json
 import logging
 import shutil
 
@@ -9,6 +10,9 @@ import pytest
 from helpers import BASE, rows, without_times
 
 from fedjax_sim.core.checkpoint import Checkpoints
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.experiment import build as experiment_build
+from fedjax_sim.experiment import target
 from fedjax_sim.experiment.config import override, resolve
 from fedjax_sim.round.execution import Strategy
 from fedjax_sim.runs import loop
@@ -137,12 +141,31 @@ def test_a_run_that_diverges_leaves_the_others_alone(alone, tmp_path):
 
 def test_the_memory_limits_how_many_run_together(alone, tmp_path, monkeypatch):
     """There is room for one: they run in parts, to the same results."""
-    monkeypatch.setattr(loop.memory, "available_bytes", lambda: 1)
+    here = target.here()._replace(memory=1)
+    monkeypatch.setattr(experiment_build, "here", lambda: here)
     outcomes = loop.run_together(jobs(tmp_path, ("first", "seed")))
 
     assert [code for code, _ in outcomes] == [0, 0]
     for name in ("first", "seed"):
         assert_same_run(tmp_path / name, alone / name)
+
+
+def test_on_an_accelerator_the_compiled_program_says_what_fits(tmp_path, monkeypatch):
+    """Played by the CPU: runs are compiled before they begin, or refused."""
+    elsewhere = target.here()._replace(backend="gpu")
+    monkeypatch.setattr(experiment_build, "here", lambda: elsewhere)
+    own = jobs(tmp_path, ("first", "seed"), **{"execution.memory_gib": "auto"})
+    outcomes = loop.run_together(own)
+    assert [code for code, _ in outcomes] == [0, 0]
+    provenance = json.loads((tmp_path / "first" / "provenance.json").read_text())
+    execution = provenance["execution"]
+    assert execution["clients"].startswith("chunk") and execution["compiled_gib"] > 0
+    assert outcomes[0][1]["seconds"]["compile"] > 0
+
+    tiny = jobs(tmp_path / "tiny", ("first",), **{"execution.memory_gib": 1e-5})
+    with pytest.raises(InputError, match="even with one client at a time"):
+        loop.run_together(tiny)
+    assert not (tmp_path / "tiny" / "first" / "rounds.jsonl").exists()
 
 
 def test_runs_of_different_programs_are_refused():

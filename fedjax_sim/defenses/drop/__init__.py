@@ -26,7 +26,7 @@ from fedjax_sim.defenses.parts.activity_monitor import (
     activity_monitor,
 )
 from fedjax_sim.defenses.parts.pipeline import pipeline
-from fedjax_sim.defenses.parts.ward_clusters import ward_clusters
+from fedjax_sim.defenses.parts.ward_clusters import Linkage, ward_clusters
 
 
 @checked("defense")
@@ -35,6 +35,7 @@ def drop(
     penalty: Penalty = 1.0,
     reward: Reward = 0.5,
     blacklist_threshold: BlacklistThreshold = None,
+    linkage: Linkage = "auto",
     every: Count = 5,
     start_round: Natural = 0,
     num_seed: Count = 1000,
@@ -71,6 +72,8 @@ def drop(
       reward: taken off the penalty in a clean round; None is as much as `penalty`.
       blacklist_threshold: a client whose penalty reaches it is banned and never sampled
         again; None bans nobody, as in all published settings.
+      linkage: who clusters: `scipy` on the host, the `device` with the same decisions,
+        `auto`: SciPy on a CPU, the device elsewhere.
       every, start_round: distil in rounds divisible by `every` (the paper's K), not
         before `start_round`.
       num_seed: the server's seed images, drawn from the training set.
@@ -118,7 +121,7 @@ def drop(
             f"= {num_validation} go together: early stopping needs both, or neither"
         )
     return pipeline(
-        ward_clusters(),
+        ward_clusters(linkage),
         activity_monitor(
             penalty=penalty, reward=reward, blacklist_threshold=blacklist_threshold
         ),

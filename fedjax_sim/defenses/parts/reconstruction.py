@@ -283,17 +283,18 @@ def explain(
       network: of it.
     """
     s = settings
-    return reconstruct(
-        network,
-        params,
-        updates,
-        known(state, ids),
-        limits=jnp.where(chosen, limits(s, state.seen[ids], round_), 0),
-        threshold=s.threshold if s.mode == "dynamic" else None,
-        rates=Rates(s.lr_images, s.lr_labels, s.lr_rate),
-        steps=s.inner_steps,
-        stack=s.stack or (1 if jax.default_backend() == "cpu" else 16),
-    )
+    with network.in_precision():  # it repeats what clients do
+        return reconstruct(
+            network,
+            params,
+            updates,
+            known(state, ids),
+            limits=jnp.where(chosen, limits(s, state.seen[ids], round_), 0),
+            threshold=s.threshold if s.mode == "dynamic" else None,
+            rates=Rates(s.lr_images, s.lr_labels, s.lr_rate),
+            steps=s.inner_steps,
+            stack=s.stack or (1 if network.backend == "cpu" else 16),
+        )
 
 
 def suspicious(errors: Array, threshold: Array | float) -> Array:

@@ -52,7 +52,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init or default, shape)
         if self.lowering == "native":
             x = conv_native(x, kernel, self.stride, self.padding)
-            x = max_pool(x, 2, 2) if self.pool else x
+            x = max_pool(x, 2, 2, native=True) if self.pool else x
         elif self.pool:
             x = pad(x, self.padding)
             on_cpu = self.lowering != "patches"

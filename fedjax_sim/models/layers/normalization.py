@@ -22,7 +22,8 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool, mask: Array | None = None) -> Array:
         """Normalises x [B, ..., C]; `mask` bool [B] marks real samples."""
-        channels = x.shape[-1]
+        channels, kind = x.shape[-1], x.dtype
+        x = x.astype(jnp.float32)  # sums over a batch are no matter for bfloat16
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         scale: Array | float = 1.0
@@ -32,7 +33,7 @@ class BatchNorm(nn.Module):
             shift = self.param("bias", nn.initializers.zeros, (channels,))
         if not train:
             gain = scale * lax.rsqrt(var.value + self.epsilon)
-            return (x - mean.value) * gain + shift
+            return ((x - mean.value) * gain + shift).astype(kind)
         axes = tuple(range(x.ndim - 1))
         positions = x[0, ..., 0].size
         if mask is None:
@@ -50,7 +51,7 @@ class BatchNorm(nn.Module):
             mean.value = keep * mean.value + self.momentum * batch_mean
             var.value = keep * var.value + self.momentum * unbiased
         gain = scale * lax.rsqrt(batch_var + self.epsilon)
-        return (x - batch_mean) * gain + shift
+        return ((x - batch_mean) * gain + shift).astype(kind)
 
 
 @jax.custom_vjp
@@ -85,4 +86,4 @@ class InstanceNorm(nn.Module):
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         shift = self.param("bias", nn.initializers.zeros, (channels,))
-        return standardise(x) * scale + shift
+        return (standardise(x.astype(jnp.float32)) * scale + shift).astype(x.dtype)

@@ -4,13 +4,29 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from fedjax_sim.models.layers import taps
 
 
-def max_pool(x: Array, size: int, stride: int, padding: int = 0) -> Array:
-    """Max pooling, [B, H, W, C] -> [B, H', W', C]; ties go to the first element."""
+def max_pool(
+    x: Array, size: int, stride: int, padding: int = 0, native: bool = False
+) -> Array:
+    """Max pooling, [B, H, W, C] -> [B, H', W', C]; ties go to the first element.
+
+    Args:
+      x: f32 [B, H, W, C].
+      size, stride, padding: of the square window.
+      native: by XLA's own operations. A TPU lays the last two axes of an array out in
+        tiles of 8 x 128, in which the views of a window are nearly empty: its compiler
+        estimates a fifth of the cycles for the two-layer CNN.
+    """
+    if native:
+        pad = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+        window, strides = (1, size, size, 1), (1, stride, stride, 1)
+        lowest = np.array(-np.inf, x.dtype)  # by which JAX knows a maximum
+        return lax.reduce_window(x, lowest, lax.max, window, strides, pad)
     return _max_pool(x, size, stride, padding)
 
 
@@ -94,8 +110,18 @@ def _max_pool_backward(size, stride, padding, saved, grad):
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def avg_pool(x: Array, size: int) -> Array:
-    """Average pooling with stride `size`, [B, H, W, C] -> [B, H//size, W//size, C]."""
+def avg_pool(x: Array, size: int, native: bool = False) -> Array:
+    """Average pooling with stride `size`, [B, H, W, C] -> [B, H//size, W//size, C].
+
+    Args:
+      x: f32 [B, H, W, C].
+      size: of the square window.
+      native: see `max_pool`.
+    """
+    if native:
+        window = (1, size, size, 1)
+        zero = np.zeros((), x.dtype)
+        return lax.reduce_window(x, zero, lax.add, window, window, "VALID") / size**2
     batch, height, width, channels = x.shape
     rows, cols = height // size, width // size
     x = x[:, : rows * size, : cols * size]

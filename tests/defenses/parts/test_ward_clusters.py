@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 from scipy.cluster import hierarchy
 
-from fedjax_sim.defenses.parts.ward_clusters import ward_clusters, ward_labels
+from fedjax_sim.defenses.parts.ward_clusters import (
+    ward_clusters,
+    ward_labels,
+    ward_labels_on_device,
+)
 
 
 def labels_of(points, mask=None, ids=None):
@@ -90,6 +94,32 @@ def test_odd_distances_never_raise(value):
     np.fill_diagonal(distances, 0)
     labels = ward_labels(distances, np.ones(6, bool), np.arange(6))
     assert set(labels.tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, np.inf, np.nan])
+def test_the_device_clusters_as_the_host(value):
+    """With odd distances, clients left out, and ids in any order."""
+    rng = np.random.default_rng(0)
+    distances = np.abs(rng.integers(-2, 3, (8, 8))).astype(np.float32)
+    distances = np.where(distances == 2, np.float32(value), distances)
+    distances = np.triu(distances, 1) + np.triu(distances, 1).T
+    for mask in (np.ones(8, bool), np.arange(8) != 3, np.arange(8) < 2):
+        ids = rng.permutation(50)[:8].astype(np.int32)
+        expected = ward_labels(distances, mask, ids)
+        found = _on_device(distances, mask, ids)
+        np.testing.assert_array_equal(found, expected)
+
+
+_on_device = jax.jit(ward_labels_on_device)
+
+
+@pytest.mark.parametrize("linkage", ["scipy", "device"])
+def test_who_clusters_may_be_chosen(linkage, make_cohort, make_context):
+    cohort = make_cohort([[0.0], [1], [50], [2], [1], [0], [3], [1]])
+    program = jax.jit(ward_clusters(linkage).apply).trace((), cohort, make_context(1))
+    assert ("callback" in str(program.jaxpr)) == (linkage == "scipy")
+    _, judged = program.lower().compile()((), cohort, make_context(1))
+    assert judged.scores["suspicious"].tolist() == [i == 2 for i in range(8)]
 
 
 def test_one_client_beyond_the_range_of_floats(judge):
