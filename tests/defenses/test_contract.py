@@ -41,10 +41,18 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"first_limit": 2, "later_limit": 2, "inner_steps": 1, "threshold": 1e6}
     ],
     "droplet": [{}, {"reward": None, "blacklist_threshold": 2.0}],
+    "weak_dp": [{"noise_sigma": 0.0}],
 }
 
 # Rules that do not return the common update when all clients agree.
-NO_MEANS: set[str] = {"fltrust", "foolsgold", "sparsefed", "clip_avg", "flcert"}
+NO_MEANS: set[str] = {
+    "clip_avg",
+    "flcert",
+    "fltrust",
+    "foolsgold",
+    "sparsefed",
+    "weak_dp",
+}
 
 # Rules for models without running statistics.
 NO_BUFFERS: set[str] = {"fedredefense"}
@@ -78,6 +86,11 @@ ROBUST: dict[str, list[dict[str, Any]]] = {
     "sparsefed": [{"clip_norm": 1.0}],
     "trimmed_mean": [{}, {"variant": "authors"}],
     "droplet": [{}],
+    "caf": [{}],
+    "mda": [{}],
+    "meamed": [{}],
+    "monna": [{"reference": "client", "reference_client": 0}],
+    "smea": [{}],
 }
 
 
@@ -259,12 +272,15 @@ def test_the_largest_numbers_of_all_stay_finite(name, index, make):
 # Rules that compare updates with something else: their own numbers, models, features.
 NOT_OF_ANY_SIZE = {
     *ABSOLUTE,
+    "centered_clipping",
     "crfl",
     "fedredefense",
     "flame",
     "flare",
     "flcert",
+    "monna",
     "random_aggregation",
+    "weak_dp",
 }
 
 
