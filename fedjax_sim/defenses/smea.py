@@ -34,8 +34,8 @@ def smea(*, num_byzantine: Natural | None = None) -> Defense:
 
     That is the largest eigenvalue of the covariance of their updates, exact (byzfl
     0.0.11 takes one random power step, and another set with nearly every seed). Of
-    equal sets the first in lexicographic order of the client ids. n are the clients that
-    count; all sets are looked at, so this is for small cohorts. Score:
+    equal sets the first in lexicographic order of the client ids. n are the clients
+    that count; all sets are looked at, so this is for small cohorts. Score:
     `largest_eigenvalue` f32 [n], of the chosen set, the same for all. "(m)" above: the
     number in the paper is from memory.
 

@@ -41,6 +41,7 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"first_limit": 2, "later_limit": 2, "inner_steps": 1, "threshold": 1e6}
     ],
     "droplet": [{}, {"reward": None, "blacklist_threshold": 2.0}],
+    "signguard": [{}, {"clustering": "meanshift", "variant": "authors"}],
     "weak_dp": [{"noise_sigma": 0.0}],
 }
 
@@ -272,6 +273,7 @@ def test_the_largest_numbers_of_all_stay_finite(name, index, make):
 # Rules that compare updates with something else: their own numbers, models, features.
 NOT_OF_ANY_SIZE = {
     *ABSOLUTE,
+    "auror",
     "centered_clipping",
     "crfl",
     "fedredefense",

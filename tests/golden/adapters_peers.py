@@ -5,8 +5,12 @@ family (directory) and a case (file name up to "__") to its check. The tolerance
 those of README.md.
 """
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from itertools import pairwise
+from typing import NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +18,24 @@ import numpy as np
 from adapters_defenses import make_cohort, make_context, make_spec, survivors
 from jax import Array
 
-from fedjax_sim.contracts.defense import Aggregate, Cohort, Defense
+from fedjax_sim.contracts.defense import Aggregate, Cohort
 from fedjax_sim.defenses import DEFENSES
 from fedjax_sim.defenses.caf import filter_outliers
 from fedjax_sim.defenses.parts.clipping import clip_factors, shorten
+from fedjax_sim.defenses.rflbat import (
+    cluster_scores,
+    distance_sums,
+    most_diverse,
+    principal_plane,
+    within,
+)
+from fedjax_sim.defenses.signguard import sign_features
 from fedjax_sim.defenses.weak_dp import noisy_mean
-from fedjax_sim.numerics.distances import row_lengths
+from fedjax_sim.numerics.distances import cosine_distances, row_lengths
+from fedjax_sim.numerics.flat import flat_layout
+from fedjax_sim.numerics.hdbscan import hdbscan
 from fedjax_sim.numerics.order_statistics import median
+from fedjax_sim.testing.quick_jit import quick_jit
 
 Case = dict[str, np.ndarray]
 
@@ -35,23 +50,73 @@ def assert_scores(actual: Array, expected: np.ndarray, rtol: float = 1e-4) -> No
     np.testing.assert_allclose(actual, expected, rtol=rtol, atol=1e-6)
 
 
+class Network:
+    """The parts of a network that a rule reads."""
+
+    def __init__(self, **parts):
+        vars(self).update(parts)
+
+
+class Round(NamedTuple):
+    """What came of a round; rows and columns as in the file."""
+
+    state: object
+    cohort: Cohort
+    result: Aggregate
+
+
 def one_round(
-    defense: Defense,
+    name: str,
     updates: np.ndarray,
     *,
+    numbers: dict[str, float | int],
+    fixed: dict[str, object] | None = None,
     weights: np.ndarray | None = None,
     state=None,
-    **context,
-) -> tuple[object, Cohort, Aggregate]:
-    """Returns the state, the judged cohort and the aggregate of a round."""
-    cohort = make_cohort(updates)
-    if weights is not None:
-        cohort = cohort._replace(weights=jnp.asarray(weights, jnp.float32))
-    known = make_context(np.zeros(updates.shape[1]))._replace(**context)
+    network: Network | None = None,
+    rows: int = 32,
+    columns: int = 1,
+) -> Round:
+    """Carries out a round of a rule.
+
+    The cohort is filled up with clients of weight 0, which must not matter, and with
+    parameters that nobody moves, so that files of several shapes share one program.
+
+    Args:
+      name: of the rule.
+      updates: f32 [n, d].
+      numbers: its options that are arguments of the program.
+      fixed: its other options.
+      weights: of the clients; 1 unless they are given.
+      state: before the round, None before the first.
+      network: for rules that read one.
+      rows, columns: n and d are filled up to a multiple of them.
+    """
+    n, d = updates.shape
+    fixed = fixed or {}
+    cohort = make_cohort(np.pad(updates, ((0, -n % rows), (0, -d % columns))))
+    given = np.pad(np.ones(n) if weights is None else weights, (0, -n % rows))
+    cohort = cohort._replace(weights=jnp.asarray(given, jnp.float32))
     if state is None:
-        state = defense.init(make_spec(cohort))
-    judged = jax.jit(lambda state, cohort: defense.aggregate(state, cohort, known))
-    return jax.tree.map(np.asarray, judged(state, cohort))
+        defense = DEFENSES[name].factory(**fixed, **numbers)
+        spec = make_spec(cohort)._replace(network=network)
+        state = jax.tree.map(jnp.asarray, defense.init(spec))
+    program = _program(name, tuple(fixed.items()), network)
+    state, cohort, result = program(state, cohort, numbers)
+    cohort, result = jax.tree.map(np.asarray, (cohort, result))
+    cohort = jax.tree.map(lambda x: x[:n], cohort)
+    cohort = cohort._replace(updates=cohort.updates[:, :d])
+    return Round(state, cohort, result._replace(update=result.update[:d]))
+
+
+@cache
+def _program(name: str, fixed: tuple, network: Network | None) -> Callable:
+    def run(state, cohort, numbers):
+        defense = DEFENSES[name].factory(**dict(fixed), **numbers)
+        context = make_context(np.zeros(cohort.updates.shape[1]))
+        return defense.aggregate(state, cohort, context._replace(network=network))
+
+    return quick_jit(run)
 
 
 # --- means of what is near -------------------------------------------------------
@@ -59,31 +124,37 @@ def one_round(
 
 def check_geometric_median(case: Case) -> None:
     """As published, as released, and as two peers have it."""
-    make, updates = DEFENSES["geometric_median"].factory, case["updates"]
-    published = make(nu=float(case["nu"]), iterations=int(case["iterations"]))
-    _, judged, result = one_round(published, updates, weights=case["weights"])
+    run = partial(
+        one_round, "geometric_median", case["updates"], weights=case["weights"]
+    )
+    fixed = {"iterations": int(case["iterations"])}
+    _, judged, result = run(numbers={"nu": float(case["nu"])}, fixed=fixed, columns=64)
     assert_params(result.update, case["paper_update"])
     np.testing.assert_allclose(judged.scores["weiszfeld_weight"].sum(), 1.0, rtol=1e-5)
     for variant in ("release", "byzfl", "flpoison"):
-        *_, result = one_round(make(variant=variant), updates, weights=case["weights"])
+        *_, result = run(numbers={}, fixed={"variant": variant}, columns=64)
         assert_params(result.update, case[f"{variant}_update"])
 
 
 def check_centered_clipping(case: Case) -> None:
     """The aggregates of all rounds, each the start of the next."""
-    defense = DEFENSES["centered_clipping"].factory(
-        tau=float(case["tau"]), iterations=int(case["iterations"])
-    )
     state = None
     for updates, expected in zip(case["updates"], case["expected_update"], strict=True):
-        state, _, result = one_round(defense, updates, state=state)
+        state, _, result = one_round(
+            "centered_clipping",
+            updates,
+            numbers={"tau": float(case["tau"])},
+            fixed={"iterations": int(case["iterations"])},
+            state=state,
+            columns=64,
+        )
         assert_params(result.update, expected)
 
 
 def check_meamed(case: Case) -> None:
     """Also what the peer returns, where no values tie for a place."""
-    defense = DEFENSES["meamed"].factory(num_byzantine=int(case["f"]))
-    *_, result = one_round(defense, case["updates"])
+    f = {"num_byzantine": int(case["f"])}
+    *_, result = one_round("meamed", case["updates"], numbers=f, columns=64)
     assert_params(result.update, case["expected_update"])
     clear = ~case["tie_mask"].astype(bool)
     assert_params(result.update[clear], case["byzfl_update"][clear])
@@ -93,27 +164,29 @@ def check_meamed(case: Case) -> None:
 
 def check_monna(case: Case) -> None:
     """With a client that is trusted."""
-    defense = DEFENSES["monna"].factory(
-        reference="client",
-        num_byzantine=int(case["f"]),
-        reference_client=int(case["reference_row"]),
+    trusted = int(case["reference_row"])
+    _, judged, result = one_round(
+        "monna",
+        case["updates"],
+        numbers={"num_byzantine": int(case["f"]), "reference_client": trusted},
+        fixed={"reference": "client"},
+        columns=64,
     )
-    _, judged, result = one_round(defense, case["updates"])
     np.testing.assert_array_equal(survivors(judged), np.sort(case["selected"]))
     assert_params(result.update, case["expected_update"])
 
 
 def check_mda(case: Case) -> None:
-    defense = DEFENSES["mda"].factory(num_byzantine=int(case["f"]))
-    _, judged, result = one_round(defense, case["updates"])
+    f = {"num_byzantine": int(case["f"])}
+    _, judged, result = one_round("mda", case["updates"], numbers={}, fixed=f, rows=1)
     np.testing.assert_array_equal(survivors(judged), case["selected"])
     assert_params(result.update, case["expected_update"])
     assert_scores(judged.scores["diameter"], case["diameter"])
 
 
 def check_smea(case: Case) -> None:
-    defense = DEFENSES["smea"].factory(num_byzantine=int(case["f"]))
-    _, judged, result = one_round(defense, case["updates"])
+    f = {"num_byzantine": int(case["f"])}
+    _, judged, result = one_round("smea", case["updates"], numbers={}, fixed=f, rows=1)
     np.testing.assert_array_equal(survivors(judged), case["selected"])
     assert_params(result.update, case["expected_update"])
     assert_scores(judged.scores["largest_eigenvalue"], case["largest_eigenvalue"])
@@ -124,8 +197,11 @@ _EXACT_STEPS = 20
 
 def check_caf(case: Case) -> None:
     """The filter with either largest tau, and with one power step of given vectors."""
-    updates, f = make_cohort(case["updates"]), int(case["f"])
-    drawn = jnp.asarray(case["start_vectors"], jnp.float32)
+    (n, d), f = case["updates"].shape, int(case["f"])
+    updates = make_cohort(np.pad(case["updates"], ((0, -n % 32), (0, -d % 64))))
+    updates = updates._replace(weights=jnp.asarray(np.arange(n + -n % 32) < n, "f4"))
+    vectors = np.asarray(case["start_vectors"], np.float32)
+    drawn = jnp.asarray(np.pad(vectors, ((0, 64), (0, -d % 64)))[:64])
     for variant, name in (
         ("active", "active"),
         ("paper", "paper"),
@@ -137,20 +213,20 @@ def check_caf(case: Case) -> None:
         # is beyond float32, and dozens of steps multiply the error.
         if len(steps) <= _EXACT_STEPS:
             assert found.steps == len(steps), name
-            np.testing.assert_allclose(found.last, case[f"{name}_weights"], 1e-3, 1e-3)
+            last = found.last[:n]
+            np.testing.assert_allclose(last, case[f"{name}_weights"], 1e-3, 1e-3)
         if 0 < len(steps) <= _EXACT_STEPS:
             assert found.best_step == best, name
             np.testing.assert_allclose(found.eigenvalue, steps[best], 1e-3, 1e-9)
-        weights = found.best / found.best.sum()
-        assert_params(weights @ updates.updates, case[f"{name}_update"], 1e-3)
-    defense = DEFENSES["caf"].factory(num_byzantine=f)
-    *_, result = one_round(defense, case["updates"])
-    assert_params(result.update, case["active_update"], 1e-3)
+        weights = np.asarray(found.best)[:n]
+        mean = weights @ case["updates"] / weights.sum()
+        few = len(steps) <= _EXACT_STEPS
+        assert_params(mean, case[f"{name}_update"], 1e-3 if few else 2e-3)
 
 
 @cache
 def _caf(variant: str) -> Callable:
-    return jax.jit(
+    return quick_jit(
         lambda cohort, f, drawn: filter_outliers(
             cohort, f, variant, lambda step: drawn[step]
         )
@@ -184,14 +260,185 @@ def check_weak_dp(case: Case) -> None:
     )
 
 
+# --- clusters --------------------------------------------------------------------
+
+
+def check_hdbscan(case: Case) -> None:
+    """The labels, of points or of distances."""
+    data = np.asarray(case["data"], float)
+    if not case["precomputed"]:
+        data = np.linalg.norm(data[:, None] - data[None, :], axis=-1)
+    samples = int(case["min_samples"])
+    labels = hdbscan(
+        jnp.asarray(data, jnp.float32),
+        jnp.ones(len(data), bool),
+        min_cluster_size=int(case["min_cluster_size"]),
+        min_samples=None if samples < 0 else samples,
+        allow_single_cluster=bool(case["allow_single_cluster"]),
+    )
+    np.testing.assert_array_equal(labels, case["expected_labels"])
+
+
+def check_signguard(case: Case) -> None:
+    """Both clusterings from the given start, and the authors' shorter clip."""
+    updates, start = case["updates"], int(case["window_start"])
+    every = jnp.ones(len(updates), bool)
+    features = sign_features(
+        jnp.asarray(updates), every, start, int(case["window_size"])
+    )
+    assert_scores(features, case["sign_features"])
+    fraction = (int(case["window_size"]) + 0.5) / updates.shape[1]
+    for clustering, variant, accepted, expected in (
+        ("dbscan", "paper", "dbscan_accepted", "dbscan_update"),
+        ("meanshift", "paper", "meanshift_accepted", "meanshift_update"),
+        ("meanshift", "authors", "meanshift_accepted", "authors_update"),
+    ):
+        with given_start(start):
+            _, judged, result = one_round(
+                "signguard",
+                updates,
+                numbers={
+                    key: float(case[key]) for key in ("lower_bound", "upper_bound")
+                },
+                fixed={
+                    "variant": variant,
+                    "clustering": clustering,
+                    "window": fraction,
+                },
+            )
+        labels = judged.scores["sign_cluster"]
+        _assert_same_clusters(labels, case[f"{clustering}_labels"])
+        np.testing.assert_array_equal(judged.weights > 0, case[accepted])
+        assert_scores(judged.scores["norm"], case["norms"])
+        assert_params(result.update, case[expected])
+
+
+@contextmanager
+def given_start(start: int) -> Iterator[None]:
+    """Lets whoever draws an integer get this one."""
+    with mock.patch.object(jax.random, "randint", lambda *args: jnp.int32(start)):
+        yield
+
+
+def _assert_same_clusters(labels: np.ndarray, expected: np.ndarray) -> None:
+    """Compares who is with whom, and who is noise."""
+    np.testing.assert_array_equal(labels < 0, expected < 0)
+    together, wanted = (x[:, None] == x[None, :] for x in (labels, expected))
+    np.testing.assert_array_equal(together, wanted)
+
+
+def check_auror(case: Case) -> None:
+    """The indicative parameters, the votes, who is excluded."""
+    start, size = int(case["head_start"]), int(case["head_size"])
+    head = lambda vector: vector[..., start : start + size]
+    numbers = {"threshold": float(case["threshold"])}
+    network = Network(last_layer=head)
+    state, judged, result = one_round(
+        "auror", case["updates"], numbers=numbers, network=network
+    )
+    ((indicative,), _) = state
+    found = start + np.flatnonzero(indicative)
+    np.testing.assert_array_equal(found, case["expected_indicative"])
+    votes = judged.scores["minority_votes"]
+    np.testing.assert_array_equal(votes, case["expected_minority_votes"])
+    np.testing.assert_array_equal(judged.weights == 0, case["expected_excluded"])
+    assert_params(result.update, case["expected_update"])
+
+
+def check_lasa(case: Case) -> None:
+    """As published, and as two peers have it."""
+    numbers = {key: float(case[key]) for key in ("norm_bound", "sign_bound")}
+    network = _tensors(
+        tuple(case["layer_offsets"].tolist()), tuple(case["layer_ndims"].tolist())
+    )
+    for variant, update in (
+        ("paper", "paper_update"),
+        ("authors", "authors_formula_update"),
+        ("flpoison", "flpoison_update"),
+    ):
+        fixed = {"variant": variant, "sparsity": float(case["sparsity"])}
+        _, judged, result = one_round(
+            "lasa", case["updates"], numbers=numbers, fixed=fixed, network=network
+        )
+        kept = judged.scores["tensors_kept"]
+        np.testing.assert_allclose(kept, case[f"{variant}_masks"].mean(0), rtol=1e-6)
+        assert_params(result.update, case[update])
+
+
+def check_rflbat(case: Case) -> None:
+    """The plane, and with the given clusters the scores and who is accepted."""
+    updates, labels = case["updates"], np.full(len(case["updates"]), -1)
+    n = len(updates)
+    cohort = make_cohort(np.pad(updates, ((0, -n % 32), (0, 0))))
+    mask = jnp.arange(n + -n % 32) < n
+    cohort = cohort._replace(weights=mask.astype(jnp.float32))
+    components, points, unit = principal_plane(cohort.updates, mask)
+    sums = _distance_sums(points, mask)
+    if np.ptp(updates, axis=0).any():
+        for actual, expected in (
+            (components, case["expected_components"].T),
+            (unit * points[:n].T, case["expected_projection"].T),
+        ):
+            signs = np.sign((actual * expected).sum(1))[:, None]
+            assert_params(signs * actual, expected, 2e-4)
+        assert_scores(unit * sums[:n], case["expected_distance_sums"])
+    kept = within(sums, mask, float(case["eps1"]))
+    np.testing.assert_array_equal(kept[:n], case["expected_stage1"])
+    labels[np.flatnonzero(case["expected_stage1"])] = case["cluster_labels"]
+    padded = jnp.asarray(np.pad(labels, (0, -n % 32), constant_values=-1))
+    scores, accepted = _diverse(cohort, points, padded, float(case["eps2"]))
+    wanted = case["expected_cluster_scores"]
+    assert_scores(scores[: len(wanted)], wanted)
+    assert scores.argmin() == case["expected_cluster"]
+    np.testing.assert_array_equal(accepted[:n], case["expected_accepted"])
+    mean = updates[np.asarray(accepted[:n])].mean(0)
+    assert_params(mean, case["expected_update"])
+    # With clusters of its own: the same where all are in one.
+    numbers = {key: float(case[key]) for key in ("eps1", "eps2")}
+    _, judged, result = one_round("rflbat", updates, numbers=numbers)
+    assert np.isfinite(result.update).all()
+    np.testing.assert_array_equal(
+        judged.scores["plane_cluster"] >= 0, case["expected_stage1"]
+    )
+
+
+_distance_sums = quick_jit(distance_sums)
+
+
+@quick_jit
+def _diverse(cohort: Cohort, points: Array, labels: Array, eps2: float):
+    products = 1.0 - cosine_distances(
+        cohort.updates, jnp.zeros(cohort.updates.shape[1])
+    )
+    scores = cluster_scores(products, labels, 9)
+    return scores, most_diverse(cohort, points, labels, eps2)
+
+
+@cache
+def _tensors(offsets: tuple[int, ...], ndims: tuple[int, ...]) -> Network:
+    """A network of which the sizes and numbers of axes of its tensors are known."""
+    tensors = {
+        f"{i:03}": jnp.zeros((1,) * (ndim - 1) + (stop - start,))
+        for i, (ndim, (start, stop)) in enumerate(
+            zip(ndims, pairwise(offsets), strict=True)
+        )
+    }
+    return Network(layout=flat_layout(tensors))
+
+
 ADAPTERS: dict[str, dict[str, Callable[[Case], None]]] = {
     "peers_family": {
+        "auror": check_auror,
         "caf": check_caf,
         "centered_clipping": check_centered_clipping,
         "geometric_median": check_geometric_median,
+        "hdbscan": check_hdbscan,
+        "lasa": check_lasa,
         "mda": check_mda,
         "meamed": check_meamed,
         "monna": check_monna,
+        "rflbat": check_rflbat,
+        "signguard": check_signguard,
         "smea": check_smea,
         "weak_dp": check_weak_dp,
     },
