@@ -19,9 +19,11 @@ from adapters_defenses import make_cohort, make_context, make_spec, survivors
 from jax import Array
 
 from fedjax_sim.contracts.defense import Aggregate, Cohort
+from fedjax_sim.contracts.model import Network as NeuralNetwork
 from fedjax_sim.defenses import DEFENSES
 from fedjax_sim.defenses.caf import filter_outliers
-from fedjax_sim.defenses.parts.clipping import clip_factors, shorten
+from fedjax_sim.defenses.deepsight import accept, division_differences, inspect
+from fedjax_sim.defenses.parts.clipping import clip_factors, median_norm, shorten
 from fedjax_sim.defenses.rflbat import (
     cluster_scores,
     distance_sums,
@@ -31,6 +33,7 @@ from fedjax_sim.defenses.rflbat import (
 )
 from fedjax_sim.defenses.signguard import sign_features
 from fedjax_sim.defenses.weak_dp import noisy_mean
+from fedjax_sim.models import build
 from fedjax_sim.numerics.distances import cosine_distances, row_lengths
 from fedjax_sim.numerics.flat import flat_layout
 from fedjax_sim.numerics.hdbscan import hdbscan
@@ -414,6 +417,90 @@ def _diverse(cohort: Cohort, points: Array, labels: Array, eps2: float):
     return scores, most_diverse(cohort, points, labels, eps2)
 
 
+def check_deepsight(case: Case) -> None:
+    """Every quantity of the published rule, with the given random images."""
+    updates = case["updates"]
+    n, order = len(updates), _flax_order(tuple(case["layer_sizes"].tolist()))
+    network = _two_layers(tuple(case["layer_sizes"].tolist()))
+    # Filled up to one size: clients of weight 0, and images.
+    rows = jnp.asarray(np.pad(updates[:, order], ((0, -n % 32), (0, 0))), jnp.float32)
+    start = jnp.asarray(case["global_params"][order], jnp.float32)
+    mask = jnp.arange(len(rows)) < n
+    noise = jnp.asarray(case["noise"].transpose(0, 1, 3, 4, 2), jnp.float32)
+    seen, ratios = _inspected(network, int(case["min_cluster_size"]))(
+        rows, start, noise, mask, int(case["min_samples"])
+    )
+    seen, ratios = jax.tree.map(np.asarray, (seen, ratios))
+    assert_scores(seen.energies[:n], case["paper_neups"])
+    for actual, expected in (
+        (seen.threshold_exceedings, "threshold_exceedings"),
+        (seen.suspicious, "suspicious"),
+    ):
+        np.testing.assert_array_equal(actual[:n], case[f"paper_{expected}"])
+    np.testing.assert_allclose(ratios[:, :n], case["paper_ddifs"], rtol=1e-3)
+    found = {
+        "cosine": seen.by_cosine[None],
+        "neup": seen.by_energy[None],
+        "ddif": seen.by_ratio,
+        "final": seen.labels[None],
+    }
+    for name, labels in found.items():
+        wanted = np.reshape(case[f"paper_labels_{name}"], (-1, n))
+        for actual, expected in zip(labels[:, :n], wanted, strict=True):
+            _assert_same_clusters(actual, expected)
+    assert_scores(seen.together[:n, :n], case["paper_merged_distances"])
+    accepted = np.asarray(accept(seen, mask, float(case["tau"])))[:n]
+    np.testing.assert_array_equal(accepted, case["paper_accepted"])
+    norms = np.linalg.norm(updates, axis=1)
+    limit = float(median_norm(jnp.asarray(norms), jnp.ones(n, bool)))
+    assert_scores(limit, case["clip"])
+    kept = make_cohort(updates[accepted])
+    kept = shorten(kept, clip_factors(row_lengths(kept.updates), limit))
+    assert_params(np.asarray(kept.updates).mean(0), case["paper_update"])
+
+
+@cache
+def _two_layers(sizes: tuple[int, int, int]) -> NeuralNetwork:
+    inputs, width, classes = sizes
+    side = round(inputs**0.5)
+    shape = (side, side, 1)
+    model = build("mlp", num_classes=classes, image_shape=shape, width=width)
+    return NeuralNetwork.of(model, shape, classes)
+
+
+def _flax_order(sizes: tuple[int, int, int]) -> np.ndarray:
+    """Where PyTorch keeps what stands at each place of the flat vector of flax."""
+    inputs, width, classes = sizes
+    parts, start = [], 0
+    for a, b in ((inputs, width), (width, classes)):
+        kernel = start + np.arange(a * b).reshape(b, a).T.ravel()
+        bias = start + a * b + np.arange(b)
+        parts += [bias, kernel]
+        start += a * b + b
+    return np.concatenate(parts)
+
+
+@cache
+def _inspected(network: NeuralNetwork, min_cluster_size: int) -> Callable:
+    def run(updates, params, noise, mask, min_samples):
+        context = make_context(np.zeros(0))
+        context = context._replace(network=network, global_params=params)
+        ratios = division_differences(
+            updates,
+            jnp.zeros((len(updates), 0)),
+            context,
+            lambda seed, batch: noise[seed],
+            len(noise),
+            noise.shape[1],
+        )
+        clusters = partial(
+            hdbscan, min_cluster_size=min_cluster_size, min_samples=min_samples
+        )
+        return inspect(updates, ratios, mask, network, clusters), ratios
+
+    return quick_jit(run, static_argnums=4)
+
+
 @cache
 def _tensors(offsets: tuple[int, ...], ndims: tuple[int, ...]) -> Network:
     """A network of which the sizes and numbers of axes of its tensors are known."""
@@ -432,6 +519,7 @@ ADAPTERS: dict[str, dict[str, Callable[[Case], None]]] = {
         "caf": check_caf,
         "centered_clipping": check_centered_clipping,
         "geometric_median": check_geometric_median,
+        "deepsight": check_deepsight,
         "hdbscan": check_hdbscan,
         "lasa": check_lasa,
         "mda": check_mda,
