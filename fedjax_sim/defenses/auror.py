@@ -81,4 +81,5 @@ def minority_votes(found: TwoMeans, mask: Array, indicative: Array) -> Array:
 ENTRY = Entry(
     auror,
     paper="Shen, Tople, Saxena, ACSAC 2016",
+    weighs=True,
 )

@@ -269,4 +269,5 @@ def _parted(labels: Array) -> Array:
 ENTRY = Entry(
     deepsight,
     paper="Rieger et al., NDSS 2022",
+    weighs=True,
 )

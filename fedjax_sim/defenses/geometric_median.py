@@ -157,4 +157,5 @@ def weiszfeld_weights(
 ENTRY = Entry(
     geometric_median,
     paper="Pillutla et al., IEEE TSP 2022",
+    weighs=True,
 )

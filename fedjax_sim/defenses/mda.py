@@ -74,4 +74,5 @@ ENTRY = Entry(
     mda,
     paper="El Mhamdi et al., ICML 2018",
     oracle="the number of malicious clients, unless num_byzantine is given",
+    weighs=True,
 )

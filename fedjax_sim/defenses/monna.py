@@ -120,4 +120,5 @@ ENTRY = Entry(
     oracle="clean samples, taken from the training set; the number of malicious "
     "clients, unless num_byzantine is given",
     check=needs_one_reference,
+    weighs=True,
 )

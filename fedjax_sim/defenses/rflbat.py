@@ -193,4 +193,5 @@ def most_diverse(
 ENTRY = Entry(
     rflbat,
     paper="Wang et al. 2022, arXiv 2201.03772",
+    weighs=True,
 )

@@ -142,4 +142,5 @@ def largest_cluster(labels: Array) -> Array:
 ENTRY = Entry(
     signguard,
     paper="Xu et al., ICDCS 2022",
+    weighs=True,
 )

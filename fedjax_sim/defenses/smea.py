@@ -95,4 +95,5 @@ ENTRY = Entry(
     smea,
     paper="Allouah et al., ICML 2023",
     oracle="the number of malicious clients, unless num_byzantine is given",
+    weighs=True,
 )

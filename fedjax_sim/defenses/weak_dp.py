@@ -97,4 +97,5 @@ def noisy_mean(
 ENTRY = Entry(
     weak_dp,
     paper="Sun et al. 2019, arXiv 1911.07963",
+    weighs=True,
 )

@@ -183,6 +183,19 @@ def test_identical_updates_stay_finite_and_their_mean_is_the_common_one(
     extreme_updates.identical_updates_stay_finite(make(name, index), copies, means)
 
 
+@every_default
+def test_weights_matter_to_those_that_say_so(name, index, make):
+    trial = make(name, index)
+    state, cohort, context = trial.start()
+    results = [
+        trial.jitted(state, cohort._replace(weights=weights), context)[2].update
+        for weights in (jnp.ones(9), jnp.full(9, 100.0), jnp.arange(1.0, 10.0))
+    ]
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-4, atol=1e-5)
+    moved = not np.allclose(results[0], results[2], rtol=1e-4, atol=1e-4)
+    assert moved == DEFENSES[name].weighs
+
+
 @every_defense
 @pytest.mark.parametrize("reason", ["absent", "non_finite"])
 def test_no_survivors_keep_the_model(name, index, make, reason):

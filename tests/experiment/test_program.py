@@ -60,6 +60,7 @@ NUMBERS = {
     "z": 0.3,
     "clip_norm": 1.0,
     "norm_bound": 1.0,
+    "nu": 0.01,
     "blacklist_threshold": 3.0,
 }
 
@@ -216,7 +217,7 @@ FAST = {"backdoor", "droplet", "ldp"}
 def test_traced_options_take_effect(section, name):
     """Other numbers given to a program equal a program made with them."""
     own = changes(section, name)
-    table = program.TABLES[section]
+    table = TABLES[section]
     defaults = resolve(override(BASE, own))
     values = {
         f"{section}.{key}": other_number(key, getattr(defaults, section).options[key])

@@ -38,6 +38,9 @@ from fedjax_sim.numerics.distances import cosine_distances, row_lengths
 from fedjax_sim.numerics.flat import flat_layout
 from fedjax_sim.numerics.hdbscan import hdbscan
 from fedjax_sim.numerics.order_statistics import median
+from fedjax_sim.stages import STAGES
+from fedjax_sim.stages.arc import clipped_counts
+from fedjax_sim.stages.bucketing import in_buckets
 from fedjax_sim.testing.quick_jit import quick_jit
 
 Case = dict[str, np.ndarray]
@@ -261,6 +264,85 @@ def check_weak_dp(case: Case) -> None:
     assert_params(
         noisy_mean(cohort, own, sigma, "flpoison").update, case["flpoison_update"]
     )
+
+
+# --- stages in front of a rule ---------------------------------------------------
+
+
+def staged(name: str, updates: np.ndarray, options: dict, fixed: tuple = ()) -> Cohort:
+    """Returns what a stage makes of a cohort, filled up with clients of weight 0."""
+    n, d = updates.shape
+    cohort = make_cohort(np.pad(updates, ((0, -n % 32), (0, -d % 64))))
+    weights = jnp.asarray(np.arange(n + -n % 32) < n, jnp.float32)
+    cohort = _stage(name, fixed)(cohort._replace(weights=weights), options)
+    cohort = jax.tree.map(lambda x: np.asarray(x)[:n], cohort)
+    return cohort._replace(updates=cohort.updates[:, :d])
+
+
+@cache
+def _stage(name: str, fixed: tuple) -> Callable:
+    def run(cohort: Cohort, options: dict) -> Cohort:
+        stage = STAGES[name].factory(**dict(fixed), **options)
+        context = make_context(np.zeros(cohort.updates.shape[1]))
+        return stage.apply(stage.init(make_spec(cohort)), cohort, context)[1]
+
+    return quick_jit(run)
+
+
+def check_nnm(case: Case) -> None:
+    """The mixed updates; ties go to the smaller row."""
+    mixed = staged("nnm", case["updates"], {"num_byzantine": int(case["f"])})
+    assert_params(mixed.updates, case["expected_updates"])
+    if not case["selection_is_ambiguous"]:
+        assert_params(mixed.updates, case["byzfl_updates"])
+    assert_params(mixed.updates.mean(0), case["mean_after"])
+    assert_params(np.median(mixed.updates, axis=0), case["median_after"])
+
+
+def check_arc(case: Case) -> None:
+    """Static clipping, and the adaptive one with how many it shortens, and to what."""
+    updates, f = case["updates"], int(case["f"])
+    clipped = staged("clipping", updates, {"norm": float(case["c"])})
+    assert_params(clipped.updates, case["expected_static"])
+    clipped = staged("arc", updates, {"num_byzantine": f})
+    assert_params(clipped.updates, case["expected_arc"])
+    n, most = len(updates), float(case["arc_threshold"])
+    assert clipped_counts(n)[f, n] == case["arc_num_clipped"]
+    norms = np.linalg.norm(clipped.updates, axis=1)
+    assert_scores(norms.max(), most)
+
+
+def check_bucketing(case: Case) -> None:
+    """The buckets of the given order, and four rules behind them."""
+    updates, order = case["updates"], case["permutation"]
+    place = np.empty(len(order), np.int32)
+    place[order] = np.arange(len(order))
+    size = int(case["s"])
+    cohort = in_buckets(make_cohort(updates), jnp.asarray(place), size)
+    first = order[::size]
+    np.testing.assert_array_equal(survivors(cohort), np.sort(first))
+    buckets = np.asarray(cohort.updates)[first]
+    assert_params(buckets, case["expected_buckets"])
+    sizes = np.bincount(cohort.scores["bucket"])
+    np.testing.assert_array_equal(sizes, case["bucket_sizes"])
+    for name, fixed, numbers, expected in (
+        ("fedavg", {}, {}, "mean_of_buckets"),
+        ("median", {}, {}, "median_of_buckets"),
+        (
+            "geometric_median",
+            {"iterations": 4},
+            {"nu": 1e-6},
+            "geometric_median_of_buckets",
+        ),
+        (
+            "centered_clipping",
+            {"iterations": int(case["clip_iterations"])},
+            {"tau": float(case["clip_tau"])},
+            "centered_clipping_of_buckets",
+        ),
+    ):
+        *_, result = one_round(name, buckets, numbers=numbers, fixed=fixed, columns=64)
+        assert_params(result.update, case[expected])
 
 
 # --- clusters --------------------------------------------------------------------
@@ -515,7 +597,9 @@ def _tensors(offsets: tuple[int, ...], ndims: tuple[int, ...]) -> Network:
 
 ADAPTERS: dict[str, dict[str, Callable[[Case], None]]] = {
     "peers_family": {
+        "arc": check_arc,
         "auror": check_auror,
+        "bucketing": check_bucketing,
         "caf": check_caf,
         "centered_clipping": check_centered_clipping,
         "geometric_median": check_geometric_median,
@@ -525,6 +609,7 @@ ADAPTERS: dict[str, dict[str, Callable[[Case], None]]] = {
         "mda": check_mda,
         "meamed": check_meamed,
         "monna": check_monna,
+        "nnm": check_nnm,
         "rflbat": check_rflbat,
         "signguard": check_signguard,
         "smea": check_smea,

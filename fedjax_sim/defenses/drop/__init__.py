@@ -134,4 +134,5 @@ ENTRY = Entry(
     drop,
     paper="Syros et al. 2025 (DROP)",
     oracle="clean samples, taken from the training set",
+    weighs=True,
 )
