@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from adapters_defenses import make_cohort, make_context, make_spec, survivors
 from jax import Array
 
+from fedjax_sim.client_defenses import CLIENT_DEFENSES
 from fedjax_sim.contracts.defense import Aggregate, Cohort
 from fedjax_sim.contracts.model import Network as NeuralNetwork
 from fedjax_sim.defenses import DEFENSES
@@ -44,6 +46,7 @@ from fedjax_sim.stages.bucketing import in_buckets
 from fedjax_sim.testing.quick_jit import quick_jit
 
 Case = dict[str, np.ndarray]
+PyTree = Any
 
 
 def assert_params(actual: Array, expected: np.ndarray, rtol: float = 2e-5) -> None:
@@ -345,6 +348,54 @@ def check_bucketing(case: Case) -> None:
         assert_params(result.update, case[expected])
 
 
+# --- local training --------------------------------------------------------------
+
+
+def regression(images: Array, params: PyTree) -> Array:
+    """Logits of softmax regression: weights [C, D] and bias, as PyTorch has them."""
+    return images @ params["weight"].T + params["bias"]
+
+
+def as_regression(flat: np.ndarray, classes: int) -> PyTree:
+    """Cuts f32 [(D + 1) C] into weights [C, D] and bias [C]."""
+    flat = np.asarray(flat, np.float32)
+    weight = flat[:-classes].reshape(classes, -1)
+    return {"weight": jnp.asarray(weight), "bias": jnp.asarray(flat[-classes:])}
+
+
+def as_vector(params: PyTree) -> np.ndarray:
+    """The flat vector of softmax regression."""
+    parts = params["weight"].ravel(), params["bias"]
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
+def mean_loss(params: PyTree, images: Array, labels: Array) -> Array:
+    logits = regression(images, params)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def check_fedprox(case: Case) -> None:
+    """Full-batch steps with the published term, the documented one, and none."""
+    images, labels = jnp.asarray(case["images"]), jnp.asarray(case["labels"])
+    _, classes = case["layer_sizes"]
+    make, mu = CLIENT_DEFENSES["fedprox"].factory, float(case["mu"])
+    gradient = quick_jit(jax.grad(mean_loss))
+    for side, expected in (
+        (make(mu=mu), "paper_params"),
+        (make(mu=mu, variant="flwr_docs"), "flwr_docs_params"),
+        (make(mu=0.0), "no_term_params"),
+    ):
+        rule = side.optimizer(float(case["learning_rate"]), 0.0, 0.0)
+        params = as_regression(case["global_params"], int(classes))
+        state = rule.init(params)
+        for wanted in case[expected]:
+            updates, state = rule.update(
+                gradient(params, images, labels), state, params
+            )
+            params = optax.apply_updates(params, updates)
+            assert_params(as_vector(params), wanted)
+
+
 # --- clusters --------------------------------------------------------------------
 
 
@@ -604,6 +655,7 @@ ADAPTERS: dict[str, dict[str, Callable[[Case], None]]] = {
         "centered_clipping": check_centered_clipping,
         "geometric_median": check_geometric_median,
         "deepsight": check_deepsight,
+        "fedprox": check_fedprox,
         "hdbscan": check_hdbscan,
         "lasa": check_lasa,
         "mda": check_mda,
