@@ -55,7 +55,8 @@ def constrain_and_scale(
       alpha: weight of the loss on the data, poisoned and clean. (The default is ours.)
       anomaly: L_ano: `l2` the distance of all parameters to the global ones, not
         squared (the authors' code); `cosine` one minus their cosine (the paper); `none`
-        leaves alpha L_class, as the code of FLPoison, whose term has no gradient.
+        leaves alpha L_class, as the code of FLPoison, whose term has no gradient and
+        whose scale is not divided.
       scale: of the update, divided among the attackers of a round; None is n / eta, the
         clients of the round over the server's rate, which replaces FedAvg's model.
       norm_bound: the scaled update is shortened to it; None leaves it.
@@ -82,7 +83,7 @@ def constrain_and_scale(
             optimizer = sgd(lr, hyper.momentum, hyper.weight_decay)
         return (LocalStage(epochs or tools.epochs, gradient, optimizer),)
 
-    send = multiplied(scale, shared=True)
+    send = multiplied(scale, shared=anomaly != "none")
 
     def craft(state: PyTree, view: CraftView) -> tuple[PyTree, Array]:
         state, crafted = send(state, view)

@@ -716,8 +716,8 @@ def check_constrain_and_scale(case: Case) -> None:
         update = as_vector(params) - case["global_params"]
         view = attackers_view(np.zeros((1, len(update))), count)
         view = view._replace(updates=jnp.tile(jnp.asarray(update), (1 + count, 1)))
-        # The stored scale is that of one attacker.
-        _, sent = multiplied(count * float(case["scale"]), shared=True)((), view)
+        send = multiplied(float(case["scale"]), shared=anomaly != "none")
+        _, sent = send((), view)
         assert_params(sent[-1], case[f"{name}_update"], 2e-4)
 
 
