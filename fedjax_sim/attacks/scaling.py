@@ -27,7 +27,7 @@ from fedjax_sim.contracts.dataset import Trigger
 from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.options import Count, Natural, Traced, checked
-from fedjax_sim.data.triggers import TRIGGERS
+from fedjax_sim.data.triggers import make_trigger
 
 
 @checked("attack")
@@ -61,12 +61,12 @@ def scaling(
     """
     require_trigger(trigger)
 
-    def make_trigger(spec: AttackSpec) -> Trigger:
-        return TRIGGERS[trigger](spec.image_shape, spec.normalization)
+    def pattern(spec: AttackSpec) -> Trigger:
+        return make_trigger(trigger, spec.image_shape, spec.normalization)
 
     return alternating_backdoor(
-        tested=make_trigger,
-        stamped=lambda spec: jax.tree.map(lambda x: x[None], make_trigger(spec)),
+        tested=pattern,
+        stamped=lambda spec: jax.tree.map(lambda x: x[None], pattern(spec)),
         choose=lambda context: jnp.int32(0),
         scale=scale,
         target_class=target_class,

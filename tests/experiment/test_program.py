@@ -53,6 +53,7 @@ NEEDS = {
 }
 # Their triggers do not fit on images of 8x8 pixels.
 LARGE_IMAGES = {"dba", "scaling", "leadfl_backdoor"}
+FILES = {"edge_case"}  # of the user's
 # Numbers other than the defaults, for options of which None is the default.
 NUMBERS = {
     "num_byzantine": 1,
@@ -71,7 +72,7 @@ def entries(only=lambda entry: True):
         (section, name)
         for section in program.SIDES
         for name, entry in TABLES[section].items()
-        if only(entry) and name not in LARGE_IMAGES
+        if only(entry) and name not in LARGE_IMAGES | FILES
     ]
 
 
