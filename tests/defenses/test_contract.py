@@ -16,7 +16,7 @@ from fedjax_sim.contracts.defense import Defense
 from fedjax_sim.defenses import DEFENSES
 from fedjax_sim.testing import defense_checks as checks
 from fedjax_sim.testing import extreme_updates
-from fedjax_sim.testing.defense_trial import Trial, make_trial, surviving_ids
+from fedjax_sim.testing.defense_trial import Trial, make_trial, surviving_ids, take
 from fedjax_sim.testing.extreme_updates import hostile
 
 EXAMPLES: dict[str, list[dict[str, Any]]] = {
@@ -181,6 +181,25 @@ def test_identical_updates_stay_finite_and_their_mean_is_the_common_one(
 ):
     means = name not in NO_MEANS
     extreme_updates.identical_updates_stay_finite(make(name, index), copies, means)
+
+
+# Rules in which exact ties go by client id, whatever the order of the rows.
+TIES = ["auror", "deepsight", "mda", "meamed", "monna", "rflbat", "signguard", "smea"]
+
+
+@pytest.mark.parametrize("name", TIES)
+def test_ties_go_by_client_id(name, make):
+    trial = make(name, 0)
+    state, cohort, context = trial.start()
+    rng = np.random.default_rng(3)
+    rows = rng.integers(-1, 2, (4, cohort.updates.shape[1])).astype("f4")
+    tied = cohort._replace(updates=jnp.asarray(rows[np.arange(9) % 4]))
+    first = trial.jitted(state, tied, context)
+    for _ in range(3):
+        order = rng.permutation(9)
+        again = trial.jitted(state, take(tied, order), context)
+        assert surviving_ids(first[1]) == surviving_ids(again[1])
+        np.testing.assert_allclose(first[2].update, again[2].update, 1e-5, 1e-6)
 
 
 @every_default

@@ -231,7 +231,7 @@ def check_caf(case: Case) -> None:
     updates = make_cohort(np.pad(case["updates"], ((0, -n % 32), (0, -d % 64))))
     updates = updates._replace(weights=jnp.asarray(np.arange(n + -n % 32) < n, "f4"))
     vectors = np.asarray(case["start_vectors"], np.float32)
-    drawn = jnp.asarray(np.pad(vectors, ((0, 64), (0, -d % 64)))[:64])
+    drawn = jnp.asarray(np.pad(vectors, ((0, -len(vectors) % 64), (0, -d % 64))))
     for variant, name in (
         ("active", "active"),
         ("paper", "paper"),
@@ -575,7 +575,8 @@ def check_deepsight(case: Case) -> None:
     """Every quantity of the published rule, with the given random images."""
     updates = case["updates"]
     n, order = len(updates), _flax_order(tuple(case["layer_sizes"].tolist()))
-    network = _two_layers(tuple(case["layer_sizes"].tolist()))
+    channels, *size = case["noise"].shape[2:]
+    network = _two_layers(tuple(case["layer_sizes"].tolist()), (*size, channels))
     # Filled up to one size: clients of weight 0, and images.
     rows = jnp.asarray(np.pad(updates[:, order], ((0, -n % 32), (0, 0))), jnp.float32)
     start = jnp.asarray(case["global_params"][order], jnp.float32)
@@ -614,10 +615,10 @@ def check_deepsight(case: Case) -> None:
 
 
 @cache
-def _two_layers(sizes: tuple[int, int, int]) -> NeuralNetwork:
-    inputs, width, classes = sizes
-    side = round(inputs**0.5)
-    shape = (side, side, 1)
+def _two_layers(
+    sizes: tuple[int, int, int], shape: tuple[int, int, int]
+) -> NeuralNetwork:
+    _, width, classes = sizes
     model = build("mlp", num_classes=classes, image_shape=shape, width=width)
     return NeuralNetwork.of(model, shape, classes)
 
