@@ -44,7 +44,7 @@ Point = Mapping[str, Any]
 NOT_IDENTITY = ("checkpoint", "log", "data.data_dir")
 # Keys that came later: left as they are they are not in a run's name, which stays the
 # same.
-_ADDED = {
+_ADDED: dict[str, Any] = {
     "model.init": None,
     "partition.min_samples": None,
     "partition.max_redraws": None,

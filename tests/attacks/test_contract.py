@@ -30,6 +30,7 @@ def edge_file() -> str:
 
 # Settings under which an attack does something to six clients in three rounds.
 EXAMPLES: dict[str, dict[str, Any]] = {
+    "altermin": {"benign_steps": 2},  # of the three of an attacker
     "block_backdoor": {"alpha": 0.5},
     "edge_case": {"path": edge_file()},
     "gaussian": {"std": 0.1},

@@ -21,6 +21,7 @@ from adapters_defenses import make_cohort, make_context, make_spec, survivors
 from jax import Array
 
 from fedjax_sim.attacks import ATTACKS
+from fedjax_sim.attacks.altermin import alternate
 from fedjax_sim.attacks.constrain_and_scale import constrained
 from fedjax_sim.attacks.edge_case import edge_counts
 from fedjax_sim.attacks.mimic import MimicState
@@ -61,6 +62,7 @@ from fedjax_sim.numerics.distances import cosine_distances, row_lengths
 from fedjax_sim.numerics.flat import flat_layout
 from fedjax_sim.numerics.hdbscan import hdbscan
 from fedjax_sim.numerics.order_statistics import median
+from fedjax_sim.round.training import sgd
 from fedjax_sim.stages import STAGES
 from fedjax_sim.stages.arc import clipped_counts
 from fedjax_sim.stages.bucketing import in_buckets
@@ -729,6 +731,37 @@ def check_constrain_and_scale(case: Case) -> None:
         assert_params(sent[-1], case[f"{name}_update"], 2e-4)
 
 
+def check_altermin(case: Case) -> None:
+    """The parameters after every malicious step, and the update."""
+    classes, rate = int(case["layer_sizes"][-1]), float(case["learning_rate"])
+    images = jnp.asarray(case["malicious_inputs"])
+    labels = jnp.asarray(case["malicious_labels"])
+    steps = int(case["benign_steps"])
+    rule = alternate(
+        sgd(rate, 0.0, 0.0),
+        lambda params: mean_loss(params, images, labels),
+        benign_steps=steps,
+        step=float(case["boost"]) * rate,
+        rho=float(case["rho"]),
+    )
+    state = rule.init(as_regression(case["reference_params"], classes))
+    params = as_regression(case["global_params"], classes)
+
+    @quick_jit
+    def advance(params: PyTree, state: PyTree, images: Array, labels: Array):
+        grads = jax.grad(mean_loss)(params, images, labels)
+        moves, state = rule.update(grads, state, params)
+        return optax.apply_updates(params, moves), state
+
+    for t, batch in enumerate(zip(case["inputs"], case["labels"], strict=True), 1):
+        params, state = advance(params, state, *map(jnp.asarray, batch))
+        if t % steps == 0:
+            wanted = case["expected_params"][t // steps - 1]
+            assert_params(as_vector(params), wanted)
+    update = as_vector(params) - case["global_params"]
+    assert_params(update, case["expected_update"])
+
+
 def check_pgd_projection(case: Case) -> None:
     """Both balls, as a step and as what is sent."""
     center, radius = jnp.asarray(case["global_params"]), float(case["epsilon"])
@@ -905,6 +938,7 @@ def check_edge_case_counts(case: Case) -> None:
 
 ADAPTERS: dict[str, dict[str, Callable[[Case], None]]] = {
     "peers_family": {
+        "altermin": check_altermin,
         "arc": check_arc,
         "auror": check_auror,
         "blended": check_blended,
