@@ -24,11 +24,11 @@ from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.numerics import order_statistics
 from fedjax_sim.numerics.distances import (
     LARGEST,
-    cosine_distances,
     finite,
     gram,
     row_lengths,
     row_units,
+    unit_rows,
 )
 from fedjax_sim.numerics.kmeans_gap import (
     MAX_CLUSTERS,
@@ -180,8 +180,7 @@ def most_diverse(
       labels: i32 [n], clusters numbered from 0, -1 for none.
       eps2: see `rflbat`.
     """
-    zeros = jnp.zeros(cohort.updates.shape[1])
-    similarities = 1.0 - cosine_distances(cohort.updates, zeros)
+    similarities = gram(unit_rows(cohort.updates))
     scores = cluster_scores(similarities, labels, MAX_CLUSTERS)
     # Where all are alone, the cluster of the smallest id.
     first = jnp.argmin(jnp.where(labels >= 0, cohort.client_ids, jnp.inf))

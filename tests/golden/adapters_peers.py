@@ -58,7 +58,7 @@ from fedjax_sim.defenses.rflbat import (
 from fedjax_sim.defenses.signguard import sign_features
 from fedjax_sim.defenses.weak_dp import noisy_mean
 from fedjax_sim.models import build
-from fedjax_sim.numerics.distances import cosine_distances, row_lengths
+from fedjax_sim.numerics.distances import gram, row_lengths, unit_rows
 from fedjax_sim.numerics.flat import flat_layout
 from fedjax_sim.numerics.hdbscan import hdbscan
 from fedjax_sim.numerics.order_statistics import median
@@ -566,9 +566,7 @@ _distance_sums = quick_jit(distance_sums)
 
 @quick_jit
 def _diverse(cohort: Cohort, points: Array, labels: Array, eps2: float):
-    products = 1.0 - cosine_distances(
-        cohort.updates, jnp.zeros(cohort.updates.shape[1])
-    )
+    products = gram(unit_rows(cohort.updates))
     scores = cluster_scores(products, labels, 9)
     return scores, most_diverse(cohort, points, labels, eps2)
 
