@@ -22,7 +22,13 @@ from fedjax_sim.core.options import Count, Positive, Traced, checked
 from fedjax_sim.defenses.parts.building import stateless
 from fedjax_sim.defenses.parts.clipping import median_norm
 from fedjax_sim.defenses.parts.pipeline import pipeline
-from fedjax_sim.numerics.distances import finite, in_float32, row_lengths
+from fedjax_sim.numerics.distances import (
+    Lengths,
+    finite,
+    in_float32,
+    row_lengths,
+    row_units,
+)
 
 Variant = Literal["paper", "release", "byzfl", "flpoison"]
 
@@ -124,9 +130,18 @@ def weiszfeld_weights(
     def mean(weights: Array) -> Array:
         return finite(weights @ cohort.updates)
 
+    lengths = row_lengths(cohort.updates)
+    units = jnp.where(lengths.norms > 0, lengths.units, 0.0)
+
     def half_distances(point: Array) -> Array:
-        # Half: the difference of two numbers of float32 may exceed it.
-        return in_float32(row_lengths(0.5 * cohort.updates - 0.5 * point[None]))
+        # Half: the difference of two numbers of float32 may exceed it. In units of the
+        # longer of the two, so that one pass over the updates is enough.
+        own = jnp.where(point.any(), row_units(point[None])[0], 0.0)
+        unit = jnp.maximum(units, own)
+        unit = jnp.where(unit > 0, unit, 1.0)
+        inverse = (1.0 / unit)[:, None]
+        gaps = jnp.square(inverse * cohort.updates - inverse * point[None])
+        return in_float32(Lengths(0.5 * jnp.sqrt(gaps.sum(1)), unit))
 
     start = mean(alphas) if weighted else jnp.zeros(cohort.updates.shape[1])
     first = half_distances(start)
