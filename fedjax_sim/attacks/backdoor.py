@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -22,7 +23,7 @@ from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.options import Count, Fraction, Natural, Traced, checked
 from fedjax_sim.data.poison import poison_plan, redistribute_poison
-from fedjax_sim.data.triggers import TRIGGERS, Position
+from fedjax_sim.data.triggers import Position, make_trigger
 
 
 @checked("attack")
@@ -51,7 +52,8 @@ def backdoor(
       victim_class: class to poison; None poisons every class, and the attack success
         rate then counts all test images but those of the target.
       target_class: the label the backdoor asks for.
-      trigger: name of the pattern (`fedjax_sim.data.triggers.TRIGGERS`).
+      trigger: name of the pattern (`fedjax_sim.data.triggers.TRIGGERS`), with options
+        as in `sig(delta=30.0)`, `blended(rate=0.1, path='logo.png')`.
       position: corner of the pattern, for the triggers that have one.
       equal_distribution: share all poisoned samples out equally among the malicious
         clients (`non_iid_equal_distribution`).
@@ -73,10 +75,9 @@ def backdoor(
             "config.attack.target_class"
         )
 
-    def make_trigger(spec: AttackSpec) -> Trigger:
-        factory = TRIGGERS[trigger]
-        options = {"position": position} if trigger in ("1pixel", "4pixel") else {}
-        return factory(spec.image_shape, spec.normalization, **options)
+    def pattern(spec: AttackSpec) -> Trigger:
+        shape, normalization = spec.image_shape, spec.normalization
+        return make_trigger(trigger, shape, normalization, position=position)
 
     def check_classes(spec: AttackSpec) -> None:
         require_classes(spec, victim_class=victim_class, target_class=target_class)
@@ -97,8 +98,7 @@ def backdoor(
                 "the v samples that each malicious client has of "
                 f"config.attack.victim_class = {victim_class}; allowed: 1 / v and more"
             )
-        trigger_values = make_trigger(spec)
-        stacked = Trigger(trigger_values.mask[None], trigger_values.value[None])
+        stacked = jax.tree.map(lambda part: part[None], pattern(spec))
 
         def decide(plan, sample_ids, labels, context):
             poisoned = plan[sample_ids] & context.malicious
@@ -114,7 +114,7 @@ def backdoor(
 
     def test(spec: AttackSpec) -> BackdoorTest:
         check_classes(spec)
-        return BackdoorTest(make_trigger(spec), victim_class, target_class)
+        return BackdoorTest(pattern(spec), victim_class, target_class)
 
     return Attack(
         knowledge=("own_data",),

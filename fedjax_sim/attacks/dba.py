@@ -11,7 +11,7 @@ from fedjax_sim.data.triggers import FOUR_PIXELS, single_pixels
 @checked("attack")
 def dba(
     *,
-    scale: Traced[float] = 3.0,
+    scale: Traced[float] | None = 3.0,
     target_class: Natural = 0,
     trigger: str = "fedredefense_4pixel",
     start_round: Count = 1,
@@ -25,7 +25,8 @@ def dba(
     divides four bars and scales by 100 in a single round.)
 
     Args:
-      scale: factor on the update.
+      scale: factor on the update; None is n / eta, the clients of the round over the
+        server's rate, divided among its attackers (model replacement).
       target_class: the label the backdoor asks for.
       trigger: name of the pattern, one of four pixels
         (`fedjax_sim.data.triggers.FOUR_PIXELS`).

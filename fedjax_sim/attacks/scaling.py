@@ -27,13 +27,13 @@ from fedjax_sim.contracts.dataset import Trigger
 from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.options import Count, Natural, Traced, checked
-from fedjax_sim.data.triggers import TRIGGERS
+from fedjax_sim.data.triggers import make_trigger
 
 
 @checked("attack")
 def scaling(
     *,
-    scale: Traced[float] = 3.0,
+    scale: Traced[float] | None = 3.0,
     target_class: Natural = 0,
     trigger: str = "fedredefense_4pixel",
     start_round: Count = 1,
@@ -48,7 +48,8 @@ def scaling(
     its update.
 
     Args:
-      scale: factor on the update.
+      scale: factor on the update; None is n / eta, the clients of the round over the
+        server's rate, divided among its attackers (model replacement).
       target_class: the label the backdoor asks for.
       trigger: name of the pattern (`fedjax_sim.data.triggers.TRIGGERS`).
       start_round, end_round: attack from `start_round` (counted from 1) until before
@@ -60,12 +61,12 @@ def scaling(
     """
     require_trigger(trigger)
 
-    def make_trigger(spec: AttackSpec) -> Trigger:
-        return TRIGGERS[trigger](spec.image_shape, spec.normalization)
+    def pattern(spec: AttackSpec) -> Trigger:
+        return make_trigger(trigger, spec.image_shape, spec.normalization)
 
     return alternating_backdoor(
-        tested=make_trigger,
-        stamped=lambda spec: jax.tree.map(lambda x: x[None], make_trigger(spec)),
+        tested=pattern,
+        stamped=lambda spec: jax.tree.map(lambda x: x[None], pattern(spec)),
         choose=lambda context: jnp.int32(0),
         scale=scale,
         target_class=target_class,
@@ -79,7 +80,7 @@ def alternating_backdoor(
     tested: Callable[[AttackSpec], Trigger],
     stamped: Callable[[AttackSpec], Trigger],
     choose: Callable[[ClientContext], Array],
-    scale: float,
+    scale: float | None,
     target_class: int,
     start_round: int,
     end_round: int | None,

@@ -98,6 +98,10 @@ class CraftView(NamedTuple):
     # For who knows "aggregation_rule": the server's state, `Defense.settings`.
     defense: PyTree = None
     settings: object = None
+    # And what the server would make of such updates, with another randomness:
+    # (updates f32 [n, d]) -> f32 [d]. None where groups of clients are answered apart.
+    answer: Callable[[Array], Array] | None = None
+    server_lr: Array | float = 1.0
 
 
 class LocalTools(NamedTuple):

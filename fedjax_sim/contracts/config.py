@@ -97,6 +97,10 @@ class DefenseSection(Named):
     """The server rule."""
 
     name: str = "fedavg"
+    before: tuple[
+        str, ...
+    ] = ()  # stages in front of the rule; their options: STAGE_KEY
+    weights: Literal["uniform", "examples"] = "uniform"  # of the clients, in a mean
 
 
 class ClientDefenseSection(Named):

@@ -37,7 +37,19 @@ class Normalization(NamedTuple):
 
 
 class Trigger(NamedTuple):
-    """Where `mask` is set, the image takes `value`."""
+    """Where `mask` is set, the image takes `value`; a trigger may do more than that.
 
-    mask: jax.Array  # bool [H, W, C]
-    value: jax.Array  # f32 [H, W, C], 0 outside the mask
+    Attributes:
+      mask: bool [H, W, C].
+      value: f32 [H, W, C], 0 outside the mask.
+      keep: f32 [H, W, C], the share of the image that stays below the value; None: 0.
+      low, high: f32 [H, W, C], between which the result is clipped; None: it is not.
+      grid: f32 [H, W, 2], from where each pixel is taken first; see `data.warping`.
+    """
+
+    mask: jax.Array
+    value: jax.Array
+    keep: jax.Array | None = None
+    low: jax.Array | None = None
+    high: jax.Array | None = None
+    grid: jax.Array | None = None

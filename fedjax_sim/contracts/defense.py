@@ -97,11 +97,14 @@ class Stage(NamedTuple):
     """One step of a defence that filters, reweighs or changes clients.
 
     `init(spec) -> state` may raise `InputError` for an impossible federation;
-    `apply(state, cohort, context) -> (state, cohort)` is pure.
+    `apply(state, cohort, context) -> (state, cohort)` is pure. Where a stage in front
+    of a rule lets clients stand for others, `settle(cohort it gave, cohort as judged)
+    -> cohort` says in the report what became of those.
     """
 
     init: Callable[[FederationSpec], PyTree]
     apply: Callable[[PyTree, Cohort, RoundContext], tuple[PyTree, Cohort]]
+    settle: Callable[[Cohort, Cohort], Cohort] | None = None
 
 
 class After(NamedTuple):

@@ -30,6 +30,8 @@ class Entry(NamedTuple):
         depends on its own options alone is the factory's business.
       alike: of a partition, whose clients are understood to be alike (IID): a run says
         it if some lack classes.
+      weighs: of a server rule, which averages by the clients' weights, so that these
+        may be the numbers of their samples.
     """
 
     factory: Callable[..., Any]
@@ -37,6 +39,7 @@ class Entry(NamedTuple):
     oracle: str = "none"
     check: Callable[[Config], None] | None = None
     alike: bool = False
+    weighs: bool = False
 
     @property
     def options(self) -> dict[str, Option]:
@@ -193,4 +196,4 @@ def imported(section: str, name: str) -> Entry:
     own = getattr(module, "ENTRY", None)
     if isinstance(own, Entry) and own.factory is found:
         return own
-    return Entry(found, paper="-")
+    return Entry(found, paper="-", weighs=True)

@@ -26,6 +26,7 @@ class Purpose(enum.IntEnum):
     ATTACK = 5
     ROOT_DATA = 6
     CLIENT_RELEASE = 7
+    IMAGINED_DEFENSE = 8
 
 
 def stream(root: Array, purpose: Purpose, *indices: Array | int) -> Array:

@@ -1,20 +1,24 @@
-"""Backdoor triggers: pixels that replace those of an image.
+"""Backdoor triggers: pixels that replace those of an image, or change all of it.
 
 A trigger lives in normalised space, that is, in what the model sees: a factory
 turns 8-bit or [0, 1] pixel values into it with the normalisation of the images.
 Letters: images of H x W pixels and C channels, B of them in a batch.
 """
 
+import ast
+import inspect
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fedjax_sim.contracts.dataset import Normalization, Trigger
-from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.errors import InputError, check_choice, did_you_mean
+from fedjax_sim.data import image_triggers
 from fedjax_sim.data.normalize import normalization, normalize
+from fedjax_sim.data.warping import warp
 
 Shape = tuple[int, int, int]  # (H, W, C)
 Position = Literal["top_left", "top_right", "bottom_left"]
@@ -31,8 +35,70 @@ def stamp(images: jax.Array, trigger: Trigger, where: jax.Array) -> jax.Array:
     """
     chosen = jnp.reshape(where, (-1, 1, 1, 1))
     mask = jnp.broadcast_to(trigger.mask, images.shape)
-    value = jnp.broadcast_to(trigger.value, images.shape)
-    return jnp.where(chosen & mask, value.astype(images.dtype), images)
+    value = jnp.broadcast_to(trigger.value, images.shape).astype(images.dtype)
+    if trigger.keep is not None:
+        shown = images if trigger.grid is None else warp(images, trigger.grid)
+        value = trigger.keep * shown + value
+    if trigger.low is not None:
+        value = jnp.clip(value, trigger.low, trigger.high)
+    return jnp.where(chosen & mask, value, images)
+
+
+def make_trigger(
+    text: str, shape: Shape, normalization: Normalization, **options: Any
+) -> Trigger:
+    """Returns the trigger that a config names.
+
+    Args:
+      text: a name of `TRIGGERS`, or a call of it with options such as `sig(delta=30)`.
+      shape: of the images.
+      normalization: of the images.
+      **options: of an attack; those that the trigger has, unless `text` says else.
+
+    Raises:
+      InputError: an unknown name or option, or what the images do not allow.
+    """
+    name, given = parse_trigger(text)
+    known = inspect.signature(TRIGGERS[name]).parameters
+    own = {key: value for key, value in options.items() if key in known}
+    return TRIGGERS[name](shape, normalization, **{**own, **given})
+
+
+def parse_trigger(text: str) -> tuple[str, dict[str, Any]]:
+    """Returns the name of a trigger, and its options.
+
+    Raises:
+      InputError: an unknown name or option, or no call at all.
+    """
+    name, bracket, _ = text.partition("(")
+    check_choice("attack", "trigger", name.strip(), TRIGGERS)
+    if not bracket:
+        return name, {}
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        assert isinstance(call, ast.Call) and not call.args
+        given = {str(one.arg): ast.literal_eval(one.value) for one in call.keywords}
+    except (SyntaxError, ValueError, AssertionError):
+        raise InputError(
+            f"config.attack.trigger = {text!r} must be NAME or NAME(option=value, ...)"
+        ) from None
+    parameters = list(inspect.signature(TRIGGERS[name.strip()]).parameters.values())
+    known = {one.name: one.default for one in parameters[2:]}
+    for key, value in given.items():
+        if key not in known:
+            hint = did_you_mean(key, known) if known else "it has none"
+            raise InputError(
+                f"config.attack.trigger = {text!r}: {key} is not an option of "
+                f"{name.strip()}; {hint}"
+            )
+        wanted = type(known[key])
+        allowed = (int, float) if wanted is float else wanted
+        if wanted is not type(None) and not isinstance(value, allowed):
+            raise InputError(
+                f"config.attack.trigger = {text!r}: {key} = {value!r} must be "
+                f"{wanted.__name__}"
+            )
+    return name.strip(), given
 
 
 def _pixels(
@@ -237,7 +303,12 @@ TRIGGERS: dict[str, Callable[..., Trigger]] = {
     "1pixel": one_pixel,
     "4pixel": four_pixel,
     "9pixel": nine_pixel,
+    "blended": image_triggers.blended,
     "block": block,
     "fedredefense_4pixel": fedredefense_four_pixel,
+    "image": image_triggers.image,
     "leadfl_1pixel": leadfl_one_pixel,
+    "random": image_triggers.random_pixels,
+    "sig": image_triggers.sig,
+    "wanet": image_triggers.wanet,
 }

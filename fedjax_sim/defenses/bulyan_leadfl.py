@@ -72,4 +72,5 @@ def bulyan_leadfl(
 ENTRY = Entry(
     bulyan_leadfl,
     paper="released code of Zhu et al., ICML 2023 (LeadFL)",
+    weighs=True,
 )

@@ -59,4 +59,5 @@ def decayed_bound(
 ENTRY = Entry(
     clip_avg,
     paper="article on backdoors in federated CIFAR-10",
+    weighs=True,
 )

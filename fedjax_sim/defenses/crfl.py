@@ -99,4 +99,5 @@ def vote(
 ENTRY = Entry(
     crfl,
     paper="Xie et al., ICML 2021",
+    weighs=True,
 )

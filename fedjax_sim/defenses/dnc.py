@@ -142,4 +142,5 @@ ENTRY = Entry(
     dnc,
     paper="Shejwalkar and Houmansadr, NDSS 2021",
     oracle="the number of malicious clients, unless num_byzantine is given",
+    weighs=True,
 )

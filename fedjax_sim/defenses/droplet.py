@@ -62,4 +62,5 @@ def not_banned(state: Any) -> Array:
 ENTRY = Entry(
     droplet,
     paper="Syros et al. 2025 (DROP), sections 4.1 and 4.2",
+    weighs=True,
 )

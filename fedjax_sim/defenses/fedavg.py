@@ -18,4 +18,5 @@ def fedavg() -> Defense:
 ENTRY = Entry(
     fedavg,
     paper="McMahan et al., AISTATS 2017",
+    weighs=True,
 )

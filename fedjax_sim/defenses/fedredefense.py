@@ -218,4 +218,5 @@ ENTRY = Entry(
     fedredefense,
     paper="Xie, Fang, Gong, ICML 2024",
     oracle="none, and what its base is told",
+    weighs=True,
 )

@@ -55,4 +55,5 @@ ENTRY = Entry(
     finetune,
     paper="released code of Syros et al. 2025 (DROP)",
     oracle="clean samples, taken from the training set",
+    weighs=True,
 )

@@ -147,4 +147,5 @@ def _factors(cohort: Cohort) -> ClipFactors:
 ENTRY = Entry(
     flame,
     paper="Nguyen et al., USENIX Security 2022",
+    weighs=True,
 )

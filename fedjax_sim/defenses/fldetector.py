@@ -226,4 +226,5 @@ def _pushed(rows: Array, row: Array) -> Array:
 ENTRY = Entry(
     fldetector,
     paper="Zhang et al., KDD 2022",
+    weighs=True,
 )

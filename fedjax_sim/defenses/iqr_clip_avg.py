@@ -77,4 +77,5 @@ def iqr_clip_avg(
 ENTRY = Entry(
     iqr_clip_avg,
     paper="article on backdoors in federated CIFAR-10",
+    weighs=True,
 )

@@ -77,4 +77,5 @@ def above_fence(values: Array, mask: Array, iqr_k: float | Array) -> Array:
 ENTRY = Entry(
     iqr_filter,
     paper="article on backdoors in federated CIFAR-10",
+    weighs=True,
 )

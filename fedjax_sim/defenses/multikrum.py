@@ -114,4 +114,5 @@ ENTRY = Entry(
     multikrum,
     paper="Blanchard et al., NeurIPS 2017",
     oracle="the number of malicious clients, unless num_byzantine is given",
+    weighs=True,
 )

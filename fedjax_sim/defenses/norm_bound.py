@@ -59,4 +59,5 @@ ENTRY = Entry(
     norm_bound,
     paper="Sun et al. 2019, arXiv 1911.07963",
     oracle="none; with bound=oracle the norms of the truly benign updates",
+    weighs=True,
 )

@@ -156,4 +156,5 @@ ENTRY = Entry(
     prodigy,
     paper="Ergisi et al. 2025, arXiv 2509.09534",
     oracle="the number of malicious clients, unless num_byzantine is given",
+    weighs=True,
 )

@@ -62,4 +62,5 @@ def _by_signs(threshold: Array) -> Reduce:
 ENTRY = Entry(
     rlr,
     paper="Ozdayi et al., AAAI 2021",
+    weighs=True,
 )

@@ -100,4 +100,5 @@ def sparsify(
 ENTRY = Entry(
     sparsefed,
     paper="Panda et al., AISTATS 2022",
+    weighs=True,
 )

@@ -10,7 +10,7 @@ name), types, ranges, and combinations that no run could satisfy. What a single 
 refuses stands with the rule (`Entry.check`, and its options' annotations).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from fedjax_sim.attacks import ATTACKS
 from fedjax_sim.client_defenses import CLIENT_DEFENSES
 from fedjax_sim.contracts.config import Config
-from fedjax_sim.contracts.entry import Table
+from fedjax_sim.contracts.entry import Entry, Table
 from fedjax_sim.core.errors import InputError, did_you_mean
 from fedjax_sim.core.options import REQUIRED, Option, options_of
 from fedjax_sim.data.augment import AUGMENTATIONS
@@ -32,6 +32,7 @@ from fedjax_sim.models import MODELS
 from fedjax_sim.participation import FACTS, PARTICIPATIONS
 from fedjax_sim.participation.parts.malicious_clients import MALICIOUS_CLIENTS
 from fedjax_sim.round.execution import parse_strategy
+from fedjax_sim.stages import STAGES
 
 # The sections that choose by name.
 TABLES: dict[str, Table] = {
@@ -59,15 +60,50 @@ _GIVEN: dict[str, tuple[str, ...]] = {
 }
 
 
-def options(section: str, name: str) -> dict[str, Option]:
+def options(section: str, name: str, before: Sequence[str] = ()) -> dict[str, Option]:
     """Returns the options that a choice of a section has, by key.
+
+    Args:
+      section: of the config.
+      name: what it chooses.
+      before: of a defence, the stages in front of it, whose options begin with their
+        names.
 
     Raises:
       InputError: the name does not exist.
     """
     found = TABLES[section].find(name).options
     given = _GIVEN.get(section, ())
-    return {key: option for key, option in found.items() if key not in given}
+    own = {key: option for key, option in found.items() if key not in given}
+    for stage in before:
+        prefix = stage_prefix(stage)
+        for key, option in find_stage(stage).options.items():
+            own[prefix + key] = option._replace(name=prefix + key)
+    return own
+
+
+def find_stage(name: str) -> Entry:
+    """Returns a stage that may stand in front of a rule.
+
+    Raises:
+      InputError: there is none of that name.
+    """
+    if ":" not in name and name not in STAGES:
+        raise InputError(
+            f"config.defense.before = {name!r} does not exist; "
+            f"{did_you_mean(name, STAGES)}, or MODULE:FACTORY"
+        )
+    return STAGES.find(name)
+
+
+def stage_prefix(name: str) -> str:
+    """What the options of a stage begin with; of MODULE:FACTORY that is the factory."""
+    return name.rpartition(":")[2] + "_"
+
+
+def traced_keys(section: str, name: str, before: Sequence[str] = ()) -> list[str]:
+    """Returns the options that a sweep varies without a new compilation."""
+    return [key for key, own in options(section, name, before).items() if own.traced]
 
 
 def resolve(values: Mapping[str, Any]) -> Config:
@@ -96,12 +132,17 @@ def _with_options(section: str, given: Mapping[str, Any]) -> dict[str, Any]:
     name = given.get("name", Config.model_fields[section].default.name)
     if not isinstance(name, str):
         raise InputError(f"config.{section}.name = {name!r} must be a string")
-    own = options(section, name)
+    if "before" in fixed and "before" in given:
+        given = {**given, "before": _names(given["before"])}
+    before = given.get("before", ()) if section == "defense" else ()
+    if not isinstance(before, tuple) or not all(isinstance(x, str) for x in before):
+        before = ()  # the schema says what is wrong with it
+    own = options(section, name, before)
     for key in given:
         if key not in fixed and key not in own:
             hint = did_you_mean(key, [*fixed, *own])
             raise InputError(f"config.{section}.{key} is not a key; {hint}")
-    schema = _options_schema(section, TABLES[section].find(name).factory)
+    schema = _options_schema(section, TABLES[section].find(name).factory, before)
     # Several values in one key are a tuple; JSON knows lists only.
     chosen = {
         key: tuple(value) if isinstance(value, list) else value
@@ -118,13 +159,19 @@ def _with_options(section: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=500)  # of them there are about 100; a sweep resolves thousands
-def _options_schema(section: str, factory: Callable[..., Any]) -> type[BaseModel]:
-    """The options of a factory as a model that checks their types."""
+def _options_schema(
+    section: str, factory: Callable[..., Any], before: tuple[str, ...] = ()
+) -> type[BaseModel]:
+    """The options of a factory, and of stages, as a model that checks their types."""
     given = _GIVEN.get(section, ())
+    own = {key: one for key, one in options_of(factory).items() if key not in given}
+    for stage in before:
+        prefix = stage_prefix(stage)
+        found = find_stage(stage).options
+        own |= {prefix + key: one for key, one in found.items()}
     fields: dict[str, Any] = {
         key: (one.annotation, ... if one.default is REQUIRED else one.default)
-        for key, one in options_of(factory).items()
-        if key not in given
+        for key, one in own.items()
     }
     return pydantic.create_model(
         f"{section} options",
@@ -133,6 +180,13 @@ def _options_schema(section: str, factory: Callable[..., Any]) -> type[BaseModel
         ),
         **fields,
     )
+
+
+def _names(value: Any) -> Any:
+    """Several names: a tuple, from a list of JSON or `a,b` of a command line."""
+    if isinstance(value, str):
+        return tuple(filter(None, (part.strip() for part in value.split(","))))
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _fixed_keys(section: str) -> list[str]:
@@ -207,6 +261,13 @@ def _check(config: Config) -> None:
             f"config.attack.start_round = {first} must be at most config.rounds = "
             f"{config.rounds}: there would be no attack"
         )
+    chosen = TABLES["defense"].find(config.defense.name)
+    if config.defense.weights == "examples" and not chosen.weighs:
+        raise InputError(
+            f"config.defense.weights = 'examples': config.defense.name = "
+            f"{config.defense.name!r} takes no mean by the clients' weights; allowed: "
+            "uniform"
+        )
     if config.execution.clients != "auto":
         parse_strategy(config.execution.clients)
     for section, choices in TABLES.items():
@@ -253,7 +314,11 @@ def override(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
             continue
         if not isinstance(values.get(section, {}), dict):
             raise InputError(f"config.{path}: config.{section} is a value, no group")
-        known = options(section, value)
+        before = changes.get(
+            "defense.before", values.get(section, {}).get("before", ())
+        )
+        before = _names(before) if section == "defense" else ()
+        known = options(section, value, before)
         fixed = _fixed_keys(section)
         values[section] = {
             k: v for k, v in values.get(section, {}).items() if k in fixed or k in known

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fedjax_sim.contracts.config import Config
-from fedjax_sim.experiment.config import TABLES, flatten, to_dict
+from fedjax_sim.experiment.config import flatten, to_dict, traced_keys
 
 SIDES = ("attack", "defense", "client_defense")
 RATES = ("client.lr", "client.momentum", "client.weight_decay", "server.lr")
@@ -27,7 +27,8 @@ def traced_options(config: Config) -> dict[str, np.generic]:
     found: dict[str, np.generic] = {}
     for section in SIDES:
         chosen = getattr(config, section)
-        for key in TABLES[section].find(chosen.name).traced:
+        before = getattr(chosen, "before", ())
+        for key in traced_keys(section, chosen.name, before):
             value = chosen.options[key]
             if isinstance(value, float):
                 found[f"{section}.{key}"] = np.float32(value)

@@ -7,9 +7,10 @@ from fedjax_sim.attacks.none import none as no_attack
 from fedjax_sim.contracts.attack import Attack
 from fedjax_sim.contracts.client import ClientSide, Options
 from fedjax_sim.contracts.config import Config
-from fedjax_sim.contracts.defense import Defense
+from fedjax_sim.contracts.defense import Defense, Stage
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.experiment.config import TABLES
+from fedjax_sim.defenses.parts.before import stages_before, weighed_by_examples
+from fedjax_sim.experiment.config import TABLES, find_stage, stage_prefix
 from fedjax_sim.round.state import MakeSides, Sides
 
 _KINDS = {"attack": Attack, "defense": Defense, "client_defense": ClientSide}
@@ -30,11 +31,13 @@ def sides_of(
     def make(options: Options) -> Sides:
         def rule(section: str) -> Any:
             chosen = getattr(config, section)
+            entry = TABLES[section].find(chosen.name)
             own = {
                 key: options.get(f"{section}.{key}", value)
                 for key, value in chosen.options.items()
+                if key in entry.options
             }
-            made = TABLES[section].find(chosen.name).factory(**own)
+            made = entry.factory(**own)
             if not isinstance(made, _KINDS[section]):
                 raise InputError(
                     f"config.{section}.name = {chosen.name!r} makes a "
@@ -42,11 +45,43 @@ def sides_of(
                 )
             return made
 
-        defense = adapt(rule("defense"))
+        defense = _in_front(config, options, rule("defense"))
+        defense = adapt(defense)
         client = _joined(config, rule("client_defense"), defense.client_side)
         return Sides(rule("attack"), defense, client)
 
     return make
+
+
+def _in_front(config: Config, options: Options, defense: Defense) -> Defense:
+    """The rule, with the stages before it and the weights that the config asks for."""
+    section, stages = config.defense, {}
+    for name in section.before:
+        entry, prefix = find_stage(name), stage_prefix(name)
+        own = {
+            key: options.get(f"defense.{prefix}{key}", section.options[prefix + key])
+            for key in entry.options
+        }
+        made = entry.factory(**own)
+        if not isinstance(made, Stage):
+            raise InputError(
+                f"config.defense.before = {name!r} makes a {type(made).__name__}; "
+                "Stage is needed"
+            )
+        stages[name] = made
+    if len(stages) < len(section.before):
+        raise InputError(
+            f"config.defense.before = {section.before} has a stage twice; allowed: once"
+        )
+    merging = [name for name, stage in stages.items() if stage.settle is not None]
+    if section.weights == "examples" and merging:
+        raise InputError(
+            f"config.defense.weights = 'examples': {merging[0]!r} of "
+            "config.defense.before gives all that it makes the same weight; allowed: "
+            "uniform"
+        )
+    defense = stages_before(section.name, stages, defense)
+    return weighed_by_examples(defense) if section.weights == "examples" else defense
 
 
 def without_attack(make: MakeSides) -> MakeSides:

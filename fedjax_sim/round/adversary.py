@@ -95,7 +95,8 @@ def _in_groups(attack: Attack, groups: Groups) -> Adversary:
             return states, view.updates
         group_of = groups.of(view.defense)[view.client_ids]
         models = groups.models(view.defense, model)
-        shown = _shown(attack, view)
+        # The server's answer to a group is not that to the whole cohort.
+        shown = _shown(attack, view)._replace(answer=None)
 
         def act(group, carry):
             states, updates = carry
@@ -145,6 +146,7 @@ def _shown(attack: Attack, view: CraftView) -> CraftView:
         updates=jnp.where(known[:, None], view.updates, 0.0),
         defense=view.defense if informed else None,
         settings=view.settings if informed else None,
+        answer=view.answer if informed else None,
     )
 
 

@@ -9,7 +9,7 @@ from jax import Array
 
 from fedjax_sim.contracts.attack import Poison
 from fedjax_sim.contracts.client import Batch, ClientContext
-from fedjax_sim.contracts.dataset import Normalization, Partition, Trigger
+from fedjax_sim.contracts.dataset import Normalization, Partition
 from fedjax_sim.data.augment import Augmentation, augment
 from fedjax_sim.data.normalize import normalize
 from fedjax_sim.data.triggers import stamp
@@ -184,6 +184,6 @@ def read(
     images = normalize(images, reader.normalization)
     triggers = reader.poison.triggers
     if triggers is not None:
-        chosen = Trigger(*(part[decision.trigger] for part in triggers))
+        chosen = jax.tree.map(lambda part: part[decision.trigger], triggers)
         images = stamp(images, chosen, poisoned)
     return Batch(images, decision.labels, mask)

@@ -302,6 +302,8 @@ def attack(parts: Parts, state: FedState, opened: Opened, sent: Sent) -> Sent:
         defense=state.defense,
         settings=sides.defense.settings,
         network=parts.network,
+        answer=lambda updates: _imagined(parts, state, opened, sent, updates),
+        server_lr=opened.inputs.hyper.server_lr,
     )
     foe = adversary(sides.attack, sides.defense.groups)
     broadcast = GlobalModel(state.params, state.buffers)
@@ -312,9 +314,35 @@ def attack(parts: Parts, state: FedState, opened: Opened, sent: Sent) -> Sent:
     return sent._replace(attack=attack_state, updates=updates, acted=acted)
 
 
-def defend(parts: Parts, state: FedState, opened: Opened, sent: Sent) -> Judged:
-    """Lets the server judge and aggregate what it received."""
+def _imagined(
+    parts: Parts, state: FedState, opened: Opened, sent: Sent, updates: Array
+) -> Array:
+    """What an attacker who knows the rule expects it to make of updates, f32 [d]."""
+    # Not the server's own key: nobody knows that.
+    key = stream(opened.inputs.key, Purpose.IMAGINED_DEFENSE, opened.round)
+    imagined = sent._replace(updates=updates)
+    return defend(parts, state, opened, imagined, key).aggregate.update
+
+
+def defend(
+    parts: Parts,
+    state: FedState,
+    opened: Opened,
+    sent: Sent,
+    key: Array | None = None,
+) -> Judged:
+    """Lets the server judge and aggregate what it received.
+
+    Args:
+      parts: of the federation.
+      state: before the round.
+      opened: the round.
+      sent: by its clients.
+      key: of the rule; None is the server's own.
+    """
     inputs = opened.inputs
+    if key is None:
+        key = stream(inputs.key, Purpose.DEFENSE, opened.round)
     cohort = Cohort(
         updates=sent.updates,
         buffers=sent.buffers,
@@ -325,7 +353,7 @@ def defend(parts: Parts, state: FedState, opened: Opened, sent: Sent) -> Judged:
     )
     context = RoundContext(
         round=opened.round,
-        key=stream(inputs.key, Purpose.DEFENSE, opened.round),
+        key=key,
         global_params=state.params,
         global_buffers=state.buffers,
         root=_root(parts, inputs),

@@ -42,8 +42,15 @@ Point = Mapping[str, Any]
 
 # What does not change the numbers of a run: where the data lies, how it is recorded.
 NOT_IDENTITY = ("checkpoint", "log", "data.data_dir")
-# Keys that came later: left at None they are not in a run's name, which stays the same.
-_ADDED = ("model.init", "partition.min_samples", "partition.max_redraws")
+# Keys that came later: left as they are they are not in a run's name, which stays the
+# same.
+_ADDED: dict[str, Any] = {
+    "model.init": None,
+    "partition.min_samples": None,
+    "partition.max_redraws": None,
+    "defense.before": [],
+    "defense.weights": "uniform",
+}
 
 
 class Sweep(NamedTuple):
@@ -187,7 +194,7 @@ def folder_name(config: Config) -> str:
         for key, value in flatten(plain(to_dict(config))).items()
         if key not in NOT_IDENTITY
         and key.partition(".")[0] not in NOT_IDENTITY
-        and not (key in _ADDED and value is None)
+        and not (key in _ADDED and value == _ADDED[key])
     }
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     parts = (config.defense.name, config.attack.name, f"seed{config.seed}", digest[:10])

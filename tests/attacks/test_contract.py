@@ -3,9 +3,13 @@
 The checks are `fedjax_sim.testing`'s, in which a user tests an attack of one's own.
 """
 
+import atexit
 import functools
+import tempfile
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fedjax_sim.attacks import ATTACKS
@@ -13,9 +17,22 @@ from fedjax_sim.contracts.attack import Attack
 from fedjax_sim.testing import attacks as checks
 from fedjax_sim.testing.attack_trial import Trial
 
+
+def edge_file() -> str:
+    """A file of six bright images, of the size of those that attacks are tried on."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    path = Path(folder.name, "edge.npz")
+    images = np.full((6, 28, 28, 1), 250, np.uint8)
+    np.savez(path, train=images, test=images)
+    return str(path)
+
+
 # Settings under which an attack does something to six clients in three rounds.
 EXAMPLES: dict[str, dict[str, Any]] = {
+    "altermin": {"benign_steps": 2},  # of the three of an attacker
     "block_backdoor": {"alpha": 0.5},
+    "edge_case": {"path": edge_file()},
     "gaussian": {"std": 0.1},
     "leadfl_backdoor": {"copies": 2},
     "lie": {"z": 1.0},  # z_max of 2 in 6 clients is 0

@@ -18,7 +18,7 @@ def _pixels(trigger: t.Trigger) -> list[tuple[int, int]]:
     return [tuple(pixel) for pixel in np.argwhere(mask).tolist()]
 
 
-@pytest.mark.parametrize("name", t.TRIGGERS)
+@pytest.mark.parametrize("name", sorted(t.TRIGGERS.keys() - {"image"}))
 @pytest.mark.parametrize("shape", [COLOUR, GREY])
 def test_every_trigger_fits_the_images_and_is_zero_elsewhere(name, shape):
     trigger = t.TRIGGERS[name](shape, normalization("half", shape[-1]))
@@ -151,3 +151,88 @@ def test_normalize_subtracts_mean_and_divides_by_deviation():
 def test_a_bad_normalization_is_refused(name, channels, message):
     with pytest.raises(InputError, match=message):
         normalization(name, channels)
+
+
+# ------------------------------------------------------------- those of whole images
+
+
+def stamped_pixels(text, pixels, preset="half"):
+    """Stamps 8-bit pixels [B, H, W, C] in the model's space, and takes them back."""
+    of_images = normalization(preset, pixels.shape[-1])
+    trigger = t.make_trigger(text, pixels.shape[1:], of_images)
+    shown = normalize(jnp.asarray(pixels, jnp.uint8), of_images)
+    shown = t.stamp(shown, trigger, jnp.ones(len(pixels), bool))
+    return 255 * np.asarray(shown * of_images.std + of_images.mean)
+
+
+@pytest.mark.parametrize("preset", ["half", "cifar10"])
+def test_blended_and_sig_mean_the_same_whatever_the_normalisation(preset):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3))
+    for text in (
+        "blended(rate=0.3)",
+        "sig(delta=60)",
+        "wanet(k=3)",
+        "random(pixels=5)",
+    ):
+        found, usual = (stamped_pixels(text, pixels, p) for p in (preset, "unit"))
+        np.testing.assert_allclose(found, usual, atol=2e-3)
+        assert found.min() >= -1e-3 and found.max() <= 255 + 1e-3
+        assert np.abs(found - pixels).max() > 1
+
+
+def test_sig_adds_a_wave_to_every_row():
+    grey = np.full((1, 4, 4, 1), 100)
+    found = stamped_pixels("sig(delta=20, frequency=1)", grey)
+    np.testing.assert_allclose(found[0, :, :, 0], [[100, 120, 100, 80]] * 4, atol=1e-3)
+    dark = stamped_pixels("sig(delta=20, frequency=1)", 0 * grey)
+    np.testing.assert_allclose(dark[0, 0, :, 0], [0, 20, 0, 0], atol=1e-3)
+
+
+def test_random_pixels_leave_the_others():
+    pixels = np.full((1, 6, 6, 1), 77)
+    found = stamped_pixels("random(pixels=4, seed=3)", pixels)
+    assert (np.abs(found - 77) > 0.01).sum() <= 4
+    trigger = t.make_trigger("random(pixels=4)", (6, 6, 1), normalization("half", 1))
+    assert trigger.mask.sum() == 4
+
+
+def test_a_picture_is_pasted_and_mixed(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (3, 3), (250, 100, 0)).save(tmp_path / "logo.png")
+    pixels = np.full((1, 6, 6, 3), 50)
+    place = f"path={str(tmp_path / 'logo.png')!r}, row=1, column=2, height=2, width=3"
+    found = stamped_pixels(f"image({place})", pixels)
+    assert np.abs(found[0, 1:3, 2:5] - [250, 100, 0]).max() < 1e-2
+    assert np.abs(np.delete(found[0], [1, 2], axis=0) - 50).max() < 1e-2
+    found = stamped_pixels(f"image({place}, rate=0.5)", pixels)
+    assert np.abs(found[0, 1, 2] - [150, 75, 25]).max() < 1e-2
+
+
+def test_wanet_moves_pixels_and_keeps_a_plain_image():
+    plain = np.full((1, 8, 8, 1), 91)
+    np.testing.assert_allclose(stamped_pixels("wanet(strength=3.0)", plain), 91, 1e-5)
+    pixels = np.random.default_rng(1).integers(0, 256, (1, 8, 8, 1))
+    np.testing.assert_allclose(
+        stamped_pixels("wanet(strength=0.0)", pixels), pixels, atol=2e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sigg", "config.attack.trigger = 'sigg'"),
+        ("sig(3)", "must be NAME or NAME(option=value, ...)"),
+        ("sig(delta=1", "must be NAME or NAME(option=value, ...)"),
+        ("sig(dleta=1)", "dleta is not an option of sig; did you mean 'delta'"),
+        ("sig(delta='a')", "delta = 'a' must be float"),
+        ("sig(share=2.0)", "must lie between 0 and 1"),
+        ("blended(path='/nowhere.png')", "'/nowhere.png': No such file"),
+        ("image()", "needs a path='FILE'"),
+        ("random(pixels=99)", "must lie between 1 and 64"),
+    ],
+)
+def test_a_wrong_trigger_is_one_line(text, words):
+    with pytest.raises(InputError) as error:
+        t.make_trigger(text, (8, 8, 1), normalization("half", 1))
+    assert words in str(error.value) and "\n" not in str(error.value)

@@ -16,7 +16,7 @@ from fedjax_sim.contracts.defense import Defense
 from fedjax_sim.defenses import DEFENSES
 from fedjax_sim.testing import defense_checks as checks
 from fedjax_sim.testing import extreme_updates
-from fedjax_sim.testing.defense_trial import Trial, make_trial, surviving_ids
+from fedjax_sim.testing.defense_trial import Trial, make_trial, surviving_ids, take
 from fedjax_sim.testing.extreme_updates import hostile
 
 EXAMPLES: dict[str, list[dict[str, Any]]] = {
@@ -41,10 +41,20 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"first_limit": 2, "later_limit": 2, "inner_steps": 1, "threshold": 1e6}
     ],
     "droplet": [{}, {"reward": None, "blacklist_threshold": 2.0}],
+    "deepsight": [{"num_samples": 6, "num_seeds": 2, "min_cluster_size": 3}],
+    "signguard": [{}, {"clustering": "meanshift", "variant": "authors"}],
+    "weak_dp": [{"noise_sigma": 0.0}],
 }
 
 # Rules that do not return the common update when all clients agree.
-NO_MEANS: set[str] = {"fltrust", "foolsgold", "sparsefed", "clip_avg", "flcert"}
+NO_MEANS: set[str] = {
+    "clip_avg",
+    "flcert",
+    "fltrust",
+    "foolsgold",
+    "sparsefed",
+    "weak_dp",
+}
 
 # Rules for models without running statistics.
 NO_BUFFERS: set[str] = {"fedredefense"}
@@ -78,6 +88,11 @@ ROBUST: dict[str, list[dict[str, Any]]] = {
     "sparsefed": [{"clip_norm": 1.0}],
     "trimmed_mean": [{}, {"variant": "authors"}],
     "droplet": [{}],
+    "caf": [{}],
+    "mda": [{}],
+    "meamed": [{}],
+    "monna": [{"reference": "client", "reference_client": 0}],
+    "smea": [{}],
 }
 
 
@@ -166,6 +181,38 @@ def test_identical_updates_stay_finite_and_their_mean_is_the_common_one(
 ):
     means = name not in NO_MEANS
     extreme_updates.identical_updates_stay_finite(make(name, index), copies, means)
+
+
+# Rules in which exact ties go by client id, whatever the order of the rows.
+TIES = ["auror", "deepsight", "mda", "meamed", "monna", "rflbat", "signguard", "smea"]
+
+
+@pytest.mark.parametrize("name", TIES)
+def test_ties_go_by_client_id(name, make):
+    trial = make(name, 0)
+    state, cohort, context = trial.start()
+    rng = np.random.default_rng(3)
+    rows = rng.integers(-1, 2, (4, cohort.updates.shape[1])).astype("f4")
+    tied = cohort._replace(updates=jnp.asarray(rows[np.arange(9) % 4]))
+    first = trial.jitted(state, tied, context)
+    for _ in range(3):
+        order = rng.permutation(9)
+        again = trial.jitted(state, take(tied, order), context)
+        assert surviving_ids(first[1]) == surviving_ids(again[1])
+        np.testing.assert_allclose(first[2].update, again[2].update, 1e-5, 1e-6)
+
+
+@every_default
+def test_weights_matter_to_those_that_say_so(name, index, make):
+    trial = make(name, index)
+    state, cohort, context = trial.start()
+    results = [
+        trial.jitted(state, cohort._replace(weights=weights), context)[2].update
+        for weights in (jnp.ones(9), jnp.full(9, 100.0), jnp.arange(1.0, 10.0))
+    ]
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-4, atol=1e-5)
+    moved = not np.allclose(results[0], results[2], rtol=1e-4, atol=1e-4)
+    assert moved == DEFENSES[name].weighs
 
 
 @every_defense
@@ -259,12 +306,17 @@ def test_the_largest_numbers_of_all_stay_finite(name, index, make):
 # Rules that compare updates with something else: their own numbers, models, features.
 NOT_OF_ANY_SIZE = {
     *ABSOLUTE,
+    "auror",
+    "centered_clipping",
     "crfl",
+    "deepsight",
     "fedredefense",
     "flame",
     "flare",
     "flcert",
+    "monna",
     "random_aggregation",
+    "weak_dp",
 }
 
 

@@ -21,12 +21,13 @@ import adapters_defenses
 import adapters_distillation
 import adapters_flip
 import adapters_models
+import adapters_peers
 import adapters_reconstruction
 import numpy as np
 import pytest
 
 Check = Callable[[dict[str, np.ndarray]], None]
-FAMILIES = ("drop_family", "fedredefense_family", "leadfl_family")
+FAMILIES = ("drop_family", "fedredefense_family", "leadfl_family", "peers_family")
 
 # (family, prefix) -> check.
 ADAPTERS: dict[tuple[str, str], Check] = {
@@ -41,6 +42,7 @@ ADAPTERS: dict[tuple[str, str], Check] = {
         adapters_reconstruction.ADAPTERS.get(family, {}),
         adapters_defenses.ADAPTERS.get(family, {}),
         adapters_models.ADAPTERS.get(family, {}),
+        adapters_peers.ADAPTERS.get(family, {}),
     )
     for prefix, check in table.items()
 }

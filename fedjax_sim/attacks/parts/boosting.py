@@ -6,15 +6,24 @@ from jax import Array
 from fedjax_sim.contracts.attack import CraftView, PyTree
 
 
-def multiplied(scale: Array | float):
+def multiplied(scale: Array | float | None, shared: bool = False):
     """Returns `craft` that sends `scale` times each attacker's own update.
 
     Bagdasaryan, Veit, Hua, Estrin, Shmatikov, "How To Backdoor Federated Learning",
     AISTATS 2020, section 3.4 (scaling, or model replacement).
+
+    Args:
+      scale: None is n / eta, the clients of the round over the server's rate.
+      shared: divided by the number of attackers in the round; always for None.
     """
 
     def craft(state: PyTree, view: CraftView) -> tuple[PyTree, Array]:
-        return state, scale * view.updates
+        factor = scale
+        if factor is None:
+            factor = view.present.sum() / jnp.maximum(view.server_lr, 1e-12)
+        if shared or scale is None:
+            factor = factor / jnp.maximum(view.malicious.sum(), 1)
+        return state, factor * view.updates
 
     return craft
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from jax import Array
 
 from fedjax_sim.contracts.attack import AttackSpec
-from fedjax_sim.core.errors import InputError, check_choice
-from fedjax_sim.data.triggers import TRIGGERS
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.data.triggers import parse_trigger
 
 
 def active_rounds(start_round: int, end_round: int | None) -> Callable[[Array], Array]:
@@ -33,8 +33,8 @@ def active_rounds(start_round: int, end_round: int | None) -> Callable[[Array], 
 
 
 def require_trigger(name: str) -> None:
-    """Raises unless `name` is a trigger."""
-    check_choice("attack", "trigger", name, TRIGGERS)
+    """Raises unless `name` is a trigger, with options that it has."""
+    parse_trigger(name)
 
 
 def require_classes(spec: AttackSpec, **classes: int | None) -> None:

@@ -137,4 +137,5 @@ ENTRY = Entry(
     drop,
     paper="Syros et al. 2025 (DROP)",
     oracle="clean samples, taken from the training set",
+    weighs=True,
 )

@@ -104,4 +104,5 @@ def flip(
 ENTRY = Entry(
     flip,
     paper="K. Zhang et al., ICLR 2023",
+    weighs=True,
 )

@@ -1,0 +1,111 @@
+"""Distances between rows that hardly differ, such as updates with a large common part.
+
+A Gram matrix of the rows themselves loses what is below 7e-4 of their norms. So a row
+in the middle of most others is subtracted first. One row, and no mean: a huge outlier
+moves a mean, and then drowns the digits of all others.
+
+Letters: `n` rows, `d` columns.
+"""
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from fedjax_sim.core.compiled import compiled
+from fedjax_sim.numerics.distances import (
+    Pairs,
+    distances_in,
+    middle_unit,
+    pairs,
+    scaled_gram,
+)
+
+# Columns that decide which row is the middle one.
+_SAMPLE = 65536
+
+# What rounding makes of two equal distances, relative to them.
+_NOISE = 2.0**-20
+
+
+@compiled()
+def half_offsets(rows: Array, mask: Array, order: Array) -> Array:
+    """Returns half the difference of each row to one in the middle of most, f32 [n, d].
+
+    Half, because the difference of two numbers of float32 may exceed it.
+
+    Args:
+      rows: f32 [n, d], finite.
+      mask: bool [n], rows that count.
+      order: i32 [n], which row comes first where two are as central.
+    """
+    stride = max(1, rows.shape[1] // _SAMPLE)
+    found = pairs(rows[:, ::stride])
+    apart = distances_in(found, middle_unit(found, mask))
+    apart = jnp.sort(jnp.where(mask[None, :], apart, jnp.inf), axis=1)
+    middle = apart[:, jnp.maximum(mask.sum() - 1, 0) // 2]
+    middle = jnp.where(mask, middle, jnp.inf)[order]
+    chosen = order[jnp.lexsort((middle, ~mask[order]))[0]]
+    return 0.5 * rows - 0.5 * rows[chosen][None]
+
+
+@compiled()
+def close_pairs(rows: Array, mask: Array, order: Array) -> Pairs:
+    """Returns the squared distances of `half_offsets`, a quarter of those of the rows.
+
+    Rows at distance 0 of one another are at the same distance from any other.
+    """
+    found = pairs(half_offsets(rows, mask, order))
+    return Pairs(*(_by_first(x, found.squared, order) for x in found))
+
+
+def _by_first(values: Array, squared: Array, order: Array) -> Array:
+    """Gives every row what the first one that equals it has, f32 [n, n]."""
+    equal = (squared == 0)[:, order]
+    first = order[equal.argmax(axis=1)]
+    same = first[:, None] == first[None, :]
+    return jnp.where(same, values, values[first][:, first])
+
+
+@compiled()
+def close_distances(rows: Array, mask: Array, order: Array) -> Array:
+    """Returns distances f32 [n, n], 0 or positive, in a unit near a usual row.
+
+    Args:
+      rows: f32 [n, d], finite.
+      mask: bool [n], rows that count; the others' distances mean nothing.
+      order: i32 [n], which of equal rows comes first.
+    """
+    found = close_pairs(rows, mask, order)
+    return distances_in(found, middle_unit(found, mask))
+
+
+@compiled()
+def without_noise(values: Array) -> Array:
+    """Returns values f32 [..., n] >= 0; those that only rounding parts are equal.
+
+    Each takes the least value that leads to it by steps of the size of rounding errors:
+    their order must not be that of noise.
+    """
+    order = jnp.argsort(values, axis=-1)
+    rising = jnp.take_along_axis(values, order, axis=-1)
+    before = jnp.concatenate([-jnp.ones_like(rising[..., :1]), rising[..., :-1]], -1)
+    step = rising > before * (1.0 + _NOISE)
+    start = jnp.where(step, jnp.arange(values.shape[-1]), 0)
+    start = lax.cummax(start, axis=values.ndim - 1)
+    start = jnp.take_along_axis(rising, start, axis=-1)
+    return jnp.take_along_axis(start, jnp.argsort(order, axis=-1), axis=-1)
+
+
+@compiled()
+def close_products(rows: Array, mask: Array, order: Array) -> tuple[Array, Array]:
+    """Returns the inner products of `half_offsets`, and the unit of the rows.
+
+    The products f32 [n, n] are in squares of the unit f32 [], that of a usual row; they
+    are +-inf where float32 does not hold them.
+    """
+    products, units = scaled_gram(half_offsets(rows, mask, order))
+    own = jnp.where(mask, units, jnp.inf)
+    unit = jnp.sort(own)[jnp.maximum(mask.sum() - 1, 0) // 2]
+    unit = jnp.where(mask.any(), unit, 1.0)
+    ratio = units / unit
+    found = products * ratio[:, None] * ratio[None, :]
+    return jnp.where(products == 0, 0.0, found), unit
