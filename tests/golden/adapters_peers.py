@@ -449,7 +449,6 @@ def check_signguard(case: Case) -> None:
     fraction = (int(case["window_size"]) + 0.5) / updates.shape[1]
     for clustering, variant, accepted, expected in (
         ("dbscan", "paper", "dbscan_accepted", "dbscan_update"),
-        ("meanshift", "paper", "meanshift_accepted", "meanshift_update"),
         ("meanshift", "authors", "meanshift_accepted", "authors_update"),
     ):
         with given_start(start):
@@ -464,6 +463,7 @@ def check_signguard(case: Case) -> None:
                     "clustering": clustering,
                     "window": fraction,
                 },
+                rows=16,
             )
         labels = judged.scores["sign_cluster"]
         _assert_same_clusters(labels, case[f"{clustering}_labels"])
@@ -493,7 +493,7 @@ def check_auror(case: Case) -> None:
     numbers = {"threshold": float(case["threshold"])}
     network = Network(last_layer=head)
     state, judged, result = one_round(
-        "auror", case["updates"], numbers=numbers, network=network
+        "auror", case["updates"], numbers=numbers, network=network, rows=16
     )
     ((indicative,), _) = state
     found = start + np.flatnonzero(indicative)
@@ -517,7 +517,12 @@ def check_lasa(case: Case) -> None:
     ):
         fixed = {"variant": variant, "sparsity": float(case["sparsity"])}
         _, judged, result = one_round(
-            "lasa", case["updates"], numbers=numbers, fixed=fixed, network=network
+            "lasa",
+            case["updates"],
+            numbers=numbers,
+            fixed=fixed,
+            network=network,
+            rows=16,
         )
         kept = judged.scores["tensors_kept"]
         np.testing.assert_allclose(kept, case[f"{variant}_masks"].mean(0), rtol=1e-6)
