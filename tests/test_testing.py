@@ -32,9 +32,14 @@ def leaky():
 
 
 def ordered():
-    """Trusts the first client of the cohort."""
-    first = lambda cohort, context: exclude(cohort, jnp.cumsum(included(cohort)) > 1)
-    return pipeline(stateless(first))
+    """Trusts the first client of the cohort, whom no `pipeline` has sorted."""
+    mean = pipeline()
+
+    def aggregate(state, cohort, context):
+        first = exclude(cohort, jnp.cumsum(included(cohort)) > 1)
+        return mean.aggregate(state, first, context)
+
+    return mean._replace(aggregate=aggregate)
 
 
 def branching():

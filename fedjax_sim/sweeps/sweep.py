@@ -41,7 +41,12 @@ from fedjax_sim.runs.files import plain
 Point = Mapping[str, Any]
 
 # What does not change the numbers of a run: where the data lies, how it is recorded.
-NOT_IDENTITY = ("checkpoint", "log", "data.data_dir")
+NOT_IDENTITY = (
+    "checkpoint",
+    "log",
+    "data.data_dir",
+    "execution.compilation_cache",
+)
 # Keys that came later: left as they are they are not in a run's name, which stays the
 # same.
 _ADDED: dict[str, Any] = {

@@ -18,12 +18,12 @@ from fedjax_sim.testing import attacks as checks
 from fedjax_sim.testing.attack_trial import Trial
 
 
-def edge_file() -> str:
+def edge_file(channels: int = 1) -> str:
     """A file of six bright images, of the size of those that attacks are tried on."""
     folder = tempfile.TemporaryDirectory()
     atexit.register(folder.cleanup)
     path = Path(folder.name, "edge.npz")
-    images = np.full((6, 28, 28, 1), 250, np.uint8)
+    images = np.full((6, 28, 28, channels), 250, np.uint8)
     np.savez(path, train=images, test=images)
     return str(path)
 

@@ -380,11 +380,13 @@ def test_poison_acts_inside_its_window_only(register):
         assert int(report.round) == round_index
         assert bool(report.active) == (round_index == 2)
         sent, expected = spied(with_attack), spied(state)
-        np.testing.assert_array_equal(sent[:4], expected[:4])
+        # Equal but for the rounding of two programs.
+        same = partial(np.isclose, rtol=1e-4, atol=1e-6)
+        assert same(sent[:4], expected[:4]).all()
         if round_index == 2:
-            assert (sent[4:] != expected[4:]).any(axis=1).all()
+            assert (~same(sent[4:], expected[4:])).any(axis=1).all()
         else:
-            np.testing.assert_array_equal(sent[4:], expected[4:])
+            assert same(sent[4:], expected[4:]).all()
 
 
 # ------------------------------------------------------------------ populations

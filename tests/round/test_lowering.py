@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import pytest
+from attacks.test_contract import edge_file
 from helpers import BASE
 
 from fedjax_sim.attacks import ATTACKS
@@ -36,6 +37,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("attack", "adaptive_label_flip"): IMITATED,
     ("attack", "adaptive_targeted_label_flip"): IMITATED,
     ("attack", "block_backdoor"): {"client.batch_size": 40},
+    ("attack", "edge_case"): {"attack.path": edge_file(channels=3)},
     ("attack", "fang_krum"): {"defense.name": "krum"},
     ("attack", "poisonedfl"): {"attack.num_malicious": 0, "attack.num_fake": 2},
     ("attack", "mpaf"): {"attack.num_malicious": 0, "attack.num_fake": 2},

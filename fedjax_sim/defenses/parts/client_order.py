@@ -33,7 +33,7 @@ def in_client_order(aggregate: Aggregation) -> Aggregation:
         state, cohort, result = aggregate(state, *_in_order(cohort, context, places))
         # The updates may be written in place only when all that reads them is done, and
         # the compiler sees that in nothing but a number that comes of it: 0 here.
-        done = jnp.minimum(jnp.isnan(result.update[0]).astype(places.dtype), 0)
+        done = jnp.minimum(jnp.isnan(result.update.ravel()[0]).astype(places.dtype), 0)
         return state, _taken(cohort, places + done), result
 
     return ordered

@@ -23,7 +23,8 @@ class BatchNorm(nn.Module):
     def __call__(self, x: Array, *, train: bool, mask: Array | None = None) -> Array:
         """Normalises x [B, ..., C]; `mask` bool [B] marks real samples."""
         channels, kind = x.shape[-1], x.dtype
-        x = x.astype(jnp.float32)  # sums over a batch are no matter for bfloat16
+        # Sums over a batch are no matter for bfloat16.
+        x = x.astype(jnp.promote_types(kind, jnp.float32))
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         scale: Array | float = 1.0
@@ -86,4 +87,5 @@ class InstanceNorm(nn.Module):
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         shift = self.param("bias", nn.initializers.zeros, (channels,))
-        return (standardise(x.astype(jnp.float32)) * scale + shift).astype(x.dtype)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return (standardise(wide) * scale + shift).astype(x.dtype)
