@@ -97,9 +97,8 @@ class DefenseSection(Named):
     """The server rule."""
 
     name: str = "fedavg"
-    before: tuple[
-        str, ...
-    ] = ()  # stages in front of the rule; their options: STAGE_KEY
+    # Stages in front of the rule; their options: STAGE_KEY.
+    before: tuple[str, ...] = ()
     weights: Literal["uniform", "examples"] = "uniform"  # of the clients, in a mean
 
 

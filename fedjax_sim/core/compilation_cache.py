@@ -32,19 +32,17 @@ def keep_programs(setting: str) -> None:
     """
     if setting == "off" or jax.config.values["jax_compilation_cache_dir"]:
         return
-    if setting == "auto":
-        root = _user_caches() / "fedjax_sim"
-    else:
-        root = local_path("config.execution.compilation_cache", setting)
-    folder = root / f"programs-{_processor()}"
+    key = "config.execution.compilation_cache"
+    root = _user_caches() if setting == "auto" else local_path(key, setting)
     try:
+        # A user without a home has none to expand.
+        folder = root.expanduser() / f"programs-{_processor()}"
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)
-    except OSError:
+    except (OSError, RuntimeError):
         writable = False
     if not writable:
-        what = "config.execution.compilation_cache"
-        logging.warning("what is compiled cannot be kept in %s (%s)", folder, what)
+        logging.warning("what is compiled cannot be kept in %s (%s)", root, key)
         return
     jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)
     # Small programs too: a run has some dozens of them.
@@ -54,8 +52,7 @@ def keep_programs(setting: str) -> None:
 
 
 def _user_caches() -> Path:
-    own = os.environ.get("XDG_CACHE_HOME")
-    return Path(own) if own else Path("~/.cache").expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "fedjax_sim"
 
 
 def _processor() -> str:

@@ -18,7 +18,7 @@ def compiler_options(
 
     Args:
       backend: cpu, gpu or tpu.
-      once: the program runs once, and its compilation is what takes time.
+      once: the program runs once and not long: its compilation is what takes time.
     """
     if backend != "cpu" or jax.config.values["jax_disable_most_optimizations"]:
         return {}

@@ -89,7 +89,7 @@ def cached_part(network: Network, size: int) -> int | None:
     Parts that stay in its cache, where the whole batch does not: 1.2 to 1.5 times
     faster for the networks with convolutions, and slower for those without, whose
     batches are small. A rule instead of a measurement at start, so that a run rounds
-    the same way on every machine; `fedjax-sim bench --only=clients` compares.
+    the same way on every machine; `fedjax-sim bench --only=batches` compares.
 
     Args:
       network: that clients train.

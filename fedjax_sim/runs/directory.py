@@ -115,6 +115,9 @@ from fedjax_sim.runs.files import (
 )
 from fedjax_sim.runs.listener import Listener, PyTree, Row
 
+# What may differ from the config of a finished run: its results do not.
+_NO_MATTER = ("data.data_dir", "execution.compilation_cache")
+
 
 class RunDirectory(Listener):
     """A run's files, held while a process works there.
@@ -154,7 +157,7 @@ class RunDirectory(Listener):
             new = plain(to_dict(self._config))
             finished = (self._workdir / "summary.json").exists()
             # Without a checkpoint nothing else tells what another file held.
-            movable = ("data.data_dir",) if finished else LOCATIONS
+            movable = _NO_MATTER if finished else LOCATIONS
             _check_same_config(read_json(path), new, self._workdir, movable)
 
     def _check_identity(self, identity: Mapping[str, Any]) -> None:

@@ -107,8 +107,9 @@ def _state_before(
     origin = time.monotonic() if config.execution.clock else None
     one_round = timed(origin)(built.parts)
     init, _ = couple(built.parts, built.twin, timed(origin))
-    once = compiler_options(jax.default_backend(), once=True)
-    states = jax.jit(init, compiler_options=once)(inputs)
+    short = built.parts.sides({}).defense.start is None  # as in `runs.together`
+    options = compiler_options(jax.default_backend(), once=short)
+    states = jax.jit(init, compiler_options=options)(inputs)
     checkpoints = Checkpoints(workdir / "checkpoints")
     done = max((r for r in checkpoints.rounds() if r < round_index), default=0)
     if done:

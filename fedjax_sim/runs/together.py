@@ -69,8 +69,10 @@ class Together:
         whole = NamedSharding(self._mesh, P()) if self._mesh else None
         options = partial(compiler_options, self._target.backend)
         self._jit = partial(jax.jit, out_shardings=whole, compiler_options=options())
+        # A rule that trains before the first round makes that program a long one.
+        short = first.parts.sides({}).defense.start is None
         self._initial = self._jit(
-            self._over_runs(self._first), compiler_options=options(once=True)
+            self._over_runs(self._first), compiler_options=options(once=short)
         )
         self._stack = _stack_size(built, strategy)
         self._compiled: dict[str, Compiled] = {}

@@ -96,6 +96,19 @@ def test_a_folder_that_cannot_be_written_is_one_line(fresh, tmp_path, caplog):
     assert jax.config.values["jax_compilation_cache_dir"] is None
 
 
+def test_a_user_without_a_home_is_one_line(fresh, monkeypatch, caplog):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def nowhere(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("pathlib.Path.expanduser", nowhere)
+    with caplog.at_level(logging.WARNING):
+        keep_programs("auto")
+    assert "~/.cache/fedjax_sim" in caplog.text
+    assert jax.config.values["jax_compilation_cache_dir"] is None
+
+
 def test_a_bucket_is_refused(fresh):
     with pytest.raises(InputError, match="compilation_cache=gs://"):
         keep_programs("gs://bucket/programs")

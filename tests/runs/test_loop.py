@@ -236,3 +236,10 @@ def test_a_clock_times_training_apart_from_the_server(tmp_path):
     assert row["seconds_train"] > 0 and row["seconds_defend"] > 0
     assert row["seconds_rounds"] is None
     assert summary["seconds"]["train"] == row["seconds_train"]
+
+
+def test_where_programs_are_kept_is_no_other_run(tmp_path):
+    config = resolve(override(BASE, {"rounds": 1}))
+    _, first = loop.run(config, tmp_path / "run")
+    elsewhere = {"rounds": 1, "execution.compilation_cache": "off"}
+    assert loop.run(resolve(override(BASE, elsewhere)), tmp_path / "run") == (0, first)

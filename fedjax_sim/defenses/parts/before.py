@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from fedjax_sim.contracts.defense import Defense, Stage, included
 from fedjax_sim.contracts.federation import FederationSpec
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.defenses.parts.client_order import in_client_order
 from fedjax_sim.defenses.parts.pipeline import exclude_non_finite
 
 PyTree = Any
@@ -35,6 +36,7 @@ def stages_before(name: str, stages: Mapping[str, Stage], defense: Defense) -> D
     def init(spec: FederationSpec) -> PyTree:
         return tuple(stage.init(spec) for stage in stages.values()), defense.init(spec)
 
+    @in_client_order
     def aggregate(state, cohort, context):
         states, inner = state
         cohort = exclude_non_finite(cohort, context)
