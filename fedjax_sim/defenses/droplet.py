@@ -27,7 +27,7 @@ def droplet(
     penalty: Penalty = 1.0,
     reward: Reward = 0.5,
     blacklist_threshold: BlacklistThreshold = None,
-    linkage: Linkage = "auto",
+    linkage: Linkage = "device",
 ) -> Defense:
     """Returns DROplet: Ward clusters, then penalties for the suspicious ones.
 
@@ -38,8 +38,8 @@ def droplet(
       reward: taken off the penalty in a clean round; None is as much as `penalty`.
       blacklist_threshold: a client whose penalty reaches it is banned and never sampled
         again; None bans nobody, as in all published settings.
-      linkage: who clusters: `scipy` on the host, the `device` with the same decisions,
-        `auto`: SciPy on a CPU, the device elsewhere.
+      linkage: who clusters: the `device`, with the decisions of SciPy, or `scipy` on
+        the host, for which the program is compiled anew at every start.
 
     Raises:
       InputError: an option outside its range.

@@ -35,7 +35,7 @@ def drop(
     penalty: Penalty = 1.0,
     reward: Reward = 0.5,
     blacklist_threshold: BlacklistThreshold = None,
-    linkage: Linkage = "auto",
+    linkage: Linkage = "device",
     every: Count = 5,
     start_round: Natural = 0,
     num_seed: Count = 1000,
@@ -72,8 +72,8 @@ def drop(
       reward: taken off the penalty in a clean round; None is as much as `penalty`.
       blacklist_threshold: a client whose penalty reaches it is banned and never sampled
         again; None bans nobody, as in all published settings.
-      linkage: who clusters: `scipy` on the host, the `device` with the same decisions,
-        `auto`: SciPy on a CPU, the device elsewhere.
+      linkage: who clusters: the `device`, with the decisions of SciPy, or `scipy` on
+        the host, for which the program is compiled anew at every start.
       every, start_round: distil in rounds divisible by `every` (the paper's K), not
         before `start_round`.
       num_seed: the server's seed images, drawn from the training set.

@@ -9,7 +9,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike
 
 from fedjax_sim.contracts.defense import (
@@ -24,10 +24,10 @@ from fedjax_sim.contracts.federation import FederationSpec
 from fedjax_sim.numerics.distances import pairwise_distances
 from fedjax_sim.numerics.ward import two_clusters
 
-Linkage = Literal["auto", "scipy", "device"]
+Linkage = Literal["device", "scipy"]
 
 
-def ward_clusters(linkage: Linkage = "auto") -> Stage:
+def ward_clusters(linkage: Linkage = "device") -> Stage:
     """Returns the stage that excludes the smaller of two Ward clusters.
 
     Of two clusters of equal size the tighter one is benign (label 1). Fewer than
@@ -36,10 +36,10 @@ def ward_clusters(linkage: Linkage = "auto") -> Stage:
     cluster, and the clients that sent a NaN or Inf).
 
     Args:
-      linkage: who clusters: SciPy on the host, the device itself with the same
-        decisions, or `auto`: SciPy on a CPU, where it takes less time to compile.
+      linkage: who clusters: the device itself, with the decisions of SciPy, or SciPy
+        on the host. A program that calls the host is compiled at every start.
     """
-    label = {"auto": _by_platform, "scipy": _on_host, "device": ward_labels_on_device}
+    label = {"device": ward_labels_on_device, "scipy": _on_host}
 
     def init(spec: FederationSpec) -> tuple[()]:
         del spec
@@ -61,12 +61,6 @@ def ward_clusters(linkage: Linkage = "auto") -> Stage:
         return state, exclude(cohort, suspicious)
 
     return Stage(init, apply)
-
-
-def _by_platform(distances: Array, mask: Array, client_ids: Array) -> Array:
-    return lax.platform_dependent(
-        distances, mask, client_ids, cpu=_on_host, default=ward_labels_on_device
-    )
 
 
 def _on_host(distances: Array, mask: Array, client_ids: Array) -> Array:
