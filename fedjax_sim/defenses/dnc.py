@@ -25,7 +25,8 @@ from fedjax_sim.defenses.parts.building import stateless, with_count
 from fedjax_sim.defenses.parts.byzantine import byzantine_count
 from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.defenses.parts.ranking import ranks
-from fedjax_sim.numerics.distances import finite, gram, row_units
+from fedjax_sim.numerics.distances import finite
+from fedjax_sim.numerics.gram import gram, row_units
 
 # Differences of scores, relative to the largest, that the rounding of float32 makes.
 _NOISE = 2.0**-20

@@ -25,13 +25,8 @@ from fedjax_sim.defenses.parts.building import stateless, with_count
 from fedjax_sim.defenses.parts.byzantine import check_quorum
 from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.defenses.parts.ranking import ranks
-from fedjax_sim.numerics.distances import (
-    finite,
-    middle_unit,
-    pairs_of,
-    scaled_gram,
-    squares_in,
-)
+from fedjax_sim.numerics.distances import finite, middle_unit, pairs_of, squares_in
+from fedjax_sim.numerics.gram import scaled_gram
 
 # Squared length, in those of a usual update, from which on a client is not compared:
 # sums of so many such squares as there are pairs stay in float32.

@@ -32,8 +32,9 @@ from fedjax_sim.defenses.rflbat import (
 )
 from fedjax_sim.defenses.signguard import sign_features
 from fedjax_sim.models import build
-from fedjax_sim.numerics.distances import gram, row_lengths, unit_rows
+from fedjax_sim.numerics.distances import row_lengths, unit_rows
 from fedjax_sim.numerics.flat import flat_layout
+from fedjax_sim.numerics.gram import gram
 from fedjax_sim.numerics.hdbscan import hdbscan
 from fedjax_sim.testing.quick_jit import quick_jit
 

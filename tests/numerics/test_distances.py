@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 from fedjax_sim.numerics import distances
+from fedjax_sim.numerics import gram as gram_module
 
-gram = jax.jit(distances.gram)
+gram = jax.jit(gram_module.gram)
 squared = jax.jit(distances.squared_distances)
 pairwise = jax.jit(distances.pairwise_distances)
 
 # One block of the product, several, and several with a remainder.
-SIZES = [3, distances._BLOCK, 3 * distances._BLOCK, 3 * distances._BLOCK + 5]
+SIZES = [3, gram_module._BLOCK, 3 * gram_module._BLOCK, 3 * gram_module._BLOCK + 5]
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +75,7 @@ def test_small_updates_beside_a_huge_one():
 
 
 @pytest.mark.parametrize("scale", [1e-34, 1e-30, 1e-20, 1e19, 1e25, 1e30, 1e35])
-@pytest.mark.parametrize("d", [50, 3 * distances._BLOCK + 5])
+@pytest.mark.parametrize("d", [50, 3 * gram_module._BLOCK + 5])
 def test_distances_whose_squares_leave_float32(scale, d):
     x = rows(6, d)
     x[:3] *= np.float32(scale)
