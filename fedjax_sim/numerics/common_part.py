@@ -69,12 +69,13 @@ def half_offsets(rows: Array, mask: Array, order: Array) -> Array:
 
 @compiled()
 def close_pairs(rows: Array, mask: Array, order: Array) -> Pairs:
-    """Returns the squared distances of `half_offsets`, a quarter of those of the rows.
+    """Returns the squared distances between the rows, as `pairs` does.
 
     Rows at distance 0 of one another are at the same distance from any other.
     """
     found = pairs_of(*scaled_gram(rows, middle_row(rows, mask, order)))
-    return Pairs(*(_by_first(x, found.squared, order) for x in found))
+    squared, units = (_by_first(x, found.squared, order) for x in found)
+    return Pairs(squared, 2.0 * units)  # they are those of halves
 
 
 def _by_first(values: Array, squared: Array, order: Array) -> Array:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
 from fedjax_sim.core.compiled import compiled
 from fedjax_sim.numerics import order_statistics
@@ -29,9 +29,6 @@ from fedjax_sim.numerics.gram import ORDINARY, row_units, scaled_gram
 _NOISE_FLOOR = 2.0**-22
 
 LARGEST = float(np.finfo(np.float32).max)
-
-# Bound on the length of the rounding error in a sum of vectors, relative to theirs.
-_ERROR = 2.0**-21
 
 
 class Lengths(NamedTuple):
@@ -181,46 +178,3 @@ def unit_rows(updates: Array, lengths: Lengths | None = None) -> Array:
     first = jnp.where(near, 1.0, 1.0 / units)
     second = jnp.where(near, 1.0 / units, 1.0) / jnp.where(norms > 0, norms, 1.0)
     return second[:, None] * (first[:, None] * updates)
-
-
-@compiled()
-def cosine_distances(updates: Array, origin: Array) -> Array:
-    """Returns 1 - cos f32 [n, n] between the rows of `origin + updates`.
-
-    It is half the squared distance of the unit vectors, which are taken as differences
-    from the direction of `origin`: models that hardly moved are nearly parallel, and
-    the rounding error of 1 - cos itself would exceed their distances (about 5e-5).
-    Exactly 0 between identical and parallel rows; a row of zeros is at distance 1 from
-    all others.
-
-    Args:
-      updates: f32 [n, d].
-      origin: f32 [d], the point that the updates start from; zeros for none.
-    """
-    # In units of the longer of the two, u may dwarf g and the other way round.
-    lengths, start = row_lengths(updates), row_lengths(origin[None])
-    unit = jnp.maximum(
-        *(jnp.where(x.norms > 0, x.units, 0.0) for x in (lengths, start))
-    )
-    unit = jnp.where(unit > 0, unit, 1.0)
-    own = lengths.norms * (lengths.units / unit)  # |u|
-    base = start.norms * (start.units / unit)  # |g|
-    inverse = (1.0 / unit)[:, None]
-    ends = jnp.linalg.norm(inverse * origin[None] + inverse * updates, axis=1)  # |w|
-    directions = unit_rows(updates, lengths)
-    forward = unit_rows(origin[None], start)[0]
-    along = base * jnp.matmul(directions, forward, precision=lax.Precision.HIGHEST)
-    zero = ends == 0
-    safe = jnp.where(zero, 1.0, ends)
-    share = own / safe
-    # |g|/|w| - 1, where |w|^2 - |g|^2 = |u| (2 g.u/|u| + |u|).
-    shift = -(own / jnp.where(zero, 1.0, ends + base)) * ((2.0 * along + own) / safe)
-    shift = jnp.where(start.norms > 0, shift, 0.0)
-    turned = share[:, None] * directions + shift[:, None] * forward[None]
-    distances = 0.5 * squared_distances(turned)
-    # What is left of a sum of two opposite vectors is the rounding error of both.
-    error = _ERROR * (share + jnp.abs(shift))
-    within = distances <= 0.5 * (error[:, None] + error[None, :]) ** 2
-    distances = jnp.where(within, 0.0, distances)
-    off_diagonal = ~jnp.eye(len(zero), dtype=bool)
-    return jnp.where((zero[:, None] | zero[None, :]) & off_diagonal, 1.0, distances)

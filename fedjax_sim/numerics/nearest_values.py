@@ -50,8 +50,8 @@ def mean_near_median(
         places = jnp.nonzero(ties, size=width, fill_value=rows.shape[1])[0]
         own = exactly(jnp.take(rows, places, axis=1, mode="clip"))
         return (
-            found.at[places].set(own, mode="drop"),
-            ties.at[places].set(False, mode="drop"),
+            found.at[places].set(own),
+            ties.at[places].set(False),
         )
 
     return lax.while_loop(lambda carry: carry[1].any(), again, (found, ties))[0]

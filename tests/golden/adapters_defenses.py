@@ -36,8 +36,8 @@ from fedjax_sim.defenses.parts.reductions import coordinatewise, weighted_mean
 from fedjax_sim.defenses.parts.ward_clusters import ward_labels_on_device
 from fedjax_sim.defenses.prodigy import prodigy_scores
 from fedjax_sim.defenses.random_aggregation import with_random_weights
+from fedjax_sim.numerics.cosines import cosine_distances
 from fedjax_sim.numerics.distances import (
-    cosine_distances,
     pairwise_distances,
     squared_distances,
 )
