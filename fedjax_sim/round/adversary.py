@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from fedjax_sim.contracts.attack import Attack, AttackSpec, CraftView
+from fedjax_sim.contracts.attack import Attack, AttackSpec, CraftView, RoundTools
 from fedjax_sim.contracts.defense import Groups
 from fedjax_sim.contracts.federation import GlobalModel
 from fedjax_sim.core.errors import InputError
@@ -27,6 +27,7 @@ class Adversary(NamedTuple):
 
     Attributes:
       init: `(spec) -> state`.
+      prepare: `(state, tools) -> state`, before the training of a round with attackers.
       observe: `(state, round, model, state of the defence) -> state`, before a round.
       of_client: `(state, state of the defence, client_id)` -> the state of the attack
         that this client knows.
@@ -36,6 +37,7 @@ class Adversary(NamedTuple):
     """
 
     init: Callable[[AttackSpec], PyTree]
+    prepare: Callable[[PyTree, RoundTools], PyTree]
     observe: Callable[[PyTree, Array, GlobalModel, PyTree], PyTree]
     of_client: Callable[[PyTree, PyTree, Array], PyTree]
     craft: Callable[[PyTree, CraftView, GlobalModel], tuple[PyTree, Array]]
@@ -64,6 +66,7 @@ def _alone(attack: Attack) -> Adversary:
 
     return Adversary(
         init=lambda spec: jax.tree.map(jnp.asarray, attack.init(spec)),
+        prepare=attack.prepare or (lambda state, tools: state),
         observe=observe,
         of_client=lambda state, defense_state, client_id: state,
         craft=craft,
@@ -74,6 +77,11 @@ def _alone(attack: Attack) -> Adversary:
 def _in_groups(attack: Attack, groups: Groups) -> Adversary:
     """The states of the groups have a leading axis G."""
     send = attack.craft
+    if attack.prepare is not None:
+        raise InputError(
+            "config.attack.name: this attack prepares itself on the global model; "
+            "config.defense.name must be a rule with one model for all clients"
+        )
 
     def init(spec):
         one = jax.tree.map(jnp.asarray, attack.init(spec))
@@ -116,6 +124,7 @@ def _in_groups(attack: Attack, groups: Groups) -> Adversary:
 
     return Adversary(
         init=init,
+        prepare=lambda states, tools: states,
         observe=observe,
         of_client=of_client,
         craft=craft,

@@ -11,6 +11,7 @@ Letters: `N` population, `n` cohort, `d` parameters, `b` buffer entries.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -40,7 +41,12 @@ from fedjax_sim.round import training
 from fedjax_sim.round.adversary import adversary
 from fedjax_sim.round.batches import Reader
 from fedjax_sim.round.execution import Strategy, run_clients
-from fedjax_sim.round.local_work import Shared, client_trainer, server_root
+from fedjax_sim.round.local_work import (
+    Shared,
+    client_trainer,
+    round_tools,
+    server_root,
+)
 from fedjax_sim.round.state import FedState, Inputs, MakeSides, RoundReport, Sides
 from fedjax_sim.round.training import ClientResult, LocalWork
 
@@ -230,12 +236,25 @@ def open_round(parts: Parts, state: FedState, inputs: Inputs) -> Opened:
         active = sides.attack.active(round_index)
     foe = adversary(sides.attack, sides.defense.groups)
     broadcast = GlobalModel(state.params, state.buffers)
+    seen = foe.observe(state.attack, round_index, broadcast, state.defense)
     ids, present = parts.participation.sample(
         stream(inputs.key, Purpose.PARTICIPATION, round_index),
         round_index,
         inputs.malicious,
         eligible(parts, state, inputs),
     )
+    attacking = inputs.malicious[ids] & active & present
+    if sides.attack.prepare is not None:
+        first = jnp.where(attacking, ids, parts.spec.population).min()
+        tools = partial(
+            round_tools, parts.network, parts.reader, parts.work, inputs, broadcast
+        )
+        with parts.network.in_precision():
+            seen = lax.cond(
+                attacking.any(),
+                lambda: foe.prepare(seen, tools(round_index, first)),
+                lambda: seen,
+            )
     return Opened(
         sides=sides,
         inputs=at_round(parts, inputs, round_index),
@@ -243,8 +262,8 @@ def open_round(parts: Parts, state: FedState, inputs: Inputs) -> Opened:
         active=active,
         ids=ids,
         present=present,
-        attacking=inputs.malicious[ids] & active & present,
-        attack=foe.observe(state.attack, round_index, broadcast, state.defense),
+        attacking=attacking,
+        attack=seen,
     )
 
 

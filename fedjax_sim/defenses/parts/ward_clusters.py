@@ -21,7 +21,8 @@ from fedjax_sim.contracts.defense import (
     with_score,
 )
 from fedjax_sim.contracts.federation import FederationSpec
-from fedjax_sim.numerics.distances import pairwise_distances
+from fedjax_sim.numerics.common_part import close_pairs
+from fedjax_sim.numerics.distances import distances_in
 from fedjax_sim.numerics.ward import two_clusters
 
 Linkage = Literal["device", "scipy"]
@@ -50,7 +51,8 @@ def ward_clusters(linkage: Linkage = "device") -> Stage:
     ) -> tuple[tuple[()], Cohort]:
         del context
         mask = included(cohort)
-        distances = pairwise_distances(cohort.updates)
+        order = jnp.argsort(cohort.client_ids)
+        distances = distances_in(close_pairs(cohort.updates, mask, order), 1.0)
         labels = label[linkage](distances, mask, cohort.client_ids)
         benign = jnp.where((labels == 0).sum() > (labels == 1).sum(), 0, 1)
         suspicious = (labels >= 0) & (labels != benign)
