@@ -381,6 +381,7 @@ WRONG = {
     ],
     "poisonedfl": [
         "defense=krum",
+        "defense=fldetector",  # needs every client in every round
         "adaptation=both",
         "fakes=-5",
         "fakes=101",

@@ -21,7 +21,6 @@ _DEFENSES = (
     "multikrum",
     "fltrust",
     "flame",
-    "fldetector",
     "flcert",
 )
 _ADAPTATIONS = ("none", "noise", "sign_flip", "partition")
@@ -53,6 +52,11 @@ def poisonedfl(
         adaptation="none",
         schedule="constant",
     )
+    if given["defense"] == "fldetector":
+        raise InputError(
+            "--config=...:defense=fldetector: FLDetector predicts every client in every "
+            f"round, and here 2.5 % are drawn; allowed: {', '.join(_DEFENSES)}"
+        )
     choose("defense", given["defense"], dict.fromkeys(_DEFENSES))
     choose("adaptation", given["adaptation"], dict.fromkeys(_ADAPTATIONS))
     if not 0 <= given["fakes"] <= 100:
