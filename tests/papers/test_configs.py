@@ -201,13 +201,13 @@ def test_argument_of_a_file_that_takes_none():
 # Folder of configs -> the names behind the colon of `--config=FILE:TEXT`.
 CELLS = {
     "drop": {
-        "defense": [*drop_protocol._DEFENSES],
+        "defense": [*drop_protocol.DEFENSES],
         "attack": ["backdoor", "neurotoxin", "chameleon"],
         "learning": ["C1", "C10"],
         "alpha": ["0", "0.5"],
     },
     "fedredefense": {
-        "defense": [*fedredefense_protocol._DEFENSES],
+        "defense": [*fedredefense_protocol.DEFENSES],
         "attack": [
             name
             for name in fedredefense_protocol.ATTACKS
@@ -218,19 +218,19 @@ CELLS = {
     },
     "leadfl": {
         "preset": ["authors", "report"],
-        "defense": [*leadfl_protocol._DEFENSES],
-        "client": [*leadfl_protocol._CLIENT_DEFENSES],
-        "mode": [*leadfl_protocol._MODES],
+        "defense": [*leadfl_protocol.DEFENSES],
+        "client": [*leadfl_protocol.CLIENT_DEFENSES],
+        "mode": [*leadfl_protocol.MODES],
         "labels": ["0", "5"],
     },
     "poisonedfl": {
-        "defense": [*poisonedfl_protocol._DEFENSES],
-        "adaptation": [*poisonedfl_protocol._ADAPTATIONS],
+        "defense": [*poisonedfl_protocol.DEFENSES],
+        "adaptation": [*poisonedfl_protocol.ADAPTATIONS],
         "fakes": ["0", "5", "20"],
         "schedule": ["constant", "step", "cosine"],
     },
     "iqr": {
-        "defense": [*iqr_protocol._DEFENSES],
+        "defense": [*iqr_protocol.DEFENSES],
         "alpha": ["0", "0.05", "1"],
         "strong": ["false", "true"],
         "labels": ["0", "5"],
@@ -296,7 +296,7 @@ def test_every_cell_resolves(path):
     if path.parent.name == "drop":
         texts += [
             f"defense={name},variant={variant}"
-            for name, options in drop_protocol._DEFENSES.items()
+            for name, options in drop_protocol.DEFENSES.items()
             for variant in ("authors", "paper")
             if "variant" in options
         ]

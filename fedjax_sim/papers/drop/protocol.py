@@ -41,7 +41,7 @@ DROP_LEARNING_EMNIST = {
 
 
 # What the released configs give to each defence; `authors` made the published tables.
-_DEFENSES: dict[str, dict[str, Any]] = {
+DEFENSES: dict[str, dict[str, Any]] = {
     "fedavg": {},
     "median": {"variant": "authors"},
     "multikrum": {"variant": "authors"},
@@ -111,8 +111,8 @@ def drop(
     ):
         choose(key, given[key], dict.fromkeys(allowed))
     name = given["defense"]
-    own = {**_DEFENSES.get(name, {}), **(defenses or {}).get(name, {})}
-    with_variants = (k for k, v in _DEFENSES.items() if "variant" in v)
+    own = {**DEFENSES.get(name, {}), **(defenses or {}).get(name, {})}
+    with_variants = (k for k, v in DEFENSES.items() if "variant" in v)
     belongs_to(given, "variant", "defense", *with_variants)
     if given["variant"]:
         own["variant"] = given["variant"]

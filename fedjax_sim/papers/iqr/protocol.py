@@ -12,7 +12,7 @@ from fedjax_sim.core.errors import InputError
 from fedjax_sim.experiment.config_files import choose, file_arguments
 
 LR, BATCH_SIZE, EPOCHS, CLIENTS, PER_ROUND, MALICIOUS = 0.01, 64, 2, 50, 10, 5
-_DEFENSES = ("fedavg", "iqr_filter", "clip_avg", "iqr_clip_avg")
+DEFENSES = ("fedavg", "iqr_filter", "clip_avg", "iqr_clip_avg")
 
 
 def iqr(
@@ -39,7 +39,7 @@ def iqr(
         arguments, defense="iqr_clip_avg", alpha=0.052, strong=False, labels=0
     )
     name = given["defense"]
-    choose("defense", name, dict.fromkeys(_DEFENSES))
+    choose("defense", name, dict.fromkeys(DEFENSES))
     if not 0 <= given["alpha"] <= 1:
         raise InputError(
             f"--config=...:alpha={given['alpha']} must lie between 0 and 1"
