@@ -4,8 +4,8 @@
         --config=configs/small/leadfl_authors.py:client=leadfl,offset=200 \
         --config.data.data_dir=DIR --workdir=runs/small_leadfl_authors
 
-Arguments: those of `configs/leadfl/*.py`, `data` and `rounds`: see
-`papers.leadfl.small`. DIR holds the official files of the data set.
+Arguments: those of `configs/leadfl/*.py`, and `data`: see `papers.leadfl.small`. DIR
+holds the official files of the data set.
 """
 
 from ml_collections import ConfigDict

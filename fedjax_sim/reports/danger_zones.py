@@ -13,10 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from fedjax_sim.papers.cells import format_label
 from fedjax_sim.reports.figures import svg
 from fedjax_sim.reports.render import label
 from fedjax_sim.reports.store import Row, varying
-from fedjax_sim.reports.tables import SEEDS, format_value
+from fedjax_sim.reports.tables import SEEDS
 
 _AXES = ("client_lr", "client_batch_size", "client_epochs")
 _COLORS = matplotlib.colormaps["viridis"]
@@ -105,9 +106,9 @@ def _groups(runs: Sequence[Row]) -> dict[str, list[Row]]:
     groups: dict[str, list[Row]] = {}
     for run in sorted(runs, key=lambda run: str(_place(run, keys))):
         parts = [
-            format_value(run[key])
+            format_label(run[key])
             if key.endswith("_name")
-            else f"{label(key)} {format_value(run[key])}"
+            else f"{label(key)} {format_label(run[key])}"
             for key in keys
         ]
         groups.setdefault(", ".join(parts) or run["defense_name"], []).append(run)

@@ -76,9 +76,11 @@ summary.json
     aoi and reconstruction errors, see `metrics.detection`), backdoor (measure:
     asr_all where it was measured, else asr; mean_asr, episodes above 50 % and the mean
     by phase of a cycle of ten, see `metrics.over_rounds`; null unless every round was
-    evaluated), rounds_skipped, rounds_attacked (in which an attacker sent what a benign
-    client in its place would not), partition, realised_dpr (mean poisoned fraction of
-    a malicious client's data), attack_knowledge, oracle_knowledge, seconds (by phase),
+    evaluated), property2 (DROP's equations 2 and 3 with lambda 80: rounds, least_asr
+    and most_asr of the evaluated rounds with at least that MTA), rounds_skipped,
+    rounds_attacked (in which an attacker sent what a benign client in its place would
+    not), partition, realised_dpr (mean poisoned fraction of a malicious client's data),
+    attack_knowledge, oracle_knowledge, seconds (by phase),
     init (fingerprint of the model it began with; null: a random one)
 
 provenance.json

@@ -10,10 +10,12 @@ import numpy as np
 
 from fedjax_sim.contracts.config import Config
 from fedjax_sim.metrics.detection import detection_history
-from fedjax_sim.metrics.over_rounds import mitigation
+from fedjax_sim.metrics.over_rounds import consistency, mitigation
 from fedjax_sim.runs.files import plain
 from fedjax_sim.runs.listener import Row
 from fedjax_sim.runs.rows import PHASES, detected, mean_known
+
+ACCEPTABLE_MTA = 80.0  # DROP's lambda, percent
 
 
 def summarize(
@@ -59,6 +61,14 @@ def summarize(
                 **detection_history(rounds, malicious, expelled),
             },
             "backdoor": _backdoor(metrics),
+            "property2": {
+                "lambda": ACCEPTABLE_MTA,
+                **consistency(
+                    [row["mta"] for row in metrics],
+                    [row.get("asr") for row in metrics],
+                    ACCEPTABLE_MTA,
+                )._asdict(),
+            },
             "rounds_skipped": sum(row["skipped"] for row in rounds),
             "updates_sent": sum(len(row["clients"]) for row in rounds),
             "updates_non_finite": sum(

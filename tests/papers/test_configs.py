@@ -459,6 +459,20 @@ def test_fedredefense_modes_have_their_limits(mode, limits):
     assert (options["mode"], options["interval"]) == (mode, 10)
 
 
+@pytest.mark.parametrize(
+    ("name", "mode", "limits"),
+    [
+        ("cinic10", "continuous", (2000, 240)),
+        ("cinic10", "intermittent", (2000, 2000)),
+        ("fashion_mnist", "continuous", (800, 96)),
+    ],
+)
+def test_fedredefense_modes_elsewhere_keep_the_first_limit(name, mode, limits):
+    options = paper(f"fedredefense/{name}", f"mode={mode}").defense.options
+
+    assert (options["first_limit"], options["later_limit"]) == limits
+
+
 def test_fedredefense_federation():
     config = paper("fedredefense/cinic10", "mcr=48,beta=0.5,defense=krum")
 

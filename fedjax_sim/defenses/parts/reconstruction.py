@@ -20,6 +20,7 @@ from fedjax_sim.contracts.model import Network
 
 PyTree = Any
 Mode = Literal["dynamic", "continuous", "intermittent"]
+_USUAL = 3  # iterations of a client and round (Table 9: 2.4), for estimates of a plan
 
 
 class DistilledKnowledge(NamedTuple):
@@ -196,11 +197,12 @@ def reconstruct(
         own, caps = updates[chosen], limits[chosen]
         if stack == 1:  # a single client may run to its end
             part = jax.tree.map(lambda x: x[0], part)
-            part = lax.while_loop(
-                lambda work: work.running,
-                lambda work: iterate(work, own[0], caps[0]),
-                part,
-            )
+            with jax.named_scope(f"times_{_USUAL}"):
+                part = lax.while_loop(
+                    lambda work: work.running,
+                    lambda work: iterate(work, own[0], caps[0]),
+                    part,
+                )
             part = jax.tree.map(lambda x: x[None], part)
         else:
             _, part = lax.while_loop(
@@ -210,7 +212,8 @@ def reconstruct(
             )
         return jax.tree.map(lambda x, y: x.at[chosen].set(y), work, part)
 
-    work = lax.while_loop(lambda work: work.running.any(), some_blocks, work)
+    with jax.named_scope(f"times_{-(-n // stack)}"):
+        work = lax.while_loop(lambda work: work.running.any(), some_blocks, work)
     return Found(work.error, work.knowledge, work.iterations)
 
 

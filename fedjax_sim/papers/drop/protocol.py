@@ -79,7 +79,8 @@ def drop(
     `arguments` is the text behind the colon of `--config=FILE:TEXT`, with the keys
     `defense` (a name), `variant` (of the paper's baselines; `authors`, the default: the
     rule that made the tables; `paper`: as its own paper defines it), `learning` (C1 to
-    C10), `dpr` (percent of all samples of a malicious client, as the paper counts),
+    C10; `lr`, `batch_size` and `epochs` replace its own, for the grids of Figures 2 and
+    6), `dpr` (percent of all samples of a malicious client, as the paper counts),
     `mcr` (percent of the clients), `alpha` (Dirichlet concentration, 0 = IID) and
     `attack` (`backdoor`, `neurotoxin` or `chameleon`). `defenses` are the options in
     which a data set differs. Momentum and weight decay are those of the authors' code;
@@ -98,13 +99,18 @@ def drop(
         dpr=1.25,
         mcr=20.0,
         alpha=0.0,
+        lr=0.0,
+        batch_size=0,
+        epochs=0,
     )
     for key, highest in (("dpr", 100), ("mcr", 100), ("alpha", math.inf)):
         if not 0 <= given[key] <= highest:
             raise InputError(
                 f"--config=...:{key}={given[key]} must lie between 0 and {highest}"
             )
-    lr, batch_size, epochs = choose("learning", given["learning"], learning)
+    named = choose("learning", given["learning"], learning)
+    own_learning = (given[key] for key in ("lr", "batch_size", "epochs"))
+    lr, batch_size, epochs = (g or n for g, n in zip(own_learning, named, strict=True))
     for key, allowed in (
         ("variant", ("", "authors", "paper")),
         ("attack", ("backdoor", "neurotoxin", "chameleon")),

@@ -102,11 +102,12 @@ def fedredefense(
             "mode": mode,
             "base": given["base"] or "fedavg",
         }
-        if mode != "dynamic":  # appendix B.3, on CIFAR-10
-            defense |= {
-                "first_limit": 500,
-                "later_limit": 60 if mode == "continuous" else 500,
-            }
+        first = reconstruction["first_limit"]
+        # Appendix B.3, on CIFAR-10, whose first limit is 500; elsewhere in proportion.
+        if mode == "continuous":
+            defense["later_limit"] = round(60 * first / 500)
+        if mode == "intermittent":
+            defense["later_limit"] = first
     attack = given["attack"]
     if attack == "fang" and name == "krum":
         attack = "fang_krum"

@@ -27,9 +27,7 @@ def small(arguments: str) -> ConfigDict:
     Raises:
       InputError: an argument that does not exist or has the wrong type.
     """
-    given = file_arguments(
-        arguments, defense="iqr_clip_avg", alpha=0.052, strong=False
-    )
+    given = file_arguments(arguments, defense="iqr_clip_avg", alpha=0.052, strong=False)
     name = given["defense"]
     choose("defense", name, dict.fromkeys(DEFENSES))
     if not 0 <= given["alpha"] <= 1:

@@ -64,8 +64,8 @@ def leadfl(
     batch statistics of 1000 images at test time, distances over the whole state in the
     server; `report`: ten local steps and none of that), `defense` (server), `client`
     (defence of benign clients), `mode` (see `participation.leadfl`), `offset` (100,
-    200, 300: the repetitions), `labels` (per client, 0 = IID), and of LeadFL `variant`
-    (empty: `code`) and `alpha` (0: the data set's).
+    200, 300: the repetitions), `labels` (per client, 0 = IID), `rounds`, and of LeadFL
+    `variant` (empty: `code`) and `alpha` (0: the data set's).
 
     Args:
       arguments: see above.
@@ -85,6 +85,7 @@ def leadfl(
         mode="random",
         offset=100,
         labels=0,
+        rounds=80,
         alpha=0.0,
         variant="",
     )
@@ -112,7 +113,7 @@ def leadfl(
     work = {"epochs": 10} if as_coded else {"epochs": 1, "steps": 10}
     config = {
         "seed": given["offset"],
-        "rounds": 80,
+        "rounds": given["rounds"],
         "data": dict(data),
         "partition": partition,
         "model": dict(model),

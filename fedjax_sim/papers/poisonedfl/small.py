@@ -1,11 +1,11 @@
 """PoisonedFL in small: what `configs/small/poisonedfl.py` and `--small` run.
 
 Fashion-MNIST (all training images, the first 2000 for testing) with a small CNN. The
-paper's roles: clients of which every group prefers a label (degree 0.5), 2.5 % of all in
-a round, one step of 32 images, fakes beyond the genuine population. 800 clients instead
-of 1200, 160 rounds instead of 6000, and so a learning rate of 0.4 instead of 0.01 and a
-test of the alignment every 20 rounds instead of 50. `norm_bound` knows the benign norms,
-as in the paper.
+paper's roles: clients of which every group prefers a label (degree 0.5), 2.5 % of all
+in a round, one step of 32 images, fakes beyond the genuine population. 800 clients
+instead of 1200, 160 rounds instead of 6000, and so a learning rate of 0.4 instead of
+0.01 and a test of the alignment every 20 rounds instead of 50. `norm_bound` knows the
+benign norms, as in the paper.
 """
 
 from typing import Any
@@ -30,8 +30,9 @@ DEFENSES: dict[str, dict[str, Any]] = {
 def small(arguments: str) -> ConfigDict:
     """A cell of PoisonedFL's experiments in small.
 
-    `arguments` is the text behind the colon of `--config=FILE:TEXT`: `defense`, `fakes`,
-    `adaptation`, `schedule`, `noise_scale` and `flip_probability` as in the full size.
+    `arguments` is the text behind the colon of `--config=FILE:TEXT`: `defense`,
+    `fakes`, `adaptation`, `schedule`, `noise_scale` and `flip_probability` as in the
+    full size.
 
     Raises:
       InputError: an argument that does not exist or has the wrong type.
