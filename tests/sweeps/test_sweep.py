@@ -227,7 +227,7 @@ def test_drop_small_differs_in_defence_partition_and_rate_alone():
         *("flame", "flare", "flip", "droplet", "drop"),
     }
     for key in {key for run in runs for key in run.values}:
-        if not key.startswith(("defense.", "partition.", "attack.dpr", "seed")):
+        if not key.startswith((":", "defense.", "partition.", "attack.dpr", "seed")):
             assert len({str(run.values.get(key)) for run in runs}) == 1, key
 
 
