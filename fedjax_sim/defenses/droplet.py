@@ -4,21 +4,41 @@ Syros, Suri, Koushanfar, Nita-Rotaru, Oprea, "DROP: Poison Dilution via Knowledg
 Distillation for Federated Learning", 2025 (arXiv 2502.07011), sections 4.1 and 4.2.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 from jax import Array
 
-from fedjax_sim.contracts.defense import Defense
+from fedjax_sim.contracts.defense import Defense, Stage
 from fedjax_sim.contracts.entry import Entry
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.options import checked
+from fedjax_sim.defenses.clip_avg import clip_avg
+from fedjax_sim.defenses.flame import flame
+from fedjax_sim.defenses.foolsgold import foolsgold
+from fedjax_sim.defenses.median import median
+from fedjax_sim.defenses.multikrum import multikrum
+from fedjax_sim.defenses.norm_bound import norm_bound
 from fedjax_sim.defenses.parts.activity_monitor import (
     BlacklistThreshold,
     Penalty,
     Reward,
     activity_monitor,
 )
-from fedjax_sim.defenses.parts.pipeline import pipeline
+from fedjax_sim.defenses.parts.pipeline import filtered, in_turn, pipeline
 from fedjax_sim.defenses.parts.ward_clusters import Linkage, ward_clusters
+from fedjax_sim.defenses.trimmed_mean import trimmed_mean
+
+Base = Literal[
+    "fedavg",
+    "median",
+    "trimmed_mean",
+    "multikrum",
+    "norm_bound",
+    "flame",
+    "foolsgold",
+    "clip_avg",
+]
 
 
 @checked("defense")
@@ -28,6 +48,9 @@ def droplet(
     reward: Reward = 0.5,
     blacklist_threshold: BlacklistThreshold = None,
     linkage: Linkage = "auto",
+    clustering: bool = True,
+    monitoring: bool = True,
+    base: Base = "fedavg",
 ) -> Defense:
     """Returns DROplet: Ward clusters, then penalties for the suspicious ones.
 
@@ -40,17 +63,71 @@ def droplet(
         again; None bans nobody, as in all published settings.
       linkage: who clusters: `scipy` on the host, the `device` with the same decisions,
         `auto`: SciPy on a CPU, the device elsewhere.
+      clustering: exclude who is suspicious in this round; False leaves only what
+        earlier rounds left behind, the monitoring.
+      monitoring: exclude who owes a penalty; False leaves the clustering alone.
+      base: what aggregates the clients that remain, under its own defaults.
 
     Raises:
-      InputError: an option outside its range.
+      InputError: an option outside its range, or a ban without the monitoring.
     """
-    return pipeline(
-        ward_clusters(linkage),
-        activity_monitor(
-            penalty=penalty, reward=reward, blacklist_threshold=blacklist_threshold
-        ),
-        eligible=None if blacklist_threshold is None else not_banned,
+    stages = droplet_stages(
+        penalty=penalty,
+        reward=reward,
+        blacklist_threshold=blacklist_threshold,
+        linkage=linkage,
+        clustering=clustering,
+        monitoring=monitoring,
     )
+    banned = None if blacklist_threshold is None else not_banned
+    if base == "fedavg":
+        return pipeline(*stages, eligible=banned)
+    front = in_turn(*stages)
+    return filtered(front, _BASES[base](), eligible=banned)
+
+
+def droplet_stages(
+    *,
+    penalty: Penalty,
+    reward: Reward,
+    blacklist_threshold: BlacklistThreshold,
+    linkage: Linkage,
+    clustering: bool,
+    monitoring: bool,
+) -> tuple[Stage, ...]:
+    """The stages of DROplet, or one of the two alone; see `droplet`.
+
+    Raises:
+      InputError: a ban without the monitoring.
+    """
+    if not monitoring and blacklist_threshold is not None:
+        raise InputError(
+            f"config.defense.blacklist_threshold = {blacklist_threshold} needs "
+            "config.defense.monitoring = True: penalties are what it bans for"
+        )
+    stages: tuple[Stage, ...] = ()
+    if clustering or monitoring:
+        stages = (ward_clusters(linkage, excludes=clustering),)
+    if monitoring:
+        monitor = activity_monitor(
+            penalty=penalty,
+            reward=reward,
+            blacklist_threshold=blacklist_threshold,
+            past_only=not clustering,
+        )
+        stages += (monitor,)
+    return stages
+
+
+_BASES: dict[str, Callable[[], Defense]] = {
+    "median": median,
+    "trimmed_mean": trimmed_mean,
+    "multikrum": multikrum,
+    "norm_bound": norm_bound,
+    "flame": flame,
+    "foolsgold": foolsgold,
+    "clip_avg": clip_avg,
+}
 
 
 def not_banned(state: Any) -> Array:

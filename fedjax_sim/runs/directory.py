@@ -47,6 +47,7 @@ metrics.jsonl
     attack_scale, attack_aligned
                         of PoisonedFL in the last round: c, and the share (0 to 1) of
                         coordinates that moved its way since its last test
+    attack_factor       of the adaptive label flips: the mean factor of the last round
     rounds_skipped      rounds without a surviving client since the last row
     clients_non_finite  NaN or Inf updates excluded since the last row
     true_positives, false_positives, false_negatives, true_negatives,

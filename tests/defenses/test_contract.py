@@ -40,7 +40,11 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "fedredefense": [
         {"first_limit": 2, "later_limit": 2, "inner_steps": 1, "threshold": 1e6}
     ],
-    "droplet": [{}, {"reward": None, "blacklist_threshold": 2.0}],
+    "droplet": [
+        {},
+        {"reward": None, "blacklist_threshold": 2.0},
+        {"clustering": False, "base": "median"},
+    ],
     "deepsight": [{"num_samples": 6, "num_seeds": 2, "min_cluster_size": 3}],
     "signguard": [{}, {"clustering": "meanshift", "variant": "authors"}],
     "weak_dp": [{"noise_sigma": 0.0}],

@@ -230,6 +230,7 @@ CELLS = {
         "schedule": ["constant", "step", "cosine"],
     },
     "iqr": {
+        "preset": [*iqr_protocol.PRESETS],
         "defense": [*iqr_protocol.DEFENSES],
         "alpha": ["0", "0.05", "1"],
         "strong": ["false", "true"],
@@ -388,7 +389,14 @@ WRONG = {
         "fakes=inf",
         "schedule=linear",
     ],
-    "iqr": ["defense=median", "alpha=-0.1", "alpha=1.1", "strong=yes", "labels=2.5"],
+    "iqr": [
+        "preset=book",
+        "defense=median",
+        "alpha=-0.1",
+        "alpha=1.1",
+        "strong=yes",
+        "labels=2.5",
+    ],
 }
 
 
@@ -526,14 +534,30 @@ def test_poisonedfl_populations(fakes, number, cohort):
 
 
 def test_iqr_attack_and_clipping():
-    """1000 samples a client in batches of 64: 16 steps, in each of two epochs."""
+    """Clip-Averaging takes rate and steps from the run."""
     config = paper("iqr/cifar10", "strong=true,alpha=0.1,labels=3")
 
-    assert config.defense.options["local_steps"] == 2 * 16
+    assert config.defense.options["local_steps"] is None
+    assert config.defense.options["lr"] is None
     assert (config.attack.options["boost"], config.attack.options["alpha"]) == (10, 0.1)
     assert config.partition.options["num_labels"] == 3
     assert paper("iqr/cifar10", "alpha=0").attack.options["alpha"] == 0
     assert paper("iqr/cifar10").attack.options["boost"] == 1.0
+
+
+def test_the_textbook_that_the_iqr_article_may_come_from():
+    config = paper("iqr/cifar10", "preset=textbook,strong=true")
+
+    assert (config.partition.num_clients, config.server.lr) == (10, 0.3)
+    assert config.participation.clients_per_round == 3
+    client = config.client
+    assert (client.lr, client.momentum, client.epochs) == (0.001, 0.0001, 3)
+    options = config.attack.options
+    assert (options["boost"], options["plus_model"]) == (2.0, True)
+    rows = (options["row"], options["row"] + options["height"] - 1)
+    columns = (options["column"], options["column"] + options["width"] - 1)
+    assert (rows, columns) == ((2, 27), (3, 5))
+    assert not paper("iqr/cifar10", "preset=textbook").attack.options["plus_model"]
 
 
 def test_drop_gives_each_defence_the_options_of_its_data_set():

@@ -18,15 +18,14 @@ from fedjax_sim.core.options import (
 )
 from fedjax_sim.defenses.drop.distillation import distill, replay_bytes
 from fedjax_sim.defenses.drop.schedule import FloatType, Loss, Schedule, StorageType
-from fedjax_sim.defenses.droplet import not_banned
+from fedjax_sim.defenses.droplet import droplet_stages, not_banned
 from fedjax_sim.defenses.parts.activity_monitor import (
     BlacklistThreshold,
     Penalty,
     Reward,
-    activity_monitor,
 )
 from fedjax_sim.defenses.parts.pipeline import pipeline
-from fedjax_sim.defenses.parts.ward_clusters import Linkage, ward_clusters
+from fedjax_sim.defenses.parts.ward_clusters import Linkage
 
 
 @checked("defense")
@@ -36,6 +35,8 @@ def drop(
     reward: Reward = 0.5,
     blacklist_threshold: BlacklistThreshold = None,
     linkage: Linkage = "auto",
+    clustering: bool = True,
+    monitoring: bool = True,
     every: Count = 5,
     start_round: Natural = 0,
     num_seed: Count = 1000,
@@ -74,6 +75,8 @@ def drop(
         again; None bans nobody, as in all published settings.
       linkage: who clusters: `scipy` on the host, the `device` with the same decisions,
         `auto`: SciPy on a CPU, the device elsewhere.
+      clustering, monitoring: the parts of DROplet; without both the distillation is
+        alone.
       every, start_round: distil in rounds divisible by `every` (the paper's K), not
         before `start_round`.
       num_seed: the server's seed images, drawn from the training set.
@@ -121,9 +124,13 @@ def drop(
             f"= {num_validation} go together: early stopping needs both, or neither"
         )
     return pipeline(
-        ward_clusters(linkage),
-        activity_monitor(
-            penalty=penalty, reward=reward, blacklist_threshold=blacklist_threshold
+        *droplet_stages(
+            penalty=penalty,
+            reward=reward,
+            blacklist_threshold=blacklist_threshold,
+            linkage=linkage,
+            clustering=clustering,
+            monitoring=monitoring,
         ),
         after=distill(schedule),
         root=RootRequest(num_seed + num_validation, augmented=True),

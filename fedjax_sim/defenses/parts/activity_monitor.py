@@ -32,7 +32,11 @@ class ActivityState(NamedTuple):
 
 
 def activity_monitor(
-    *, penalty: Penalty, reward: Reward, blacklist_threshold: BlacklistThreshold
+    *,
+    penalty: Penalty,
+    reward: Reward,
+    blacklist_threshold: BlacklistThreshold,
+    past_only: bool = False,
 ) -> Stage:
     """Returns the stage that keeps clients whose penalty is zero.
 
@@ -48,6 +52,8 @@ def activity_monitor(
 
     Args:
       penalty, reward, blacklist_threshold: see `defenses.droplet`.
+      past_only: a client is kept out by what it owes from earlier rounds alone, and
+        never by being suspicious in this one: monitoring without clustering.
     """
     if reward is None:
         reward = penalty
@@ -77,6 +83,9 @@ def activity_monitor(
             banned=state.banned.at[ids].set(banned),
         )
         cohort = with_score(cohort, "penalty", after)
-        return state, exclude(cohort, suspicious | (after > 0.0) | banned)
+        owes = suspicious | (after > 0.0)
+        if past_only:
+            owes = jnp.where(suspicious, before, after) > 0.0
+        return state, exclude(cohort, owes | banned)
 
     return Stage(init, apply)

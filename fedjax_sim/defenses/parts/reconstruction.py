@@ -20,6 +20,7 @@ from fedjax_sim.contracts.model import Network
 
 PyTree = Any
 Mode = Literal["dynamic", "continuous", "intermittent"]
+Variant = Literal["authors", "paper"]
 _USUAL = 3  # iterations of a client and round (Table 9: 2.4), for estimates of a plan
 
 
@@ -49,7 +50,11 @@ class Found(NamedTuple):
 
 
 def inner_steps(
-    network: Network, params: Array, knowledge: DistilledKnowledge, steps: int
+    network: Network,
+    params: Array,
+    knowledge: DistilledKnowledge,
+    steps: int,
+    variant: Variant = "authors",
 ) -> list[PyTree]:
     """Trains on the synthetic images; returns the parameters after each step.
 
@@ -61,6 +66,8 @@ def inner_steps(
       params: f32 [d], the global model.
       knowledge: of one client.
       steps: S.
+      variant: of the loss: the mean over images and classes (`authors`), or over images
+        of the cross-entropy (`paper`), K times as large.
 
     Returns:
       S trees. Flat vectors would have XLA:CPU join the gradients of the leaves in a
@@ -70,7 +77,8 @@ def inner_steps(
 
     def loss(tree):
         logits, _ = network.model.apply(tree, {}, knowledge.images, train=False)
-        return -(targets * jax.nn.log_softmax(logits)).mean()
+        entropies = -(targets * jax.nn.log_softmax(logits))
+        return entropies.mean() if variant == "authors" else entropies.sum(1).mean()
 
     # Unrolled: the outer gradient goes through every step, and a loop would copy its
     # residuals.
@@ -88,9 +96,10 @@ def reconstruction_error(
     update: Array,
     knowledge: DistilledKnowledge,
     steps: int,
+    variant: Variant = "authors",
 ) -> Array:
     """e = ||v_S - w - u||^2 / ||u||^2, each with 1e-9 added (section 4, eq. 2)."""
-    last = inner_steps(network, params, knowledge, steps)[-1]
+    last = inner_steps(network, params, knowledge, steps, variant)[-1]
     start, aim = network.layout.unravel(params), network.layout.unravel(update)
     distances = jax.tree.map(lambda v, w, u: ((v - w - u) ** 2).sum(), last, start, aim)
     return _ratio(sum(jax.tree.leaves(distances)), (update**2).sum())
@@ -122,6 +131,7 @@ def reconstruct(
     steps: int,
     stack: int,
     block: int = 20,
+    variant: Variant = "authors",
 ) -> Found:
     """Reconstructs the updates of many clients in one program.
 
@@ -142,6 +152,7 @@ def reconstruct(
       steps: S.
       stack: clients side by side; 1 suits a CPU.
       block: iterations between two looks at who is done.
+      variant: `paper` evaluates once more after the last update (Algorithm 2).
 
     Returns:
       `Found` with a leading axis n.
@@ -150,7 +161,7 @@ def reconstruct(
     stack = min(stack, n)
 
     def error_of(knowledge, update):
-        return reconstruction_error(network, params, update, knowledge, steps)
+        return reconstruction_error(network, params, update, knowledge, steps, variant)
 
     def finished(error):
         below = jnp.bool_(False) if threshold is None else error < threshold
@@ -214,7 +225,10 @@ def reconstruct(
 
     with jax.named_scope(f"times_{-(-n // stack)}"):
         work = lax.while_loop(lambda work: work.running.any(), some_blocks, work)
-    return Found(work.error, work.knowledge, work.iterations)
+    error = work.error
+    if variant == "paper":
+        error = lax.map(lambda pair: error_of(*pair), (work.knowledge, updates))
+    return Found(error, work.knowledge, work.iterations)
 
 
 class ReconstructionState(NamedTuple):
@@ -251,6 +265,8 @@ class Reconstruction(NamedTuple):
     initial_rate: float
     inner_steps: int
     images_per_class: int
+    num_images: int | None
+    variant: Variant
     stack: int | None
 
 
@@ -294,7 +310,13 @@ def explain(
             known(state, ids),
             limits=jnp.where(chosen, limits(s, state.seen[ids], round_), 0),
             threshold=s.threshold if s.mode == "dynamic" else None,
-            rates=Rates(s.lr_images, s.lr_labels, s.lr_rate),
+            rates=Rates(
+                s.lr_images,
+                s.lr_labels,
+                s.lr_rate,
+                0.5 if s.variant == "authors" else 0.0,
+            ),
+            variant=s.variant,
             steps=s.inner_steps,
             stack=s.stack or (1 if network.backend == "cpu" else 16),
         )

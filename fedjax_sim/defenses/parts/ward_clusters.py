@@ -27,7 +27,7 @@ from fedjax_sim.numerics.ward import two_clusters
 Linkage = Literal["auto", "scipy", "device"]
 
 
-def ward_clusters(linkage: Linkage = "auto") -> Stage:
+def ward_clusters(linkage: Linkage = "auto", excludes: bool = True) -> Stage:
     """Returns the stage that excludes the smaller of two Ward clusters.
 
     Of two clusters of equal size the tighter one is benign (label 1). Fewer than
@@ -38,6 +38,7 @@ def ward_clusters(linkage: Linkage = "auto") -> Stage:
     Args:
       linkage: who clusters: SciPy on the host, the device itself with the same
         decisions, or `auto`: SciPy on a CPU, where it takes less time to compile.
+      excludes: False only says who is suspicious, for a stage behind.
     """
     label = {"auto": _by_platform, "scipy": _on_host, "device": ward_labels_on_device}
 
@@ -58,7 +59,7 @@ def ward_clusters(linkage: Linkage = "auto") -> Stage:
         suspicious |= cohort.scores.get("non_finite", False)
         cohort = with_score(cohort, "ward_label", labels)
         cohort = with_score(cohort, "suspicious", suspicious)
-        return state, exclude(cohort, suspicious)
+        return state, exclude(cohort, suspicious) if excludes else cohort
 
     return Stage(init, apply)
 

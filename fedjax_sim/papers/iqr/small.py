@@ -14,8 +14,6 @@ from fedjax_sim.experiment.config_files import choose, file_arguments
 from fedjax_sim.papers.iqr.protocol import DEFENSES
 
 LR, EPOCHS, CLIENTS, MALICIOUS, IMAGES, BATCH_SIZE = 0.1, 2, 50, 5, 10_000, 64
-# Clip-Avg divides by what a client does in a round.
-_WORK = {"lr": LR, "local_steps": EPOCHS * -(-(IMAGES // CLIENTS) // BATCH_SIZE)}
 
 
 def small(arguments: str) -> ConfigDict:
@@ -35,8 +33,6 @@ def small(arguments: str) -> ConfigDict:
             f"--config=...:alpha={given['alpha']} must lie between 0 and 1"
         )
     defense: dict[str, Any] = {"name": name}
-    if name in ("clip_avg", "iqr_clip_avg"):
-        defense |= _WORK
     return ConfigDict(
         {
             "rounds": 60,
