@@ -13,8 +13,9 @@ from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.paths import local_path
 from fedjax_sim.papers import layouts, load_layout
 from fedjax_sim.reports import figures, render, store
-from fedjax_sim.reports.danger_zones import danger_zones
+from fedjax_sim.reports.danger_zones import danger_zones, ranking
 from fedjax_sim.reports.drawings import drawing, parse_figure
+from fedjax_sim.reports.roc import curves
 from fedjax_sim.reports.scores import distributions
 from fedjax_sim.reports.tables import (
     Table,
@@ -73,6 +74,14 @@ def make_flags() -> flags.FlagValues:
         upper_bound=100.0,
         flag_values=values,
     )
+    flags.DEFINE_float(
+        "asr",
+        85.0,
+        "... and the ASR in percent is at least this.",
+        lower_bound=0.0,
+        upper_bound=100.0,
+        flag_values=values,
+    )
     return values
 
 
@@ -126,8 +135,10 @@ def _report(values: flags.FlagValues, _: Mapping[str, Any]) -> int:
             raise InputError(f"--out={out}: {error.strerror}") from None
         written = store.write_parquet(database, out)
         if table is not None:
-            drawn = draw(table, database, results, values.mta)
+            drawn = draw(table, database, results, values.mta, values.asr)
             drawn |= drawn_figures(asked, table, database)
+            if "danger_zones" in drawn:
+                table = with_ranking(table, values.mta, values.asr)
             written += write(table, drawn, out, name)
     # After the files: who reads only the first lines has them nevertheless.
     if table is None:
@@ -141,19 +152,37 @@ def _report(values: flags.FlagValues, _: Mapping[str, Any]) -> int:
 
 
 def draw(
-    table: Table, database: DuckDBPyConnection, results: Path, least_mta: float
+    table: Table,
+    database: DuckDBPyConnection,
+    results: Path,
+    least_mta: float,
+    least_asr: float,
 ) -> dict[str, bytes]:
     """Draws what the runs of a table have to show; SVG by name."""
     runs = {run["run"]: run for cell in table.cells.values() for run in cell.runs}
     _, rounds = store.query(database, "SELECT * FROM rounds ORDER BY run, round")
     drawn = {
-        "danger_zones": danger_zones(list(runs.values()), least_mta),
+        "danger_zones": danger_zones(list(runs.values()), least_mta, least_asr),
         "bars": figures.bars(table),
         "over_rounds": figures.over_rounds(table, rounds),
         "scores": distributions(table, results),
+        "roc": curves(table, results),
         "geometry": update_geometry(table, results),
     }
     return {name: svg for name, svg in drawn.items() if svg is not None}
+
+
+def with_ranking(table: Table, least_mta: float, least_asr: float) -> Table:
+    """The table with a list of its danger zones, or that it has none."""
+    runs = {run["run"]: run for cell in table.cells.values() for run in cell.runs}
+    found = ranking(list(runs.values()), least_mta, least_asr)
+    lines = [
+        f"{r.name}: lr {r.lr:g}, batch {r.batch_size}, epochs {r.epochs}: MTA "
+        f"{r.mta:.1f}, ASR {r.asr:.1f}"
+        for r in found
+    ]
+    none = f"none with MTA from {least_mta:g} and ASR from {least_asr:g} % on"
+    return table._replace(ranked=lines or [none])
 
 
 def drawn_figures(

@@ -23,7 +23,6 @@ from fedjax_sim.contracts.defense import (
 )
 from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.contracts.federation import FederationSpec
-from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.options import Count, Natural, Positive, Traced, checked, gather
 from fedjax_sim.defenses.bulyan import bulyan
 from fedjax_sim.defenses.clip_avg import clip_avg
@@ -81,12 +80,6 @@ def reconstruction_filter(settings: Reconstruction, observe: bool = False) -> St
 
     def init(spec: FederationSpec) -> ReconstructionState:
         network = spec.network
-        if spec.num_buffers:
-            raise InputError(
-                "config.defense.name = 'fedredefense' needs a model without batch "
-                f"statistics; config.model.name = {network.model.name!r} has "
-                f"{spec.num_buffers} of them"
-            )
         assert spec.key is not None, "a run gives every rule a key"
         count = s.num_images or s.images_per_class * network.num_classes
         # All clients begin with the same noise.
@@ -194,7 +187,7 @@ def fedredefense(
         its Table 3.
 
     Raises:
-      InputError: an option outside its range; by `init`, a model with batch statistics.
+      InputError: an option outside its range.
     """
     settings = gather(Reconstruction, locals())
     return filtered(

@@ -39,7 +39,11 @@ def svg(figure: Figure) -> bytes:
 def place_legend(figure: Figure, handles, names) -> None:
     """To the upper left, where a small screen begins."""
     figure.legend(
-        handles, names, loc="outside upper left", fontsize=8, ncols=min(4, len(names))
+        handles,
+        names,
+        loc="outside upper left",
+        fontsize=8,
+        ncols=min(4, len(names), max(1, 100 // max(map(len, names), default=1))),
     )
 
 

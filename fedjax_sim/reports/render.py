@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from fedjax_sim.reports.tables import FLAGS, Table, Value
 
+_RANKED = "Danger zones, the most successful first"
 _SETTINGS = "Options other than the rules' own defaults"
 _NAMES = {
     "mta": "MTA",
@@ -109,6 +110,9 @@ def markdown(table: Table, figures: Mapping[str, bytes]) -> str:
         lines += ["", "## Differences from the published protocol", ""]
         lines += [_pipe(["key", "published", "here", "cells"]), _pipe(["---"] * 4)]
         lines += [_pipe([str(part) for part in d]) for d in table.deviations]
+    if table.ranked:
+        lines += ["", f"## {_RANKED}", ""]
+        lines += [f"1. {_plain(line)}" for line in table.ranked]
     if table.settings:
         lines += ["", f"## {_SETTINGS}", ""]
         lines += [f"* {_plain(line)}" for line in table.settings]
@@ -239,6 +243,8 @@ def page(table: Table, figures: Mapping[str, bytes]) -> str:
             f'<div class="wide"><table><thead><tr>{head}</tr></thead>',
             f"<tbody>{rows}</tbody></table></div>",
         ]
+    if table.ranked:
+        parts += [f"<h2>{_RANKED}</h2>", _html_list(table.ranked)]
     if table.settings:
         parts += [f"<h2>{_SETTINGS}</h2>", _html_list(table.settings)]
     if table.notes:

@@ -85,6 +85,7 @@ class Table(NamedTuple):
     deviations: list[Deviation]
     notes: list[str]
     settings: Sequence[str] = ()  # options other than the rules' defaults
+    ranked: Sequence[str] = ()  # its danger zones, the worst first
 
 
 def published_table(

@@ -61,7 +61,7 @@ NO_MEANS: set[str] = {
 }
 
 # Rules for models without running statistics.
-NO_BUFFERS: set[str] = {"fedredefense"}
+NO_BUFFERS: set[str] = set()
 
 # DROP distils with images of at least 28x28; its judgement is DROplet's, which is here.
 ELSEWHERE: set[str] = {"drop"}

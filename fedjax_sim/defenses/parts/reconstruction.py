@@ -61,8 +61,11 @@ def inner_steps(
     The loss is the soft cross-entropy averaged over images *and* classes (as coded),
     so that the effective step is a / K of the usual one.
 
+    A network with BatchNorm normalises by the statistics of the synthetic images, as a
+    client in training does by those of its batches; the running ones play no part.
+
     Args:
-      network: without buffers.
+      network: of the model.
       params: f32 [d], the global model.
       knowledge: of one client.
       steps: S.
@@ -74,9 +77,11 @@ def inner_steps(
       loop whose threads write to the same cache lines, slower than all else together.
     """
     targets = jax.nn.softmax(knowledge.labels)
+    size = network.buffer_layout.size
+    buffers = network.buffer_layout.unravel(jnp.zeros(size)) if size else {}
 
     def loss(tree):
-        logits, _ = network.model.apply(tree, {}, knowledge.images, train=False)
+        logits, _ = network.model.apply(tree, buffers, knowledge.images, train=size > 0)
         entropies = -(targets * jax.nn.log_softmax(logits))
         return entropies.mean() if variant == "authors" else entropies.sum(1).mean()
 
@@ -142,7 +147,7 @@ def reconstruct(
     running go side by side for `block` iterations, then others take the free places.
 
     Args:
-      network: without buffers.
+      network: of the model.
       params: f32 [d], the global model.
       updates: f32 [n, d].
       start: knowledge of each client.
