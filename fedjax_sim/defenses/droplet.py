@@ -23,6 +23,7 @@ from fedjax_sim.defenses.parts.activity_monitor import (
     BlacklistThreshold,
     Penalty,
     Reward,
+    TauB,
     activity_monitor,
 )
 from fedjax_sim.defenses.parts.pipeline import filtered, in_turn, pipeline
@@ -47,6 +48,7 @@ def droplet(
     penalty: Penalty = 1.0,
     reward: Reward = 0.5,
     blacklist_threshold: BlacklistThreshold = None,
+    tau_b: TauB = None,
     linkage: Linkage = "auto",
     clustering: bool = True,
     monitoring: bool = True,
@@ -61,6 +63,8 @@ def droplet(
       reward: taken off the penalty in a clean round; None is as much as `penalty`.
       blacklist_threshold: a client whose penalty reaches it is banned and never sampled
         again; None bans nobody, as in all published settings.
+      tau_b: a client is kept out of a round while it owes that much (Algorithm 1); None
+        while it owes anything (section 4.2, the code).
       linkage: who clusters: `scipy` on the host, the `device` with the same decisions,
         `auto`: SciPy on a CPU, the device elsewhere.
       clustering: exclude who is suspicious in this round; False leaves only what
@@ -75,6 +79,7 @@ def droplet(
         penalty=penalty,
         reward=reward,
         blacklist_threshold=blacklist_threshold,
+        tau_b=tau_b,
         linkage=linkage,
         clustering=clustering,
         monitoring=monitoring,
@@ -91,6 +96,7 @@ def droplet_stages(
     penalty: Penalty,
     reward: Reward,
     blacklist_threshold: BlacklistThreshold,
+    tau_b: TauB,
     linkage: Linkage,
     clustering: bool,
     monitoring: bool,
@@ -113,6 +119,7 @@ def droplet_stages(
             penalty=penalty,
             reward=reward,
             blacklist_threshold=blacklist_threshold,
+            tau_b=tau_b,
             past_only=not clustering,
         )
         stages += (monitor,)

@@ -33,6 +33,7 @@ runs: one row per run directory
                         of a backdoor after bursts, see `fedjax_sim.metrics.over_rounds`
     asr_phase_0 ... asr_phase_9
                         mean success by position in a cycle of ten rounds
+    selected_malicious  attackers' share of the clients of the rounds, in percent
     weight_malicious    attackers' share of the aggregate's weights, mean over the run
     true_positives, false_positives, false_negatives, true_negatives,
     detection_accuracy, false_positive_rate, false_negative_rate, dacc, fpr, fnr, adacc,
@@ -115,6 +116,7 @@ _OVER_ROUNDS = (
     "recovery_rate",
     "recovery_slope",
     *(f"asr_phase_{i}" for i in range(10)),
+    "selected_malicious",
     "weight_malicious",
 )
 _COUNTS = (
@@ -241,6 +243,9 @@ def _run_row(folder: Path, evaluated: list[Row]) -> Row:
         )
         row |= {"useful_rounds": held.rounds, "least_asr": held.least_asr}
         row["most_asr"] = held.most_asr
+        seen = [sum(r.get(key) or 0 for r in evaluated) for key in _COUNTS[:4]]
+        if sum(seen):
+            row["selected_malicious"] = 100 * (seen[0] + seen[2]) / sum(seen)
         row["weight_malicious"] = mean_known(
             [r.get("weight_malicious") for r in evaluated]
         )

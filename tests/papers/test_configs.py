@@ -560,6 +560,12 @@ def test_the_textbook_that_the_iqr_article_may_come_from():
     assert not paper("iqr/cifar10", "preset=textbook").attack.options["plus_model"]
 
 
+def test_drop_s_rate_may_count_the_clean_samples():
+    """2.5 to 100 clean ones are 2.439 % of all."""
+    options = paper("drop/cifar10", "dpr=2.5,dpr_of=clean").attack.options
+    assert options["dpr"] == pytest.approx(10 * 0.025 / 1.025)
+
+
 def test_drop_gives_each_defence_the_options_of_its_data_set():
     assert paper("drop/emnist", "defense=flip").defense.options["start_round"] == 3
     assert paper("drop/cifar10", "defense=flip").defense.options["start_round"] == 10

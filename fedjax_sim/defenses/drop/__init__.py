@@ -23,6 +23,7 @@ from fedjax_sim.defenses.parts.activity_monitor import (
     BlacklistThreshold,
     Penalty,
     Reward,
+    TauB,
 )
 from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.defenses.parts.ward_clusters import Linkage
@@ -34,6 +35,7 @@ def drop(
     penalty: Penalty = 1.0,
     reward: Reward = 0.5,
     blacklist_threshold: BlacklistThreshold = None,
+    tau_b: TauB = None,
     linkage: Linkage = "auto",
     clustering: bool = True,
     monitoring: bool = True,
@@ -73,6 +75,8 @@ def drop(
       reward: taken off the penalty in a clean round; None is as much as `penalty`.
       blacklist_threshold: a client whose penalty reaches it is banned and never sampled
         again; None bans nobody, as in all published settings.
+      tau_b: a client is kept out of a round while it owes that much (Algorithm 1); None
+        while it owes anything (section 4.2, the code).
       linkage: who clusters: `scipy` on the host, the `device` with the same decisions,
         `auto`: SciPy on a CPU, the device elsewhere.
       clustering, monitoring: the parts of DROplet; without both the distillation is
@@ -128,6 +132,7 @@ def drop(
             penalty=penalty,
             reward=reward,
             blacklist_threshold=blacklist_threshold,
+            tau_b=tau_b,
             linkage=linkage,
             clustering=clustering,
             monitoring=monitoring,
