@@ -56,6 +56,13 @@ _ADDED: dict[str, Any] = {
     "partition.max_redraws": None,
     "defense.before": [],
     "defense.weights": "uniform",
+    "defense.tau_b": None,
+    "defense.clustering": True,
+    "defense.monitoring": True,
+    "defense.num_images": None,
+    "defense.observe": False,
+    "attack.plus_model": False,
+    "participation.rounding": "exact",
 }
 
 
