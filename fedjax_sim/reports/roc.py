@@ -19,20 +19,28 @@ from fedjax_sim.reports.tables import Table
 
 
 class Roc(NamedTuple):
-    """Of one score, rates from 0 to 1."""
+    """Of one score, rates from 0 to 1; flagged is above a threshold, or below it."""
 
     false_positives: np.ndarray  # f64 [k], rising
     true_positives: np.ndarray  # f64 [k]
-    area: float  # 0.5 is chance; below it, small values are malicious
-    threshold: float  # a client above it is flagged
+    area: float  # at least 0.5, which is chance
+    threshold: float
+    above: bool  # who is flagged: clients above the threshold, or those below it
 
 
 def roc(scores: Scores) -> Roc | None:
     """Returns the curve of a score; None without clients of both kinds.
 
-    An undefined value stands for the largest, as a defence treats it.
+    An undefined value is flagged at any threshold, as defences do.
     """
-    values = np.where(np.isnan(scores.values), np.inf, scores.values)
+    found = _flagging(scores, 1.0)
+    if found is None or found.area >= 0.5:
+        return found
+    return _flagging(scores, -1.0)
+
+
+def _flagging(scores: Scores, sign: float) -> Roc | None:
+    values = np.where(np.isnan(scores.values), np.inf, sign * scores.values)
     malicious = scores.malicious
     positives, negatives = malicious.sum(), (~malicious).sum()
     if not positives or not negatives:
@@ -48,7 +56,7 @@ def roc(scores: Scores) -> Roc | None:
     below = steps[best + 1] if best + 1 < len(steps) else steps[best]
     finite = np.isfinite(steps[best])
     threshold = float((steps[best] + below) / 2 if finite else below)
-    return Roc(errors, hits, area, threshold)
+    return Roc(errors, hits, area, sign * threshold, sign > 0)
 
 
 def curves(table: Table, results: Path) -> bytes | None:
@@ -82,8 +90,8 @@ def curves(table: Table, results: Path) -> bytes | None:
             )
             handles.append(line)
             labels.append(
-                f"{name}: {score.replace('_', ' ')}, area {curve.area:.3f}, best at "
-                f"{curve.threshold:.3g}"
+                f"{name}: {score.replace('_', ' ')}, area {curve.area:.3f}, best "
+                f"{'above' if curve.above else 'below'} {curve.threshold:.3g}"
             )
         axis.plot([0, 100], [0, 100], color="0.7", linewidth=0.8)
         axis.set_xlabel("benign clients flagged %")

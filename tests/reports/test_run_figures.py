@@ -233,7 +233,11 @@ def test_roc_by_hand():
     np.testing.assert_allclose(found.false_positives, [0, 0, 0.5, 0.5, 1])
     np.testing.assert_allclose(found.true_positives, [0, 0.5, 0.5, 1, 1])
     assert found.area == 0.75
-    assert found.threshold == pytest.approx(0.8)
+    assert found.above and found.threshold == pytest.approx(0.8)
+    small = Scores(np.array([0.1, 0.2, 0.7]), np.array([True, True, False]))
+    found = roc(small)
+    assert (found.area, found.above) == (1.0, False)
+    assert 0.2 < found.threshold < 0.7
 
 
 def test_equal_and_undefined_values_of_a_roc():
