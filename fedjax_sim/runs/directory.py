@@ -80,17 +80,20 @@ summary.json
     evaluated), property2 (DROP's equations 2 and 3 with lambda 80: rounds, least_asr
     and most_asr of the evaluated rounds with at least that MTA), rounds_skipped,
     rounds_attacked (in which an attacker sent what a benign client in its place would
-    not), partition, realised_dpr (mean poisoned fraction of a malicious client's data),
-    attack_knowledge, oracle_knowledge, seconds (by phase),
-    init (fingerprint of the model it began with; null: a random one)
+    not), cost (download_bytes and upload_bytes of all rounds, a model of float32 each;
+    defense_state_bytes, what the rule remembers; reconstruction_iterations of
+    FedREDefense), partition, realised_dpr (mean poisoned fraction of a malicious
+    client's data), attack_knowledge, oracle_knowledge, seconds (by phase), init
+    (fingerprint of the model it began with; null: a random one)
 
 provenance.json
     versions, python, platform, backend, processes, devices (of all processes), git,
     started, data (sizes), partition (fingerprint, sizes; clients_without_a_class and
     fewest_classes of a client, fake ones not counted), execution (what `auto`
-    chose), parameters, malicious_clients, realised_dpr (of each of them),
-    nothing_to_poison (malicious clients whose data the attack leaves as it is),
-    malicious_majority (probability in a round; null unless uniform), init
+    chose), parameters, model_bytes, defense_state_bytes, malicious_clients,
+    realised_dpr (of each of them), nothing_to_poison (malicious clients whose data the
+    attack leaves as it is), malicious_majority (probability in a round; null unless
+    uniform), init
 """
 
 import hashlib

@@ -74,6 +74,7 @@ def summarize(
             "updates_non_finite": sum(
                 int(sum(row["scores"]["non_finite"])) for row in rounds
             ),
+            "cost": _cost(rounds, facts),
             "partition": facts["partition"]["fingerprint"],
             "rounds_attacked": rounds_attacked(rounds, facts["nothing_to_poison"]),
             "realised_dpr": mean_known(plain(facts["realised_dpr"]) or []),
@@ -93,6 +94,18 @@ def rounds_attacked(rounds: Sequence[Row], idle: Sequence[int]) -> int:
       idle: clients whose data the attack leaves as it is.
     """
     return sum(bool(set(row["acted"]) - set(idle)) for row in rounds)
+
+
+def _cost(rounds: Sequence[Row], facts: Mapping[str, Any]) -> dict[str, int]:
+    """Traffic of the run, and what the rule stores and computes beside means."""
+    sent = sum(len(row["clients"]) for row in rounds) * facts["model_bytes"]
+    steps = sum(sum(row["scores"].get("iterations", [])) for row in rounds)
+    return {
+        "download_bytes": sent,  # a model for each client of a round, float32
+        "upload_bytes": sent,
+        "defense_state_bytes": facts["defense_state_bytes"],
+        "reconstruction_iterations": int(steps),
+    }
 
 
 def _total(rows: Sequence[Row], key: str) -> float | None:
