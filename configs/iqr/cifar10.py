@@ -19,5 +19,4 @@ def get_config(arguments: str = "") -> ConfigDict:
         arguments,
         data={"name": "cifar10", "normalization": "half"},
         model="wide_cnn",
-        samples=50_000,
     )

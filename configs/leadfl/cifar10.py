@@ -12,21 +12,9 @@ Published (Multi-Krum, nine pixels, IID; none / LDP / FL-WBC / LeadFL): MTA 76.3
 
 from ml_collections import ConfigDict
 
-from fedjax_sim.papers.leadfl.protocol import leadfl
+from fedjax_sim.papers.leadfl.protocol import CIFAR10, leadfl
 
 
 def get_config(arguments: str = "") -> ConfigDict:
     """One cell of the tables."""
-    return leadfl(
-        arguments,
-        data={
-            "name": "cifar10",
-            "normalization": "imagenet",
-            "augmentation": "crop_flip",
-        },
-        model={"name": "leadfl_cifar"},
-        alpha=0.25,
-        loss_scale="loss+",
-        # Softmax twice: the network's output is fed to cross-entropy as logits.
-        authors={"model.double_softmax": True},
-    )
+    return leadfl(arguments, **CIFAR10)

@@ -12,17 +12,9 @@ files. Published (Multi-Krum, nine pixels, IID; none / LDP / FL-WBC / LeadFL): M
 
 from ml_collections import ConfigDict
 
-from fedjax_sim.papers.leadfl.protocol import leadfl
+from fedjax_sim.papers.leadfl.protocol import FASHION_MNIST, leadfl
 
 
 def get_config(arguments: str = "") -> ConfigDict:
     """One cell of the tables."""
-    return leadfl(
-        arguments,
-        data={"name": "fashion_mnist", "normalization": "unit"},
-        model={"name": "leadfl_fashion"},
-        alpha=0.4,
-        loss_scale="loss",
-        # The code's batch size for this data set is hard-wired.
-        authors={"client.batch_size": 16},
-    )
+    return leadfl(arguments, **FASHION_MNIST)

@@ -16,34 +16,17 @@ malicious updates are no longer a cluster. At 0.5 with batches of 8 no model is 
 
 from fedjax_sim.sweeps import Sweep, product
 
-BASE = {
-    "rounds": 30,
-    "data": {"name": "digits"},
-    "partition": {"name": "drop_iid", "num_clients": 20},
-    "model": {"name": "mlp"},
-    "client": {"lr": 0.05, "momentum": 0.9, "batch_size": 16, "epochs": 2},
-    "participation": {"name": "uniform", "clients_per_round": 10},
-    "attack": {
-        "name": "backdoor",
-        "num_malicious": 4,
-        "dpr": 0.5,
-        "victim_class": 0,
-        "target_class": 7,
-    },
-    "evaluation": {"every": 5},
-}
-
 
 def get_sweep() -> Sweep:
     """72 runs."""
     return Sweep(
-        BASE,
+        "configs/small/drop_grid.py",
         product(
             {
-                "defense.name": ("fedavg", "droplet"),
-                "client.lr": (0.01, 0.05, 0.2, 0.5),
-                "client.batch_size": (8, 16, 32),
-                "client.epochs": (1, 2, 5),
+                ":defense": ("fedavg", "droplet"),
+                ":lr": (0.01, 0.05, 0.2, 0.5),
+                ":batch_size": (8, 16, 32),
+                ":epochs": (1, 2, 5),
             }
         ),
     )

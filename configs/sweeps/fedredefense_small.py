@@ -31,73 +31,17 @@ most 60 instead of 800. Later rounds have at most 400 instead of 2000. The adapt
 attacks imitate this server; after the first round they spend 5 iterations on a trial.
 """
 
-from fedjax_sim.papers.fedredefense.protocol import ATTACKS as ALL_ATTACKS
-from fedjax_sim.sweeps import Sweep
+from fedjax_sim.papers.fedredefense.protocol import ATTACKS
+from fedjax_sim.papers.fedredefense.small import DEFENSES
+from fedjax_sim.sweeps import Sweep, product
 
-BASE = {
-    "seed": 4,
-    "rounds": 150,
-    "data": {
-        "name": "fashion_mnist",
-        "normalization": "mnist",
-        "num_train": 1500,
-        "num_test": 2000,
-    },
-    "partition": {"name": "sinkhorn_dirichlet", "num_clients": 100, "alpha": 0.1},
-    "model": {"name": "cnn", "widths": (10, 20, 50)},
-    "client": {"lr": 0.1, "momentum": 0.0, "batch_size": 20, "epochs": 1},
-    "participation": {"name": "uniform", "clients_per_round": 100},
-    "attack": {"malicious_clients": "last"},
-    "evaluation": {"every": 10},
-}
-FEDREDEFENSE = {
-    "name": "fedredefense",
-    "first_limit": 60,
-    "later_limit": 400,
-    "inner_steps": 1,
-    "initial_rate": 1.0,
-    "lr_images": 3.0,
-    "lr_labels": 12.0,
-}
-DEFENSES = (
-    {"name": "fedavg"},
-    {"name": "krum", "variant": "authors"},
-    {"name": "median", "variant": "authors"},
-    {"name": "trimmed_mean", "variant": "authors"},
-    {"name": "norm_bound", "bound": "oracle"},
-    {"name": "flame"},
-    {"name": "fltrust", "num_samples": 20},
-    {"name": "fldetector"},
-    {"name": "flcert", "num_groups": 10},
-    FEDREDEFENSE,
-)
-ADAPTIVE = tuple(name for name in ALL_ATTACKS if name.startswith("adaptive"))
-ATTACKS = tuple(name for name in ALL_ATTACKS if name not in ADAPTIVE)
-PATIENCE = {"attack.later_limit": 5}  # of the adaptive attacks, on a trial
-SCHEDULES = (
-    {"mode": "continuous", "later_limit": 8},
-    {"mode": "intermittent", "later_limit": 60},
-    {"mode": "dynamic"},
-)
-
-
-def cell(defense: dict, attack: str) -> dict:
-    """A point; Fang takes its Krum form against Krum."""
-    if (defense["name"], attack) == ("krum", "fang"):
-        attack = "fang_krum"
-    count = 0 if attack == "none" else 28
-    return {
-        "defense": defense,
-        "attack.name": attack,
-        "attack.num_malicious": count,
-    }
+ADAPTIVE = tuple(name for name in ATTACKS if name.startswith("adaptive"))
+PLAIN = tuple(name for name in ATTACKS if name not in ADAPTIVE)
 
 
 def get_sweep() -> Sweep:
     """105 runs."""
-    points = [cell(defense, attack) for defense in DEFENSES for attack in ATTACKS]
-    points += [cell(FEDREDEFENSE, attack) | PATIENCE for attack in ADAPTIVE]
-    points += [
-        cell(FEDREDEFENSE | schedule, "fang") | {"rounds": 20} for schedule in SCHEDULES
-    ]
-    return Sweep(BASE, points)
+    points = product({":defense": DEFENSES, ":attack": PLAIN})
+    points += [{":attack": attack} for attack in ADAPTIVE]
+    points += [{":mode": m} for m in ("continuous", "intermittent", "dynamic")]
+    return Sweep("configs/small/fedredefense.py", points)

@@ -12,20 +12,13 @@ that an epoch has 2 steps instead of 16, 1000 test images, 14 rounds instead of 
 holds `cifar-10-batches-py`.
 """
 
+from fedjax_sim.papers.leadfl.protocol import CLIENT_DEFENSES
 from fedjax_sim.sweeps import Sweep, product
-
-SMALL = {"rounds": 14, "data.num_train": 6000, "data.num_test": 1000}
 
 
 def get_sweep() -> Sweep:
     """12 runs."""
     return Sweep(
-        "configs/leadfl/cifar10.py:preset=authors,mode=random",
-        product(
-            [SMALL],
-            {
-                ":client": ("none", "leadfl", "ldp", "fl_wbc"),
-                ":offset": (100, 200, 300),
-            },
-        ),
+        "configs/small/leadfl_authors.py:data=cifar10",
+        product({":client": CLIENT_DEFENSES, ":offset": (100, 200, 300)}),
     )

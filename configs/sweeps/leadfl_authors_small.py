@@ -13,20 +13,13 @@ training images instead of 60 000, so that an epoch has 4 steps instead of 38, a
 test images. DIR holds the four official IDX files.
 """
 
+from fedjax_sim.papers.leadfl.protocol import CLIENT_DEFENSES
 from fedjax_sim.sweeps import Sweep, product
-
-SMALL = {"data.num_train": 6000, "data.num_test": 1000}
 
 
 def get_sweep() -> Sweep:
     """12 runs."""
     return Sweep(
-        "configs/leadfl/fashion_mnist.py:preset=authors,mode=random",
-        product(
-            [SMALL],
-            {
-                ":client": ("leadfl", "none", "ldp", "fl_wbc"),
-                ":offset": (100, 200, 300),
-            },
-        ),
+        "configs/small/leadfl_authors.py:data=fashion_mnist",
+        product({":client": CLIENT_DEFENSES, ":offset": (100, 200, 300)}),
     )

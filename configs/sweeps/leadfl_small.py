@@ -26,65 +26,20 @@ the tables). In small: batches of 16 instead of 32, a learning rate of 0.1 inste
 instead of 0.4.
 """
 
-from fedjax_sim.sweeps import Sweep, product, zipped
+from fedjax_sim.papers.leadfl.protocol import CLIENT_DEFENSES
+from fedjax_sim.sweeps import Sweep, product
 
-BASE = {
-    "rounds": 40,
-    "data": {
-        "name": "fashion_mnist",
-        "normalization": "mnist",
-        "num_train": 20_000,
-        "num_test": 1000,
-    },
-    "partition": {"name": "random_equal", "num_clients": 100},
-    "model": {"name": "cnn", "widths": (10, 20, 50)},
-    "client": {"lr": 0.1, "momentum": 0.1, "batch_size": 16, "epochs": 1, "steps": 10},
-    "participation": {"name": "leadfl", "clients_per_round": 10},
-    "attack": {
-        "name": "leadfl_backdoor",
-        "num_malicious": 25,
-        "malicious_clients": "leadfl",
-    },
-    "evaluation": {"every": 1, "any_source": True},
-}
-MULTIKRUM = {"name": "multikrum", "num_neighbors": 7, "num_selected": 5}  # the code's
-NONE = {"name": "none"}
-LEADFL = {"name": "leadfl", "alpha": 0.4, "clip": 0.2, "reset": "round"}
-NOISE = {"scale": 0.04, "reset": "round"}
-CLIENT_DEFENSES = (NONE, {"name": "ldp", **NOISE}, {"name": "fl_wbc", **NOISE}, LEADFL)
-REPEATS = zipped({"seed": (100, 200, 300), "participation.offset": (100, 200, 300)})
-
-
-# Table II; its alpha is 0.25.
-CIFAR10 = {
-    "rounds": 80,
-    "data.name": "cifar10",
-    "data.normalization": "half",
-    "model.widths": (16, 32, 64),
-    "participation.mode": "random",
-}
+REPEATS = {":offset": (100, 200, 300)}
 
 
 def get_sweep() -> Sweep:
     """48 runs."""
-    tables = product(
-        {
-            "defense": [MULTIKRUM],
-            "client_defense": CLIENT_DEFENSES,
-            "participation.mode": ("random", "bursty"),
-        },
-        REPEATS,
+    clients = {":client": CLIENT_DEFENSES}
+    tables = product(clients, {":mode": ("random", "bursty")}, REPEATS)
+    cifar10 = product({":data": ["cifar10"]}, clients, REPEATS)
+    alphas = [{":client": "none"}] + [{":alpha": a} for a in (0.2, 0.4, 0.6)]
+    bulyan = {":defense": ["bulyan"], ":mode": ["bursty"]}
+    return Sweep(
+        "configs/small/leadfl.py",
+        tables + cifar10 + product(bulyan, alphas, REPEATS),
     )
-    alphas = product(
-        {
-            "defense": [{"name": "bulyan_leadfl"}],
-            "client_defense": [NONE, *(LEADFL | {"alpha": a} for a in (0.2, 0.4, 0.6))],
-            "participation.mode": ["bursty"],
-        },
-        REPEATS,
-    )
-    defenses = (*CLIENT_DEFENSES[:-1], LEADFL | {"alpha": 0.25})
-    cifar10 = product(
-        [CIFAR10], {"defense": [MULTIKRUM], "client_defense": defenses}, REPEATS
-    )
-    return Sweep(BASE, tables + cifar10 + alphas)

@@ -20,44 +20,17 @@ instead of 50. `norm_bound` knows the benign norms, as in the paper. The second 
 is the mean error of the last four evaluations.
 """
 
+from fedjax_sim.papers.poisonedfl.small import DEFENSES
 from fedjax_sim.sweeps import Sweep, product
 
-GENUINE, SHARE = 800, 0.025
-BASE = {
-    "rounds": 160,
-    "data": {"name": "fashion_mnist", "normalization": "mnist", "num_test": 2000},
-    "partition": {"name": "label_groups", "num_clients": GENUINE, "degree": 0.5},
-    "model": {"name": "cnn", "widths": (10, 20, 50)},
-    "client": {"lr": 0.4, "momentum": 0.0, "batch_size": 32, "epochs": 1, "steps": 1},
-    "participation": {"name": "uniform"},
-    "evaluation": {"every": 10},
-}
-DEFENSES = (
-    {"name": "fedavg"},
-    {"name": "median"},
-    {"name": "trimmed_mean"},
-    {"name": "norm_bound", "bound": "oracle"},
-    {"name": "prodigy"},
-)
-
-
-def attacked(percent: int, adaptation: str = "none") -> dict:
-    """A point with so many fakes, in percent of the genuine clients."""
-    fakes = GENUINE * percent // 100
-    attack = {"name": "none", "num_fake": 0}
-    if fakes:
-        attack = {
-            "name": "poisonedfl",
-            "num_fake": fakes,
-            "window": 20,
-            "adaptation": adaptation,
-        }
-    clients = round((GENUINE + fakes) * SHARE)
-    return {"attack": attack, "participation.clients_per_round": clients}
+RULES = tuple(name for name in DEFENSES if name != "fltrust")
+ADAPTATIONS = ("noise", "sign_flip", "partition")
 
 
 def get_sweep() -> Sweep:
     """45 runs."""
-    plain = [attacked(percent) for percent in (0, 3, 6, 9, 12, 20)]
-    adapted = [attacked(20, name) for name in ("noise", "sign_flip", "partition")]
-    return Sweep(BASE, product({"defense": DEFENSES}, plain + adapted))
+    plain = [{":fakes": percent} for percent in (0, 3, 6, 9, 12, 20)]
+    adapted = [{":adaptation": name} for name in ADAPTATIONS]
+    return Sweep(
+        "configs/small/poisonedfl.py", product({":defense": RULES}, plain + adapted)
+    )

@@ -104,10 +104,17 @@ def scaled_to_pass(
         factor = largest_factor(
             passes, len(view.client_ids), step=step, least_step=least_step
         )
+        attackers = jnp.maximum(view.malicious.sum(), 1)
+        mean = jnp.where(view.malicious, factor, 0.0).sum() / attackers
+        # A round without attackers keeps what the last one found.
+        state = jnp.where(view.malicious.any(), mean, state)
         return state, factor[:, None] * view.updates
 
     return attack._replace(
-        knowledge=("own_data", "own_updates", "aggregation_rule"), craft=craft
+        knowledge=("own_data", "own_updates", "aggregation_rule"),
+        init=lambda spec: jnp.float32(1.0),
+        craft=craft,
+        report=lambda factor: {"factor": factor},
     )
 
 

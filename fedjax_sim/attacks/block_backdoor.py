@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from fedjax_sim.attacks.parts.boosting import multiplied
 from fedjax_sim.attacks.parts.options import active_rounds, require_classes
@@ -9,8 +10,10 @@ from fedjax_sim.contracts.attack import (
     Attack,
     AttackSpec,
     BackdoorTest,
+    CraftView,
     Poison,
     PoisonDecision,
+    PyTree,
 )
 from fedjax_sim.contracts.dataset import Trigger
 from fedjax_sim.contracts.entry import Entry
@@ -24,6 +27,7 @@ def block_backdoor(
     alpha: Fraction = 0.052,
     target_class: Natural = 5,
     boost: Traced[float] = 1.0,
+    plus_model: bool = False,
     height: Count = 4,
     width: Count = 4,
     row: Natural = 0,
@@ -35,7 +39,7 @@ def block_backdoor(
 
     Its first listing; docs/protocols/iqr.md says what is assumed.
 
-    In each batch of nominal size B the first floor(alpha B) images get the block and
+    In each batch of nominal size B the first int(B alpha) images get the block and
     the target label. Success counts test images of the target class too (`asr_all`).
 
     Args:
@@ -44,6 +48,9 @@ def block_backdoor(
       target_class: the label the backdoor asks for (5 is "dog" in CIFAR-10).
       boost: factor on the update (the article's strong variant; it gives no number,
         cohort size / attackers replaces the model).
+      plus_model: adds the broadcast model itself to the update, as an upload of
+        eta (L - G) + G in place of a difference does (the textbook that the article's
+        listings resemble; an inference, see docs/protocols/iqr.md).
       height, width: of the block; the article does not give them.
       row, column: of the top left pixel of the block, from 0; not given either.
       start_round, end_round: attack from `start_round` (counted from 1) until before
@@ -69,7 +76,8 @@ def block_backdoor(
         def decide(plan, sample_ids, labels, context):
             del plan, sample_ids
             size = len(labels)
-            first = jnp.arange(size) < jnp.floor(alpha * size)
+            # As Python computes it in the listing: of 100 at 0.29 it is 28.
+            first = jnp.arange(size) < int(size * alpha)
             poisoned = first & context.malicious
             labels = jnp.where(poisoned, target_class, labels)
             return PoisonDecision(poisoned, labels, jnp.int32(0))
@@ -77,11 +85,19 @@ def block_backdoor(
         trigger = jax.tree.map(lambda x: x[None], make_trigger(spec))
         return Poison(trigger, (), decide)
 
+    multiply = multiplied(boost)
+
+    def craft(state: PyTree, view: CraftView) -> tuple[PyTree, Array]:
+        state, updates = multiply(state, view)
+        if plus_model:
+            updates = updates + view.global_params[None]
+        return state, updates
+
     return Attack(
         knowledge=("own_data",),
         active=active_rounds(start_round, end_round),
         poison=poison,
-        craft=multiplied(boost),
+        craft=craft,
         test=lambda spec: BackdoorTest(make_trigger(spec), None, target_class),
     )
 

@@ -13,7 +13,9 @@ from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.paths import local_path
 from fedjax_sim.papers import layouts, load_layout
 from fedjax_sim.reports import figures, render, store
-from fedjax_sim.reports.danger_zones import danger_zones
+from fedjax_sim.reports.danger_zones import danger_zones, ranking
+from fedjax_sim.reports.drawings import drawing, parse_figure
+from fedjax_sim.reports.roc import curves
 from fedjax_sim.reports.scores import distributions
 from fedjax_sim.reports.tables import (
     Table,
@@ -24,7 +26,8 @@ from fedjax_sim.reports.update_plane import update_geometry
 
 USAGE = (
     "usage: report.py --results=DIR [--where=SQL] [--sql=SQL] "
-    "[--layout=NAME | --rows=KEYS --columns=KEYS --values=METRICS] [--out=DIR]"
+    "[--layout=NAME [--small] | --rows=KEYS --columns=KEYS --values=METRICS] "
+    "[--out=DIR]"
 )
 
 
@@ -35,7 +38,7 @@ def make_flags() -> flags.FlagValues:
         "results": "Folder of the run directories (at any depth).",
         "where": "SQL condition on the columns of `runs`: only these runs.",
         "sql": "Prints the answer to a query over the tables `runs` and `rounds`.",
-        "layout": f"A paper's table: {', '.join(layouts())}.",
+        "layout": f"A paper's table or figure: {', '.join(layouts())}.",
         "out": "Folder for the report and the tables as parquet.",
     }.items():
         flags.DEFINE_string(name, None, text, flag_values=values)
@@ -43,10 +46,23 @@ def make_flags() -> flags.FlagValues:
         "rows": "Config keys of the rows of a table: defense.name",
         "columns": "Config keys of its columns: attack.dpr,partition.name",
         "values": "Metrics in its cells.",
-        "ignore": "Keys on which a layout's cells need not agree with the runs.",
+        "ignore": "Keys or sections in which runs may differ from a layout's cells.",
     }.items():
         default = ["mta", "asr"] if name == "values" else []
         flags.DEFINE_list(name, default, text, flag_values=values)
+    flags.DEFINE_multi_string(
+        "figure",
+        [],
+        "METRIC[,METRIC]@FIELD or METRIC@round: a figure of the table's runs, against "
+        "a row or column or over the rounds; may be repeated.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "small",
+        False,
+        "With --layout: the runs are those of the small version.",
+        flag_values=values,
+    )
     flags.DEFINE_multi_string(
         "cells", [], "FIELD=LABEL[,LABEL]: only these of a layout.", flag_values=values
     )
@@ -54,6 +70,14 @@ def make_flags() -> flags.FlagValues:
         "mta",
         80.0,
         "Danger zones count where the MTA in percent is at least this.",
+        lower_bound=0.0,
+        upper_bound=100.0,
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "asr",
+        85.0,
+        "... and the ASR in percent is at least this.",
         lower_bound=0.0,
         upper_bound=100.0,
         flag_values=values,
@@ -72,8 +96,13 @@ def _report(values: flags.FlagValues, _: Mapping[str, Any]) -> int:
     layout = load_layout(values.layout) if values.layout else None
     if layout and (values.rows or values.columns):
         raise InputError("--layout has its own rows and columns: give one or the other")
-    if (values.ignore or values.cells) and not layout:
-        raise InputError("--ignore and --cells belong to a --layout")
+    if (values.ignore or values.cells or values.small) and not layout:
+        raise InputError("--ignore, --cells and --small belong to a --layout")
+    asked = [parse_figure(text) for text in values.figure]
+    if asked and not (layout or values.rows or values.columns):
+        raise InputError("--figure needs a --layout, or --rows and --columns")
+    if asked and values.out is None:
+        raise InputError("--figure needs --out=DIR, where it is written")
     out = None if values.out is None else local_path("--out", values.out)
     results = local_path("--results", values.results)
     database = store.gather(results, out)
@@ -85,8 +114,14 @@ def _report(values: flags.FlagValues, _: Mapping[str, Any]) -> int:
         raise InputError(f"--where={values.where}: no run is like that")
     table = None
     if layout:
-        options = {"cells": values.cells, "ignore": values.ignore}
-        table = published_table(layout, runs, **options)
+        table = published_table(
+            layout,
+            runs,
+            cells=values.cells,
+            ignore=values.ignore,
+            small=values.small,
+        )
+        asked += layout.get("figures", [])
     elif values.rows or values.columns:
         table = grid(
             runs, rows=values.rows, columns=values.columns, values=values.values
@@ -100,7 +135,10 @@ def _report(values: flags.FlagValues, _: Mapping[str, Any]) -> int:
             raise InputError(f"--out={out}: {error.strerror}") from None
         written = store.write_parquet(database, out)
         if table is not None:
-            drawn = draw(table, database, results, values.mta)
+            drawn = draw(table, database, results, values.mta, values.asr)
+            drawn |= drawn_figures(asked, table, database)
+            if "danger_zones" in drawn:
+                table = with_ranking(table, values.mta, values.asr)
             written += write(table, drawn, out, name)
     # After the files: who reads only the first lines has them nevertheless.
     if table is None:
@@ -114,19 +152,50 @@ def _report(values: flags.FlagValues, _: Mapping[str, Any]) -> int:
 
 
 def draw(
-    table: Table, database: DuckDBPyConnection, results: Path, least_mta: float
+    table: Table,
+    database: DuckDBPyConnection,
+    results: Path,
+    least_mta: float,
+    least_asr: float,
 ) -> dict[str, bytes]:
     """Draws what the runs of a table have to show; SVG by name."""
     runs = {run["run"]: run for cell in table.cells.values() for run in cell.runs}
     _, rounds = store.query(database, "SELECT * FROM rounds ORDER BY run, round")
     drawn = {
-        "danger_zones": danger_zones(list(runs.values()), least_mta),
+        "danger_zones": danger_zones(list(runs.values()), least_mta, least_asr),
         "bars": figures.bars(table),
         "over_rounds": figures.over_rounds(table, rounds),
         "scores": distributions(table, results),
+        "roc": curves(table, results),
         "geometry": update_geometry(table, results),
     }
     return {name: svg for name, svg in drawn.items() if svg is not None}
+
+
+def with_ranking(table: Table, least_mta: float, least_asr: float) -> Table:
+    """The table with a list of its danger zones, or that it has none."""
+    runs = {run["run"]: run for cell in table.cells.values() for run in cell.runs}
+    found = ranking(list(runs.values()), least_mta, least_asr)
+    lines = [
+        f"{r.name}: lr {r.lr:g}, batch {r.batch_size}, epochs {r.epochs}: MTA "
+        f"{r.mta:.1f}, ASR {r.asr:.1f}"
+        for r in found
+    ]
+    none = f"none with MTA from {least_mta:g} and ASR from {least_asr:g} % on"
+    return table._replace(ranked=lines or [none])
+
+
+def drawn_figures(
+    asked: Sequence[Mapping[str, Any]], table: Table, database: DuckDBPyConnection
+) -> dict[str, bytes]:
+    """Draws the figures that were asked for; SVG by name."""
+    drawn = {}
+    for wanted in asked:
+        found = drawing(wanted, table, database)
+        if found is not None:
+            place = wanted.get("x", "rounds").replace(".", "_")
+            drawn["_".join([*wanted["values"][:3], "by", place])] = found
+    return drawn
 
 
 def write(table: Table, drawn: Mapping[str, bytes], out: Path, name: str) -> list[Path]:

@@ -13,8 +13,10 @@ from fedjax_sim.commands.text_table import text_table
 from fedjax_sim.contracts.config import Config
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.paths import local_path
+from fedjax_sim.core.progress import note
 from fedjax_sim.experiment.config import to_dict
 from fedjax_sim.experiment.config_files import load_file, resolve_variants
+from fedjax_sim.reports.settings import unusual_options
 
 USAGE = (
     "usage: run.py --config=FILE[:ARGUMENTS] --workdir=DIR "
@@ -81,10 +83,29 @@ def _run(values: flags.FlagValues, changes: Mapping[str, Any]) -> int:
     if values.print_config:
         shown = {name: to_dict(config) for name, config in runs.items()}
         print(json.dumps(shown if len(shown) > 1 else shown.popitem()[1], indent=2))
+        for line in dict.fromkeys(
+            line for config in runs.values() for line in said_of_rules(config)
+        ):
+            note(line)
         return 0
     if not values.workdir:
         raise InputError("--workdir=DIR must be given: the folder of the results")
     return _run_all(runs, values)
+
+
+def said_of_rules(config: Config) -> list[str]:
+    """A line for each rule whose options are not its defaults, whoever chose them.
+
+    A paper's files do it in silence: `defense=bulyan` of LeadFL is `bulyan_leadfl`.
+    """
+    lines = []
+    for section in ("attack", "defense", "client_defense", "participation", "model"):
+        chosen = getattr(config, section)
+        found = unusual_options(section, chosen.name, chosen.options)
+        parts = [f"{k} = {v!r} (default {d!r})" for k, (v, d) in found.items()]
+        if parts:
+            lines.append(f"config.{section}.name = {chosen.name}: {', '.join(parts)}")
+    return lines
 
 
 def _run_all(runs: dict[str, Config], values: flags.FlagValues) -> int:

@@ -1,4 +1,5 @@
-"""The command line of a sweep: a sweep file in, run directories and a table out."""
+"""The command line of a sweep: a sweep file, or a paper's table or figure, in; run
+directories and a table out."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,16 +15,21 @@ from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.paths import local_path
 from fedjax_sim.experiment.config_files import parse_value
 from fedjax_sim.experiment.memory import GIB
+from fedjax_sim.papers import layouts, load_layout
+from fedjax_sim.papers.cells import points_of
 from fedjax_sim.round.execution import Strategy, parse_strategy
 from fedjax_sim.runs.files import read_json
 from fedjax_sim.runs.loop import EXIT_INTERRUPTED
 from fedjax_sim.sweeps import executors
-from fedjax_sim.sweeps.sweep import Run, expand, load_sweep
+from fedjax_sim.sweeps.sweep import Run, Sweep, expand, load_sweep
 
 EXIT_FAILED = 1
 # Carries out (groups, root, report=..., strategy=...); False: stopped before the end.
 Executor = Callable[..., bool]
-USAGE = "usage: sweep.py --sweep=FILE.py --results=DIR [--config.section.key=value ...]"
+USAGE = (
+    "usage: sweep.py --sweep=FILE.py|--layout=NAME --results=DIR "
+    "[--config.section.key=value ...]"
+)
 
 
 def make_flags() -> flags.FlagValues:
@@ -31,6 +37,24 @@ def make_flags() -> flags.FlagValues:
     values = flags.FlagValues()
     flags.DEFINE_string(
         "sweep", None, "Python file that defines get_sweep().", flag_values=values
+    )
+    flags.DEFINE_string(
+        "layout",
+        None,
+        f"A paper's table or figure: {', '.join(layouts())}.",
+        flag_values=values,
+    )
+    flags.DEFINE_multi_string(
+        "cells", [], "FIELD=LABEL[,LABEL]: only these of a layout.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "small", False, "The layout's small version, for a CPU.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "target",
+        None,
+        "With --layout --dry_run: also the hours on cuda:h100, cuda:a100, tpu:v6e, ...",
+        flag_values=values,
     )
     flags.DEFINE_string(
         "results", None, "Folder of the run directories.", flag_values=values
@@ -84,11 +108,31 @@ def make_flags() -> flags.FlagValues:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command line; returns the exit code."""
-    return run_command(_sweep, argv, make_flags(), USAGE, ["sweep", "results"])
+    return run_command(_sweep, argv, make_flags(), USAGE, [])
 
 
 def _sweep(values: flags.FlagValues, changes: Mapping[str, Any]) -> int:
-    runs = expand(load_sweep(values.sweep), changes, values.only)
+    if (values.sweep is None) == (values.layout is None):
+        raise InputError(f"--sweep or --layout must be given, one of them; {USAGE}")
+    planned = values.layout is not None and values.dry_run
+    if values.results is None and not planned:
+        raise InputError(f"--results must be given; {USAGE}")
+    if values.target is not None and not planned:
+        raise InputError("--target belongs to --layout with --dry_run")
+    if values.sweep is not None:
+        if values.cells or values.small:
+            raise InputError("--cells and --small belong to a --layout")
+        sweep = load_sweep(values.sweep)
+    else:
+        layout = load_layout(values.layout)
+        sweep = Sweep("", points_of(layout, values.cells, values.small))
+    runs = expand(sweep, changes, values.only)
+    if planned:
+        from fedjax_sim.commands.plan import plan  # which counts with JAX
+
+        root = values.results and local_path("--results", values.results)
+        print(plan(runs, values.target, root))
+        return 0
     root = local_path("--results", values.results)
     if values.dry_run:
         print(listing(runs, root))

@@ -40,6 +40,14 @@ def make_flags() -> flags.FlagValues:
         flags.DEFINE_float(
             name, default, text, lower_bound=0.0, upper_bound=100.0, flag_values=values
         )
+    flags.DEFINE_enum(
+        "objective",
+        "asr",
+        list(worst_case.OBJECTIVES),
+        "What is worst: the highest ASR, or (of any attack) the most lost accuracy, "
+        "against the same runs without attack.",
+        flag_values=values,
+    )
     flags.DEFINE_integer(
         "least_rounds",
         None,
@@ -67,7 +75,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(values: flags.FlagValues, changes: Mapping[str, Any]) -> int:
     sweep = load_sweep(values.sweep)
-    given = worst_case.problems(sweep, changes, values.only, values.per)
+    given = worst_case.problems(
+        sweep, changes, values.only, values.per, values.objective
+    )
     return _search(given, values)
 
 
@@ -77,7 +87,7 @@ def _search(given: list[Problem], values: flags.FlagValues) -> int:
     if values.out and not path.parent.is_dir():
         raise InputError(f"--out={path}: there is no folder {path.parent}")
     candidates = max(len(problem.others) for problem in given)
-    seeds = max(len(c.runs) for p in given for c in (p.default, *p.others))
+    seeds = max(len(c.all_runs) for p in given for c in (p.default, *p.others))
     rounds = given[0].default.runs[0].config.rounds
     least = values.least_rounds or -(-rounds // worst_case.REDUCTION**2)
     ladder = worst_case.plan(candidates, seeds, rounds, values.budget, least)
@@ -115,7 +125,7 @@ def _plan(
     )
     lines = [
         f"searched: {names}; each up to {candidates} configurations and the default, "
-        f"{seeds} seed{'s' * (seeds != 1)}",
+        f"{seeds} run{'s' * (seeds != 1)} of each",
         f"configurations: {steps}; at most {worst_case.cost(ladder, seeds):.4g} of "
         f"{budget:g} runs of full length each",
     ]
@@ -142,7 +152,7 @@ def table(found: Sequence[Found], least_mta: float, least_asr: float) -> str:
             settings = ", ".join(f"{k}={v}" for k, v in best.candidate.settings.items())
             remarks.append(
                 f"{name}: no configuration that was run in full reaches MTA >= "
-                f"{least_mta:g}; the highest is {best.mta:.2f} with {settings}"
+                f"{least_mta:g}; the highest is {best.useful_mta:.2f} with {settings}"
             )
         elif best is answer.default:
             remarks.append(f"{name}: the default is the worst that was found")
@@ -157,10 +167,16 @@ def _row(
     name: str, kind: str, found: Outcome, least_mta: float, least_asr: float
 ) -> dict[str, Any]:
     steady = _consistent(found, least_asr)
+    head = {"defence": name, "configuration": kind, **found.candidate.settings}
+    if found.candidate.clean:
+        return {
+            **head,
+            "MTA %": found.mta,
+            "without attack %": found.clean_mta,
+            "lost %": found.harm,
+        }
     return {
-        "defence": name,
-        "configuration": kind,
-        **found.candidate.settings,
+        **head,
         "MTA %": found.mta,
         "ASR %": found.asr,
         f"least ASR % at MTA >= {least_mta:g}": found.least_asr,
@@ -185,15 +201,17 @@ def record(
             "settings": result.candidate.settings,
             "mta": result.mta,
             "asr": result.asr,
+            "clean_mta": result.clean_mta,
             "acceptable": result.acceptable(values.mta),
             "least_asr": result.least_asr,
             "rounds_acceptable": result.least_rounds,
             "consistent": _consistent(result, values.asr),
-            "runs": [run.folder for run in result.candidate.runs],
+            "runs": [run.folder for run in result.candidate.all_runs],
         }
 
     return {
         "sweep": values.sweep,
+        "objective": values.objective,
         "lambda": values.mta,
         "tau": values.asr,
         "budget": values.budget,

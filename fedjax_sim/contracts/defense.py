@@ -84,6 +84,8 @@ class RoundContext(NamedTuple):
     network: Network  # what the parameters are parameters of
     malicious: Array  # bool [n], who attacks: for oracles only
     root: Root | None = None  # for defences with a `RootRequest`; see `root_of`
+    local_lr: Array | None = None  # f32 [], the clients' learning rate in this round
+    local_steps: Array | None = None  # f32 [n], optimiser steps of each client in it
 
 
 class Aggregate(NamedTuple):

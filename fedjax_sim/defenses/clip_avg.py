@@ -21,8 +21,8 @@ def clip_avg(
     *,
     clip_norm: Traced[Sizable] = 1.0,
     clip_decay: Traced[NonNegative] = 0.5,
-    lr: Traced[Sizable] = 0.01,
-    local_steps: Count = 1,
+    lr: Traced[Sizable] | None = None,
+    local_steps: Count | None = None,
 ) -> Defense:
     """Returns the mean of mean local gradients that are clipped in length.
 
@@ -33,8 +33,8 @@ def clip_avg(
     Args:
       clip_norm: bound in the first round.
       clip_decay: exponent of the decay over the rounds.
-      lr: the clients' learning rate.
-      local_steps: the clients' steps in a round.
+      lr: the clients' learning rate; None is that of the run in this round.
+      local_steps: the clients' steps in a round; None is what each client makes.
 
     Raises:
       InputError: an option outside its range.
@@ -43,10 +43,30 @@ def clip_avg(
     def judge(cohort: Cohort, context: RoundContext) -> Cohort:
         limit = decayed_bound(context.round, clip_norm, clip_decay)
         # The update is as much longer than the gradient.
-        limit = limit * (lr * local_steps)
+        limit = limit * local_path(context, lr, local_steps)
         return shorten(cohort, clip_factors(row_lengths(cohort.updates), limit))
 
     return pipeline(stateless(judge))
+
+
+def local_path(
+    context: RoundContext, lr: float | Array | None, local_steps: int | None
+) -> Array:
+    """Returns lr * T, f32 [] or [n]: how much longer an update is than its gradient.
+
+    Args:
+      context: of the round, which knows both.
+      lr, local_steps: in place of what it says; see `clip_avg`.
+
+    Raises:
+      ValueError: neither says it.
+    """
+    rate = context.local_lr if lr is None else lr
+    steps = context.local_steps if local_steps is None else local_steps
+    if rate is None or steps is None:
+        raise ValueError("the context says nothing of the clients' local work")
+    # A place of the cohort that stayed empty has made no step, and weight 0.
+    return rate * jnp.maximum(jnp.asarray(steps, jnp.float32), 1.0)
 
 
 def decayed_bound(

@@ -23,7 +23,6 @@ from fedjax_sim.contracts.defense import (
 )
 from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.contracts.federation import FederationSpec
-from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.options import Count, Natural, Positive, Traced, checked, gather
 from fedjax_sim.defenses.bulyan import bulyan
 from fedjax_sim.defenses.clip_avg import clip_avg
@@ -42,6 +41,7 @@ from fedjax_sim.defenses.parts.reconstruction import (
     Mode,
     Reconstruction,
     ReconstructionState,
+    Variant,
     explain,
     suspicious,
 )
@@ -67,8 +67,10 @@ Base = Literal[
 ]
 
 
-def reconstruction_filter(settings: Reconstruction) -> Stage:
+def reconstruction_filter(settings: Reconstruction, observe: bool = False) -> Stage:
     """Returns the stage that expels clients of large reconstruction error for good.
+
+    With `observe` it measures and expels nobody.
 
     Adds the scores `reconstruction_error` and `iterations` (outer ones, for AOI).
     A client whose error is not a number is expelled too, and so is one whose update
@@ -78,17 +80,12 @@ def reconstruction_filter(settings: Reconstruction) -> Stage:
 
     def init(spec: FederationSpec) -> ReconstructionState:
         network = spec.network
-        if spec.num_buffers:
-            raise InputError(
-                "config.defense.name = 'fedredefense' needs a model without batch "
-                f"statistics; config.model.name = {network.model.name!r} has "
-                f"{spec.num_buffers} of them"
-            )
         assert spec.key is not None, "a run gives every rule a key"
-        count = s.images_per_class * network.num_classes
+        count = s.num_images or s.images_per_class * network.num_classes
         # All clients begin with the same noise.
+        noise = {"authors": jax.random.normal, "paper": jax.random.uniform}[s.variant]
         start = DistilledKnowledge(
-            jax.random.normal(spec.key, (count, *network.image_shape)),
+            noise(spec.key, (count, *network.image_shape)),
             jnp.zeros((count, network.num_classes)),
             jnp.float32(s.initial_rate),
         )
@@ -118,6 +115,8 @@ def reconstruction_filter(settings: Reconstruction) -> Stage:
         flagged = present & suspicious(found.error, s.threshold)
         if "non_finite" in cohort.scores:
             flagged |= cohort.scores["non_finite"]
+        if observe:
+            flagged = jnp.zeros_like(flagged)
         keep = lambda new, old: jnp.where(
             present.reshape(-1, *[1] * (new.ndim - 1)), new, old[ids]
         )
@@ -152,6 +151,9 @@ def fedredefense(
     initial_rate: Traced[Positive] = 0.1,
     inner_steps: Count = 5,
     images_per_class: Count = 1,
+    num_images: Count | None = None,
+    variant: Variant = "authors",
+    observe: bool = False,
     stack: Count | None = None,
     base: Base = "fedavg",
 ) -> Defense:
@@ -172,18 +174,24 @@ def fedredefense(
       lr_images, lr_labels, lr_rate: learning rates of the outer optimiser.
       initial_rate: a, the inner learning rate to start from.
       inner_steps: S, of the training on the synthetic images.
-      images_per_class: synthetic images of a client.
+      images_per_class: synthetic images of a client, for each class.
+      num_images: synthetic images of a client in all, in place of that.
+      variant: `authors`: an outer momentum of 0.5, normal noise at first, a loss that
+        is a mean over classes too, the error before the last update. `paper`, Algorithm
+        2 to the letter: plain SGD, uniform noise, cross-entropy, the error after it.
+      observe: measures and expels nobody: the errors of all clients in all rounds, for
+        the choice of a threshold.
       stack: clients side by side (None: 1 on a CPU, 16 elsewhere).
       base: what aggregates the clients that remain, under its own defaults;
         `median_lower` and `norm_bound_oracle` are the forms of the paper's code and of
         its Table 3.
 
     Raises:
-      InputError: an option outside its range; by `init`, a model with batch statistics.
+      InputError: an option outside its range.
     """
     settings = gather(Reconstruction, locals())
     return filtered(
-        reconstruction_filter(settings),
+        reconstruction_filter(settings, observe),
         _BASES[base](),
         eligible=_remaining,
         settings=settings,

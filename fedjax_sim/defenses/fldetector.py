@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from fedjax_sim.contracts.config import Config
 from fedjax_sim.contracts.defense import (
     Cohort,
     Defense,
@@ -223,8 +224,23 @@ def _pushed(rows: Array, row: Array) -> Array:
     return jnp.concatenate([rows[1:], row[None]])
 
 
+def needs_every_client(config: Config) -> None:
+    """Refuses a round of some clients: a prediction starts from the last update."""
+    genuine, fakes = config.partition.num_clients, config.attack.num_fake
+    if config.participation.clients_per_round != genuine + fakes:
+        total = f"num_clients = {genuine}" + f" + attack.num_fake = {fakes}" * bool(
+            fakes
+        )
+        raise InputError(
+            f"config.participation.clients_per_round = "
+            f"{config.participation.clients_per_round} must be config.partition."
+            f"{total}: FLDetector needs every client in every round"
+        )
+
+
 ENTRY = Entry(
     fldetector,
     paper="Zhang et al., KDD 2022",
+    check=needs_every_client,
     weighs=True,
 )

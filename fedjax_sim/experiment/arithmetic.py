@@ -3,6 +3,7 @@
 XLA's own `cost_analysis` counts the body of a loop once.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,14 +12,16 @@ from jax.extend import core
 
 from fedjax_sim.experiment.memory import inner_programs
 
+_TOLD = re.compile(r"times_(\d+)|one_in_(\d+)")
+
 
 def flops(jaxpr: core.Jaxpr, lengths: Mapping[str, float]) -> float:
     """Floating-point operations of the matmuls and convolutions of a program.
 
     Args:
       jaxpr: the traced program.
-      lengths: of loops that the data decide, by the name of their scope; others count
-        once.
+      lengths: of loops that the data decide, and shares of branches that are not always
+        taken, by the name of their scope; others count once.
     """
     total = 0.0
     for equation in jaxpr.eqns:
@@ -32,7 +35,9 @@ def flops(jaxpr: core.Jaxpr, lengths: Mapping[str, float]) -> float:
         elif kind == "conv_general_dilated":
             total += _convolution(equation)
         elif kind == "cond":
-            total += max(inner, default=0.0)
+            scope = str(equation.source_info.name_stack)
+            share = length_of(scope, lengths)
+            total += (1.0 if share is None else share) * max(inner, default=0.0)
         elif kind == "scan":
             total += equation.params["length"] * sum(inner)
         elif kind == "while":
@@ -44,8 +49,14 @@ def flops(jaxpr: core.Jaxpr, lengths: Mapping[str, float]) -> float:
 
 
 def length_of(scope: str, lengths: Mapping[str, float]) -> float | None:
-    """The length of the loop of a scope such as `a/vmap(local_steps)`, if known."""
+    """The length of the loop of a scope such as `a/vmap(local_steps)`, if known.
+
+    A scope may tell it itself: `times_651` of a loop, `one_in_5` of a branch.
+    """
     last = scope.rsplit("/", 1)[-1]
+    told = _TOLD.search(last)
+    if told:
+        return float(told[1]) if told[1] else 1.0 / float(told[2])
     return next((n for name, n in lengths.items() if name in last), None)
 
 

@@ -416,6 +416,8 @@ def make_facts(
             **_size_summary(clients.partition),
         },
         "parameters": parts.network.layout.size,
+        "model_bytes": 4 * (parts.network.layout.size + parts.spec.num_buffers),
+        "defense_state_bytes": defense_state_bytes(sides.defense, parts.spec),
         "malicious_clients": clients.malicious_ids.tolist(),
         "realised_dpr": threat.poisoned,  # of each malicious client
         "nothing_to_poison": []
@@ -434,6 +436,14 @@ def make_facts(
             "estimated_gib": round(layout.estimated_bytes / GIB, 3),
         },
     }
+
+
+def defense_state_bytes(defense: Defense, spec: FederationSpec) -> int:
+    """What the rule remembers from round to round, such as FedREDefense's knowledge."""
+    state = jax.eval_shape(
+        lambda key: defense.init(spec._replace(key=key)), jax.random.key(0)
+    )
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
 def _size_summary(partition: Partition) -> dict[str, float]:

@@ -145,6 +145,26 @@ _GPU_LIMITS = {
     "block_dim_limit_y": 65535,
     "block_dim_limit_z": 65535,
 }
+
+
+def published_chip(text: str) -> Chip:
+    """Returns what is published of a device; nothing needs to be installed.
+
+    Args:
+      text: `cuda:CARD`, or `tpu:GENERATION` with or without a topology.
+
+    Raises:
+      InputError: there is none of that name.
+    """
+    kind, _, rest = text.partition(":")
+    table = {"tpu": _TPUS, "cuda": _GPUS}.get(kind, {})
+    name = rest.partition(":")[0]
+    if name not in table:
+        names = [f"tpu:{n}" for n in _TPUS] + [f"cuda:{n}" for n in _GPUS]
+        raise InputError(f"--target={text} is no target; allowed: {', '.join(names)}")
+    return table[name]
+
+
 EXAMPLES = "cpu, tpu:v5e:2x2, tpu:v6e:1x1, tpu:v4:2x2x1, cuda:h100, cuda:a100"
 
 

@@ -69,18 +69,22 @@ class Consistency(NamedTuple):
 
     rounds: int  # |K|, evaluated rounds with an acceptable MTA
     least_asr: float | None  # lowest ASR of them, percent; None if there are none
+    most_asr: float | None  # highest, what a defender has to fear at any stop
 
 
 def consistency(
-    mta: Sequence[float], asr: Sequence[float], least_mta: float
+    mta: Sequence[float | None], asr: Sequence[float | None], least_mta: float
 ) -> Consistency:
     """The left sides of DROP's equations 2 and 3 (Syros et al. 2025, section 2.2).
 
     Between two evaluated rounds it may be worse.
 
     Args:
-      mta, asr: percent, one per evaluated round.
+      mta, asr: percent, one per evaluated round; undefined ones are passed over.
       least_mta: lambda, the MTA from which on a round counts.
     """
-    counted = [a for m, a in zip(mta, asr, strict=True) if m >= least_mta]
-    return Consistency(len(counted), min(counted, default=None))
+    pairs = zip(mta, asr, strict=True)
+    known = [(m, a) for m, a in pairs if m is not None and a is not None]
+    counted = [a for m, a in known if m >= least_mta]
+    least, most = (f(counted, default=None) for f in (min, max))
+    return Consistency(len(counted), least, most)

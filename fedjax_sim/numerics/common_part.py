@@ -37,7 +37,7 @@ _NOISE = 2.0**-20
 def _middle_row(
     d: int, rows_of: RowsOf, mask: Array, order: Array
 ) -> tuple[Array, Array]:
-    """The row f32 [d] in the middle of most, 0 if there are none; which it is, bool [n].
+    """The row f32 [d] in the middle of most (0 without any), and which it is, bool [n].
 
     Args:
       d: columns.

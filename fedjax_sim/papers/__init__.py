@@ -2,8 +2,8 @@
 
 One folder a paper. `protocol.py` is the base that config files fill in; it reads the
 text behind the colon of `--config=FILE:TEXT`, so that any cell of the paper's tables
-has a name. `published.json` holds the paper's own values, `layouts/` its tables and
-which config makes each cell (`reports.tables` says how to read both).
+has a name, `small.py` the same in small. `published.json` holds the paper's own values,
+`layouts/` its tables and figures and which config makes each cell (`papers.cells`).
 """
 
 import json
@@ -14,12 +14,12 @@ from fedjax_sim.core.errors import InputError, did_you_mean
 
 
 def layouts() -> list[str]:
-    """The names of the tables that a report can make, such as `drop_table3`."""
+    """The names of the tables and figures, such as `drop_table3`."""
     return sorted(_layout_files())
 
 
 def load_layout(name: str) -> dict[str, Any]:
-    """Reads a layout, with the published records of its table.
+    """Reads a layout, with the published records of its table if there are any.
 
     Raises:
       InputError: there is none of that name.
@@ -30,8 +30,9 @@ def load_layout(name: str) -> dict[str, Any]:
     folder, path = files[name]
     layout = json.loads(path.read_text())
     published = json.loads((folder / "published.json").read_text())
-    layout["source"] = published["source"]
-    layout["records"] = published["tables"][layout["table"]]
+    has_numbers = "table" in layout
+    layout["source"] = published["source"] if has_numbers else ""
+    layout["records"] = published["tables"][layout["table"]] if has_numbers else []
     return layout
 
 

@@ -13,10 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from fedjax_sim.papers.cells import format_label
 from fedjax_sim.reports.figures import svg
 from fedjax_sim.reports.render import label
 from fedjax_sim.reports.store import Row, varying
-from fedjax_sim.reports.tables import SEEDS, format_value
+from fedjax_sim.reports.tables import SEEDS
 
 _AXES = ("client_lr", "client_batch_size", "client_epochs")
 _COLORS = matplotlib.colormaps["viridis"]
@@ -46,15 +47,48 @@ def zones(runs: Sequence[Row]) -> list[Zones]:
     return found
 
 
-def danger_zones(runs: Sequence[Row], least_mta: float) -> bytes | None:
-    """Draws a line of panels for each map.
+class Ranked(NamedTuple):
+    """A learning configuration in the danger zone."""
 
-    A cell shows the ASR; it is hatched and shows the MTA where that is below
-    `least_mta`, and is empty where no run has finished.
+    name: str  # of its map
+    lr: float
+    batch_size: int
+    epochs: int
+    mta: float
+    asr: float
+
+
+def ranking(runs: Sequence[Row], least_mta: float, least_asr: float) -> list[Ranked]:
+    """The danger zones (DROP, Table 2): useful models in which the backdoor succeeds.
 
     Args:
       runs: rows of the store.
-      least_mta: lambda, percent.
+      least_mta, least_asr: lambda and tau, percent.
+
+    Returns:
+      Of every map, by falling ASR, then falling MTA.
+    """
+    found = [
+        Ranked(one.name, *place, mta, asr)
+        for one in zones(runs)
+        for place, (mta, asr) in one.cells.items()
+        if mta >= least_mta and asr >= least_asr
+    ]
+    return sorted(found, key=lambda r: (r.name, -r.asr, -r.mta))
+
+
+def danger_zones(
+    runs: Sequence[Row], least_mta: float, least_asr: float
+) -> bytes | None:
+    """Draws a line of panels for each map.
+
+    A cell shows the ASR; it is hatched and shows the MTA where that is below
+    `least_mta`, framed where the ASR reaches `least_asr` and the MTA `least_mta` (the
+    danger zone), and is empty where no run has finished.
+
+    Args:
+      runs: rows of the store.
+      least_mta, least_asr: lambda and tau, percent.
 
     Returns:
       SVG; None unless both learning rate and batch size vary.
@@ -77,7 +111,10 @@ def danger_zones(runs: Sequence[Row], least_mta: float) -> bytes | None:
             for (rate, size, own), (mta, asr) in cells.items():
                 if own == number:
                     place = rates.index(rate), sizes.index(size)
-                    _cell(axis, place, mta, asr, mta >= least_mta)
+                    useful = mta >= least_mta
+                    _cell(axis, place, mta, asr, useful)
+                    if useful and asr >= least_asr:
+                        _frame(axis, place)
             axis.set_title(f"{name}\n{number} epoch{'s' * (number != 1)}", fontsize=8)
             axis.set_xticks(range(len(rates)), [f"{x:g}" for x in rates], fontsize=8)
             axis.set_yticks(range(len(sizes)), map(str, sizes), fontsize=8)
@@ -88,7 +125,10 @@ def danger_zones(runs: Sequence[Row], least_mta: float) -> bytes | None:
     figure.supylabel("batch size", fontsize=9)
     colors = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 100), _COLORS)
     figure.colorbar(colors, ax=axes, label="ASR %", aspect=30)
-    text = f"ASR %; hatched: MTA (shown) below {least_mta:g} %"
+    text = (
+        f"ASR %; framed: danger zone, ASR from {least_asr:g} % and MTA from "
+        f"{least_mta:g} % on; hatched: MTA (shown) below that"
+    )
     figure.suptitle(text, fontsize=9)
     return svg(figure)
 
@@ -105,9 +145,9 @@ def _groups(runs: Sequence[Row]) -> dict[str, list[Row]]:
     groups: dict[str, list[Row]] = {}
     for run in sorted(runs, key=lambda run: str(_place(run, keys))):
         parts = [
-            format_value(run[key])
+            format_label(run[key])
             if key.endswith("_name")
-            else f"{label(key)} {format_value(run[key])}"
+            else f"{label(key)} {format_label(run[key])}"
             for key in keys
         ]
         groups.setdefault(", ".join(parts) or run["defense_name"], []).append(run)
@@ -139,3 +179,9 @@ def _cell(
         color="white" if useful and asr < 60 else "black",
         bbox=None if useful else {"facecolor": "white", "edgecolor": "none", "pad": 1},
     )
+
+
+def _frame(axis: Axes, place: tuple[int, int]) -> None:
+    corner = place[0] - 0.44, place[1] - 0.44
+    frame = Rectangle(corner, 0.88, 0.88, fill=False, edgecolor="tab:red", linewidth=2)
+    axis.add_patch(frame)

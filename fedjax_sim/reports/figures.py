@@ -20,7 +20,7 @@ _ATTACK_RATES = ("asr", "asr_all", "asr_any_source")
 _STYLES = ("-", "--", ":", "-.")
 
 
-def _look(index: int) -> dict[str, Any]:
+def look(index: int) -> dict[str, Any]:
     """Colour and dash of the index-th line; 40 of them differ."""
     colors = matplotlib.colormaps["tab10"]
     return {
@@ -36,10 +36,14 @@ def svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _legend(figure: Figure, handles, names) -> None:
+def place_legend(figure: Figure, handles, names) -> None:
     """To the upper left, where a small screen begins."""
     figure.legend(
-        handles, names, loc="outside upper left", fontsize=8, ncols=min(4, len(names))
+        handles,
+        names,
+        loc="outside upper left",
+        fontsize=8,
+        ncols=min(4, len(names), max(1, 100 // max(map(len, names), default=1))),
     )
 
 
@@ -91,7 +95,7 @@ def over_rounds(table: Table, rounds: Sequence[Row]) -> bytes | None:
     for axis in axes.flat:
         drawn, labels = axis.get_legend_handles_labels()
         handles |= dict(zip(labels, drawn, strict=True))
-    _legend(figure, handles.values(), handles.keys())
+    place_legend(figure, handles.values(), handles.keys())
     return svg(figure)
 
 
@@ -106,13 +110,13 @@ def _curve(axis, runs: list[list[Row]], rate: str, row: Labels, index: int) -> N
     x = np.array(sorted(by_round))
     center = np.array([np.mean(by_round[i]) for i in x])
     spread = np.array([np.std(by_round[i]) for i in x])
-    look = _look(index)
-    axis.plot(x, center, label=" / ".join(row), **look)
+    style = look(index)
+    axis.plot(x, center, label=" / ".join(row), **style)
     axis.fill_between(
         x,
         center - spread,
         center + spread,
-        color=look["color"],
+        color=style["color"],
         alpha=0.15,
         linewidth=0,
     )
@@ -149,7 +153,7 @@ def bars(table: Table) -> bytes | None:
                 yerr=[v.spread or 0.0 for _, v in drawn],
                 error_kw={"linewidth": 0.8},
                 label=" / ".join(row),
-                color=_look(k)["color"],
+                color=look(k)["color"],
             )
             paper = [
                 (place[j], v.published) for j, v in found if v.published is not None
@@ -165,5 +169,5 @@ def bars(table: Table) -> bytes | None:
         for text in axes[-1].get_xticklabels():
             text.set(ha="right", rotation_mode="anchor")
     handles, names = axes[0].get_legend_handles_labels()
-    _legend(figure, handles, names)
+    place_legend(figure, handles, names)
     return svg(figure)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from fedjax_sim.reports.tables import FLAGS, Table, Value
 
+_RANKED = "Danger zones, the most successful first"
+_SETTINGS = "Options other than the rules' own defaults"
 _NAMES = {
     "mta": "MTA",
     "asr": "ASR",
@@ -108,6 +110,12 @@ def markdown(table: Table, figures: Mapping[str, bytes]) -> str:
         lines += ["", "## Differences from the published protocol", ""]
         lines += [_pipe(["key", "published", "here", "cells"]), _pipe(["---"] * 4)]
         lines += [_pipe([str(part) for part in d]) for d in table.deviations]
+    if table.ranked:
+        lines += ["", f"## {_RANKED}", ""]
+        lines += [f"1. {_plain(line)}" for line in table.ranked]
+    if table.settings:
+        lines += ["", f"## {_SETTINGS}", ""]
+        lines += [f"* {_plain(line)}" for line in table.settings]
     if table.notes:
         lines += ["", "## Notes on the published values", ""]
         lines += [f"* {_plain(note)}" for note in table.notes]
@@ -235,6 +243,10 @@ def page(table: Table, figures: Mapping[str, bytes]) -> str:
             f'<div class="wide"><table><thead><tr>{head}</tr></thead>',
             f"<tbody>{rows}</tbody></table></div>",
         ]
+    if table.ranked:
+        parts += [f"<h2>{_RANKED}</h2>", _html_list(table.ranked)]
+    if table.settings:
+        parts += [f"<h2>{_SETTINGS}</h2>", _html_list(table.settings)]
     if table.notes:
         parts += ["<h2>Notes on the published values</h2>", _html_list(table.notes)]
     for name, svg in figures.items():

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from fedjax_sim.reports.figures import svg
 from fedjax_sim.reports.render import column_names
@@ -122,5 +123,8 @@ def _panel(axis: Axes, scores: Scores) -> None:
             )
     if logarithmic:
         axis.set_xscale("log")
+        # Matplotlib's own labels are TeX, which is not parsed here.
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_ylabel("share", fontsize=8)
     axis.tick_params(labelsize=7)

@@ -19,9 +19,22 @@ runs: one row per run directory
     late_mta, late_asr  means over the evaluated rounds in the last tenth
     late_mta_std, late_asr_std
                         and their standard deviations
+    mta_after_distillation, asr_after_distillation, mta_between_distillations,
+    asr_between_distillations
+                        the late means over the rounds right after a distillation of
+                        DROP, and over the others
     best_mta            over the evaluated rounds
     mean_asr, mean_asr_all
                         over the evaluated rounds
+    useful_rounds, least_asr, most_asr
+                        DROP's property 2: evaluated rounds with an MTA of at least 80,
+                        and the lowest and highest ASR in them
+    mitigation_rounds, recovery_rate, recovery_slope
+                        of a backdoor after bursts, see `fedjax_sim.metrics.over_rounds`
+    asr_phase_0 ... asr_phase_9
+                        mean success by position in a cycle of ten rounds
+    selected_malicious  attackers' share of the clients of the rounds, in percent
+    weight_malicious    attackers' share of the aggregate's weights, mean over the run
     true_positives, false_positives, false_negatives, true_negatives,
     detection_accuracy, false_positive_rate, false_negative_rate, dacc, fpr, fnr, adacc,
     afpr, afnr, aar, aoi, reconstruction_error_benign, reconstruction_error_malicious,
@@ -54,8 +67,10 @@ import duckdb
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.progress import note
 from fedjax_sim.experiment.config import flatten
+from fedjax_sim.metrics.over_rounds import consistency
 from fedjax_sim.runs.files import Rows, read_json
-from fedjax_sim.runs.rows import PHASES
+from fedjax_sim.runs.rows import PHASES, mean_known
+from fedjax_sim.runs.summary import ACCEPTABLE_MTA
 from fedjax_sim.sweeps import executors
 
 Row = dict[str, Any]
@@ -89,6 +104,21 @@ _DETECTION = (
     "reconstruction_error_malicious",
     "reconstruction_error_malicious_std",
 )
+_PARTS = {
+    "after_distillation": "late_after_distillation",
+    "between_distillations": "late_between_distillations",
+}
+_OVER_ROUNDS = (
+    "useful_rounds",
+    "least_asr",
+    "most_asr",
+    "mitigation_rounds",
+    "recovery_rate",
+    "recovery_slope",
+    *(f"asr_phase_{i}" for i in range(10)),
+    "selected_malicious",
+    "weight_malicious",
+)
 _COUNTS = (
     "true_positives",
     "false_positives",
@@ -107,7 +137,9 @@ RUN_COLUMNS = {
         for rate in ("mta", "asr")
         for part in ("", "_std")
     },
+    **{f"{rate}_{part}": "DOUBLE" for rate in ("mta", "asr") for part in _PARTS},
     **dict.fromkeys(("best_mta", "mean_asr", "mean_asr_all", *_DETECTION), "DOUBLE"),
+    **dict.fromkeys(_OVER_ROUNDS, "DOUBLE"),
     **dict.fromkeys(_COUNTS, "BIGINT"),
     "diverged": "BOOLEAN",
     "rounds_attacked": "BIGINT",
@@ -204,6 +236,19 @@ def _run_row(folder: Path, evaluated: list[Row]) -> Row:
         for key in ("asr", "asr_all"):
             known = [r[key] for r in evaluated if r.get(key) is not None]
             row[f"mean_{key}"] = sum(known) / len(known) if known else None
+        held = consistency(
+            [r["mta"] for r in evaluated],
+            [r.get("asr") for r in evaluated],
+            ACCEPTABLE_MTA,
+        )
+        row |= {"useful_rounds": held.rounds, "least_asr": held.least_asr}
+        row["most_asr"] = held.most_asr
+        seen = [sum(r.get(key) or 0 for r in evaluated) for key in _COUNTS[:4]]
+        if sum(seen):
+            row["selected_malicious"] = 100 * (seen[0] + seen[2]) / sum(seen)
+        row["weight_malicious"] = mean_known(
+            [r.get("weight_malicious") for r in evaluated]
+        )
         row["diverged"] = any(r["diverged"] for r in evaluated)
         row["clients_non_finite"] = sum(r["clients_non_finite"] for r in evaluated)
     if row["status"] == executors.FINISHED:
@@ -219,6 +264,15 @@ def _final_numbers(summary: Mapping[str, Any]) -> Row:
     for rate, spread in summary["late"].items():
         if spread is not None:
             row[f"late_{rate}"], row[f"late_{rate}_std"] = spread["mean"], spread["std"]
+    for part, key in _PARTS.items():
+        for rate, spread in (summary.get(key) or {}).items():
+            if spread is not None:
+                row[f"{rate}_{part}"] = spread["mean"]
+    if faded := summary.get("backdoor"):
+        row["mitigation_rounds"] = faded["mean_rounds"]
+        row |= {key: faded[key] for key in ("recovery_rate", "recovery_slope")}
+        phases = enumerate(faded["by_phase"])
+        row |= {f"asr_phase_{phase}": value for phase, value in phases}
     row |= summary["detection"]
     row["rounds_skipped"] = summary["rounds_skipped"]
     row["rounds_attacked"] = summary.get("rounds_attacked")

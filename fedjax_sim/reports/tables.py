@@ -1,38 +1,30 @@
 """Tables of measured values, beside published ones where a paper has them.
 
-A layout is a JSON file in `layouts/`:
-
-    title       of the table
-    published   file in `published/` and `table` in it: records of {field: label}, with
-                the metric, its value (null: not reported) and perhaps a note
-    config      how our configs name a cell; {field} stands for the record's label, or
-                for what `arguments` gives for it
-    rows, columns   fields
-    values      metrics, columns of `store`
-    match       config keys that decide which runs belong to a cell; a run that differs
-                from the cell's config in any other key is shown, and the difference is
-                stated below the table
+Layouts of the papers' tables and figures: `papers.cells`.
 
 `grid` makes the same tables from any columns of the store, without published values.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from fedjax_sim.core.errors import InputError, did_you_mean
-from fedjax_sim.experiment.config import flatten, to_dict
-from fedjax_sim.experiment.config_files import load_file, resolve_variants
-from fedjax_sim.reports.store import Row, same, varying
-from fedjax_sim.runs.files import plain
+from fedjax_sim.papers.cells import (
+    MATCH,
+    cell_config,
+    cell_text,
+    cells_of,
+    format_label,
+    stated,
+)
+from fedjax_sim.reports.matching import SEEDS, check_ignored, differences, unlike
+from fedjax_sim.reports.settings import own_settings
+from fedjax_sim.reports.store import Row, varying
 from fedjax_sim.sweeps.executors import FINISHED
 
 Labels = tuple[str, ...]
 
-# Differences that say nothing about a protocol.
-SEEDS = ("seed", "partition.seed", "participation.offset")
-_RECORDING = ("execution", "checkpoint", "log", "evaluation", "data.data_dir")
 
 FLAGS = {
     "d": "the model or its loss was not finite in a run",
@@ -92,6 +84,8 @@ class Table(NamedTuple):
     cells: dict[tuple[Labels, Labels], Cell]
     deviations: list[Deviation]
     notes: list[str]
+    settings: Sequence[str] = ()  # options other than the rules' defaults
+    ranked: Sequence[str] = ()  # its danger zones, the worst first
 
 
 def published_table(
@@ -100,6 +94,7 @@ def published_table(
     *,
     cells: Sequence[str] = (),
     ignore: Sequence[str] = (),
+    small: bool = False,
 ) -> Table:
     """Fills a paper's table.
 
@@ -107,51 +102,55 @@ def published_table(
       layout: of `load_layout`.
       runs: rows of the store.
       cells: "field=label": only these cells of the table.
-      ignore: config keys out of `match` that shall not decide; they are reported as
-        differences from the protocol instead.
+      ignore: sections or keys out of `match` that shall not decide; they are reported
+        as differences from the protocol instead.
+      small: runs of the small version belong to the cells; what they differ in from
+        the published protocol is reported.
 
     Raises:
       InputError: a field or key that the layout does not have.
     """
-    records = _chosen(layout, cells)
-    for key in ignore:
-        if key not in layout["match"]:
-            raise InputError(
-                f"--ignore={key}: the layout does not match on it; "
-                f"{did_you_mean(key, layout['match'])}"
-            )
-    match = [key for key in layout["match"] if key not in ignore]
-    grouped: dict[tuple[Labels, Labels], list[dict[str, Any]]] = {}
-    for record in records:
-        row, column = (
-            tuple(format_value(record[field]) for field in layout[side])
-            for side in ("rows", "columns")
-        )
-        place = row, column
-        grouped.setdefault(place, []).append(record)
+    places = cells_of(layout, cells)
+    check_ignored(ignore, cell_config(layout, places[0]))
+    match = layout.get("match", MATCH)
     found: dict[tuple[Labels, Labels], Cell] = {}
     deviations: dict[tuple[str, str, str], int] = {}
     notes: dict[str, None] = {}
-    for place, own in grouped.items():
-        config = cell_config(layout, own[0])
-        chosen = [run for run in runs if _matches(run, config, match)]
-        numbers = {record["metric"]: record["value"] for record in own}
-        doubts = {r["metric"] for r in own if r.get("note")}
-        for record in own:
+    nearest: list[set[str]] = []
+    for cell in places:
+        published = cell_config(layout, cell)
+        text = cell_text(layout, cell, small)
+        chosen = []
+        if text is not None:
+            config = cell_config(layout, cell, small)
+            wrong = [unlike(run, config, match, ignore) for run in runs]
+            chosen = [r for r, keys in zip(runs, wrong, strict=True) if not keys]
+            nearest += [keys for keys in wrong if keys]
+        numbers = {record["metric"]: record["value"] for record in cell.records}
+        doubts = {r["metric"] for r in cell.records if r.get("note")}
+        for record in cell.records:
             if record.get("note"):
-                where = ", ".join((*place[0], *place[1]))
+                where = ", ".join((*cell.row, *cell.column))
                 notes[f"{where}, {record['metric']}: {record['note']}"] = None
         values = {
             name: _value(chosen, name, numbers.get(name), name in doubts)
             for name in layout["values"]
         }
-        found[place] = Cell(chosen, values)
+        found[cell.row, cell.column] = Cell(chosen, values)
+        known = dict(stated(layout, cell))
         for difference in {
-            d for run in chosen for d in _differences(run, config, match)
+            d for run in chosen for d in differences(run, published, known)
         }:
             deviations[difference] = deviations.get(difference, 0) + 1
+    if runs and not any(cell.runs for cell in found.values()):
+        keys = min(nearest, key=len, default=set())
+        notes[
+            "No run belongs to a cell; the nearest differs in "
+            f"{', '.join(sorted(keys)[:8])}: --ignore takes keys and sections, --small "
+            "looks for the small version"
+        ] = None
     return Table(
-        title=layout["title"],
+        title=layout["title"] + " - in small" * small,
         source=layout["source"],
         row_fields=tuple(layout["rows"]),
         column_fields=tuple(layout["columns"]),
@@ -161,6 +160,7 @@ def published_table(
         cells=found,
         deviations=[Deviation(*key, n) for key, n in sorted(deviations.items())],
         notes=list(notes),
+        settings=own_settings([r for cell in found.values() for r in cell.runs]),
     )
 
 
@@ -224,67 +224,8 @@ def grid(
         cells=cells,
         deviations=[],
         notes=[],
+        settings=own_settings(runs),
     )
-
-
-def cell_config(layout: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    """The resolved config that our files give to a cell: {"section.key": value}."""
-    arguments = layout["arguments"]
-    text = layout["config"].format(
-        **{
-            field: arguments.get(field, {}).get(format_value(label), label)
-            for field, label in record.items()
-        }
-    )
-    (config,) = resolve_variants(load_file(text), {}).values()
-    values = flatten(plain(to_dict(config)))
-    fakes = config.attack.num_fake
-    population = config.partition.num_clients + fakes
-    values["mcr"] = 100 * (config.attack.num_malicious + fakes) / population
-    return values
-
-
-def _chosen(layout: Mapping[str, Any], cells: Sequence[str]) -> list[dict[str, Any]]:
-    records = layout["records"]
-    for text in cells:
-        field, _, labels = text.partition("=")
-        fields = [key for key in records[0] if key not in ("metric", "value", "note")]
-        if field not in fields:
-            raise InputError(
-                f"--cells={text}: FIELD=LABEL[,LABEL]; {did_you_mean(field, fields)}"
-            )
-        allowed = labels.split(",")
-        known = dict.fromkeys(
-            format_value(record[field]) for record in layout["records"]
-        )
-        for label in allowed:
-            if label not in known:
-                raise InputError(f"--cells={text}: {did_you_mean(label, known)}")
-        records = [
-            record for record in records if format_value(record[field]) in allowed
-        ]
-    if not records:
-        raise InputError(f"--cells={','.join(cells)}: the table has no such cell")
-    return records
-
-
-def _matches(run: Row, config: Mapping[str, Any], match: Sequence[str]) -> bool:
-    return all(same(run.get(_column(key)), config.get(key)) for key in match)
-
-
-def _differences(run, config, match) -> set[tuple[str, str, str]]:
-    found = set()
-    for key, value in config.items():
-        if key in match or key in (*SEEDS, *_RECORDING):
-            continue
-        if key.partition(".")[0] in _RECORDING:
-            continue
-        here = run.get(_column(key))
-        if isinstance(value, list):
-            value = json.dumps(value)
-        if not same(here, value):
-            found.add((key, str(value), str(here)))
-    return found
 
 
 def _value(runs: Sequence[Row], name: str, published, doubtful: bool) -> Value:
@@ -319,15 +260,8 @@ def _column(key: str) -> str:
     return key.replace(".", "_")
 
 
-def format_value(value: Any) -> str:
-    """A number or name as a label; "-" where a run has no such key."""
-    if value is None:
-        return "-"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _labels(values: tuple[Any, ...]) -> Labels:
-    return tuple(format_value(value) for value in values)
+    return tuple(format_label(value) for value in values)
 
 
 def _sortable(value: Any) -> tuple[int, Any]:

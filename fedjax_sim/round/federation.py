@@ -378,6 +378,8 @@ def defend(
         root=_root(parts, inputs),
         network=parts.network,
         malicious=opened.attacking,
+        local_lr=jnp.asarray(inputs.hyper.learning_rate),
+        local_steps=training.num_steps(parts.work, cohort.num_examples).astype("f4"),
     )
     defense_state, cohort, aggregate = opened.sides.defense.aggregate(
         state.defense, cohort, context

@@ -47,6 +47,7 @@ metrics.jsonl
     attack_scale, attack_aligned
                         of PoisonedFL in the last round: c, and the share (0 to 1) of
                         coordinates that moved its way since its last test
+    attack_factor       of the adaptive label flips: the mean factor of the last round
     rounds_skipped      rounds without a surviving client since the last row
     clients_non_finite  NaN or Inf updates excluded since the last row
     true_positives, false_positives, false_negatives, true_negatives,
@@ -76,18 +77,23 @@ summary.json
     aoi and reconstruction errors, see `metrics.detection`), backdoor (measure:
     asr_all where it was measured, else asr; mean_asr, episodes above 50 % and the mean
     by phase of a cycle of ten, see `metrics.over_rounds`; null unless every round was
-    evaluated), rounds_skipped, rounds_attacked (in which an attacker sent what a benign
-    client in its place would not), partition, realised_dpr (mean poisoned fraction of
-    a malicious client's data), attack_knowledge, oracle_knowledge, seconds (by phase),
-    init (fingerprint of the model it began with; null: a random one)
+    evaluated), property2 (DROP's equations 2 and 3 with lambda 80: rounds, least_asr
+    and most_asr of the evaluated rounds with at least that MTA), rounds_skipped,
+    rounds_attacked (in which an attacker sent what a benign client in its place would
+    not), cost (download_bytes and upload_bytes of all rounds, a model of float32 each;
+    defense_state_bytes, what the rule remembers; reconstruction_iterations of
+    FedREDefense), partition, realised_dpr (mean poisoned fraction of a malicious
+    client's data), attack_knowledge, oracle_knowledge, seconds (by phase), init
+    (fingerprint of the model it began with; null: a random one)
 
 provenance.json
     versions, python, platform, backend, processes, devices (of all processes), git,
     started, data (sizes), partition (fingerprint, sizes; clients_without_a_class and
     fewest_classes of a client, fake ones not counted), execution (what `auto`
-    chose), parameters, malicious_clients, realised_dpr (of each of them),
-    nothing_to_poison (malicious clients whose data the attack leaves as it is),
-    malicious_majority (probability in a round; null unless uniform), init
+    chose), parameters, model_bytes, defense_state_bytes, malicious_clients,
+    realised_dpr (of each of them), nothing_to_poison (malicious clients whose data the
+    attack leaves as it is), malicious_majority (probability in a round; null unless
+    uniform), init
 """
 
 import hashlib

@@ -10,10 +10,12 @@ import numpy as np
 
 from fedjax_sim.contracts.config import Config
 from fedjax_sim.metrics.detection import detection_history
-from fedjax_sim.metrics.over_rounds import mitigation
+from fedjax_sim.metrics.over_rounds import consistency, mitigation
 from fedjax_sim.runs.files import plain
 from fedjax_sim.runs.listener import Row
 from fedjax_sim.runs.rows import PHASES, detected, mean_known
+
+ACCEPTABLE_MTA = 80.0  # DROP's lambda, percent
 
 
 def summarize(
@@ -59,11 +61,20 @@ def summarize(
                 **detection_history(rounds, malicious, expelled),
             },
             "backdoor": _backdoor(metrics),
+            "property2": {
+                "lambda": ACCEPTABLE_MTA,
+                **consistency(
+                    [row["mta"] for row in metrics],
+                    [row.get("asr") for row in metrics],
+                    ACCEPTABLE_MTA,
+                )._asdict(),
+            },
             "rounds_skipped": sum(row["skipped"] for row in rounds),
             "updates_sent": sum(len(row["clients"]) for row in rounds),
             "updates_non_finite": sum(
                 int(sum(row["scores"]["non_finite"])) for row in rounds
             ),
+            "cost": _cost(rounds, facts),
             "partition": facts["partition"]["fingerprint"],
             "rounds_attacked": rounds_attacked(rounds, facts["nothing_to_poison"]),
             "realised_dpr": mean_known(plain(facts["realised_dpr"]) or []),
@@ -83,6 +94,18 @@ def rounds_attacked(rounds: Sequence[Row], idle: Sequence[int]) -> int:
       idle: clients whose data the attack leaves as it is.
     """
     return sum(bool(set(row["acted"]) - set(idle)) for row in rounds)
+
+
+def _cost(rounds: Sequence[Row], facts: Mapping[str, Any]) -> dict[str, int]:
+    """Traffic of the run, and what the rule stores and computes beside means."""
+    sent = sum(len(row["clients"]) for row in rounds) * facts["model_bytes"]
+    steps = sum(sum(row["scores"].get("iterations", [])) for row in rounds)
+    return {
+        "download_bytes": sent,  # a model for each client of a round, float32
+        "upload_bytes": sent,
+        "defense_state_bytes": facts["defense_state_bytes"],
+        "reconstruction_iterations": int(steps),
+    }
 
 
 def _total(rows: Sequence[Row], key: str) -> float | None:

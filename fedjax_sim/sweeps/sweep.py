@@ -13,7 +13,8 @@ A sweep file defines `get_sweep()`:
         )
 
 A point maps config keys to values. A key that starts with a colon is an argument of the
-config file (`--config=FILE:defense=droplet`). A value may be a group of keys:
+config file (`--config=FILE:defense=droplet`), and `base` is a config of the point's own
+in place of the sweep's. A value may be a group of keys:
 `{"defense": {"name": "flip", "steps": 20}}`. Points are plain lists of mappings, so
 `+` joins two grids and a comprehension drops what is not wanted.
 """
@@ -55,6 +56,13 @@ _ADDED: dict[str, Any] = {
     "partition.max_redraws": None,
     "defense.before": [],
     "defense.weights": "uniform",
+    "defense.tau_b": None,
+    "defense.clustering": True,
+    "defense.monitoring": True,
+    "defense.num_images": None,
+    "defense.observe": False,
+    "attack.plus_model": False,
+    "participation.rounding": "exact",
 }
 
 
@@ -170,7 +178,8 @@ def expand(
     runs: dict[str, Run] = {}
     known: set[str] = set()
     for point in points:
-        for variant, config in _resolve(sweep.base, point, changes or {}).items():
+        base = point.get("base", sweep.base)
+        for variant, config in _resolve(base, point, changes or {}).items():
             values = flatten(to_dict(config))
             values |= {k: v for k, v in point.items() if k.startswith(":")}
             known |= values.keys()
@@ -179,7 +188,7 @@ def expand(
             if not all(values.get(k, ...) in allowed for k, allowed in filters):
                 continue
             named = [k for k in varying if k in point and k not in (changes or {})]
-            parts = [f"{k}={point[k]}" for k in named]
+            parts = [str(point[k]) if k == "base" else f"{k}={point[k]}" for k in named]
             name = ",".join([variant] * bool(variant) + parts)
             run = Run(name or config.defense.name, folder_name(config), config, values)
             runs.setdefault(run.folder, run)
@@ -229,7 +238,7 @@ def _resolve(base, point: Point, changes: Mapping[str, Any]) -> dict[str, Config
         raise InputError(
             f"the sweep sets the argument ':{arguments}', but its base is no file"
         )
-    own = {key: value for key, value in point.items() if not key.startswith(":")}
+    own = {k: v for k, v in point.items() if not k.startswith(":") and k != "base"}
     return resolve_variants(base, {**own, **changes})
 
 

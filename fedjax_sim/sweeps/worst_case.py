@@ -5,6 +5,10 @@ a defence that holds under one learning configuration may fall under another tha
 good for the task. The search looks, for each defence, for the configuration and attack
 strength of the highest ASR whose MTA is still acceptable.
 
+Of an attack without a target (`objective = accuracy`) the harm is the accuracy that it
+costs: MTA of the same runs without attack minus MTA with it, and a configuration is
+acceptable by the former.
+
 The space is a sweep as it is: its points are the candidates, its seeds are averaged.
 Points that differ in the defence are searched one by one. The default configuration of
 a defence is the sweep's base, with what all points have in common.
@@ -18,7 +22,7 @@ lower backdoor loss is ahead. A candidate that learns slowly may still be lost t
 larger budget makes the first runs longer.
 
 A budget counts runs of full length for each defence: one of a third of the rounds
-counts a third.
+counts a third; runs without attack count, too.
 """
 
 import json
@@ -26,20 +30,22 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from fedjax_sim.attacks import ATTACKS
 from fedjax_sim.contracts.config import Config
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.experiment.config import flatten
+from fedjax_sim.experiment.config import flatten, resolve, to_dict
 from fedjax_sim.metrics.over_rounds import consistency
 from fedjax_sim.runs.files import Rows, plain, read_json
 from fedjax_sim.sweeps.executors import FAILED, FINISHED, status
 from fedjax_sim.sweeps.sweep import Run, Sweep, expand, folder_name
 
 REDUCTION = 3
+Objective = Literal["asr", "accuracy"]
+OBJECTIVES: tuple[Objective, ...] = ("asr", "accuracy")
 
 
 class Candidate(NamedTuple):
@@ -47,6 +53,12 @@ class Candidate(NamedTuple):
 
     settings: dict[str, Any]  # the keys that the search varies
     runs: list[Run]
+    clean: tuple[Run, ...] = ()  # the same without attack, for the lost accuracy
+
+    @property
+    def all_runs(self) -> list[Run]:
+        """With attack, and without where that is measured against."""
+        return [*self.runs, *self.clean]
 
 
 class Problem(NamedTuple):
@@ -73,10 +85,23 @@ class Outcome(NamedTuple):
     backdoor_loss: float | None  # None also: infinite
     least_asr: float | None  # over seeds and rounds of acceptable MTA; None: no such
     least_rounds: int  # of acceptable MTA, in the seed that has fewest
+    clean_mta: float | None = None  # mean MTA without attack; None: not asked for
+
+    @property
+    def useful_mta(self) -> float | None:
+        """The MTA by which a configuration is acceptable."""
+        return self.mta if self.clean_mta is None else self.clean_mta
+
+    @property
+    def harm(self) -> float | None:
+        """The ASR, or the accuracy lost to the attack."""
+        if self.clean_mta is None or self.mta is None:
+            return self.asr
+        return self.clean_mta - self.mta
 
     def acceptable(self, least_mta: float) -> bool:
         """Whether the model is of use, MTA >= lambda."""
-        return self.mta is not None and self.mta >= least_mta
+        return self.useful_mta is not None and self.useful_mta >= least_mta
 
 
 class Found(NamedTuple):
@@ -84,7 +109,7 @@ class Found(NamedTuple):
 
     problem: Problem
     default: Outcome
-    # Of the highest ASR with an acceptable MTA; if there is none, of the highest MTA.
+    # Of the most harm with an acceptable MTA; if there is none, of the highest MTA.
     best: Outcome
     used: list[Run]  # for the search
     cost: float  # of them, in runs of full length
@@ -94,17 +119,22 @@ class Found(NamedTuple):
 
 
 def problems(
-    sweep: Sweep, changes: Mapping[str, Any], only: Sequence[str], per: Sequence[str]
+    sweep: Sweep,
+    changes: Mapping[str, Any],
+    only: Sequence[str],
+    per: Sequence[str],
+    objective: Objective = "asr",
 ) -> list[Problem]:
     """Divides the runs of a sweep into searches.
 
     Args:
       sweep, changes, only: see `expand`.
       per: sections or keys; runs that differ in one of them are not compared.
+      objective: what the worst has most of: `asr`, or `accuracy`, which it costs.
 
     Raises:
       InputError: see `expand`; also nothing to search, runs of different lengths, no
-        single default, or an attack without a success rate.
+        single default, no attack, or one without the success rate asked for.
     """
     points = [flatten(point) for point in sweep.points]
     searched = [key for key in _varying(points) if not _belongs(key, (*per, "seed"))]
@@ -112,7 +142,7 @@ def problems(
     runs = expand(sweep, changes, only)
     defaults = expand(sweep._replace(points=fixed, where=None), changes)
     for run in runs + defaults:
-        _check(run, runs[0])
+        _check(run, runs[0], objective)
 
     groups: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
@@ -126,7 +156,8 @@ def problems(
     shown = [key for key in searched if key not in changes]
 
     def candidate(own: list[Run]) -> Candidate:
-        return Candidate({key: own[0].values.get(key) for key in shown}, own)
+        settings = {key: own[0].values.get(key) for key in shown}
+        return _with_clean(Candidate(settings, own), objective)
 
     found = []
     for name, (group, own) in zip(names, groups.items(), strict=True):
@@ -149,6 +180,19 @@ def problems(
     return found
 
 
+def _with_clean(candidate: Candidate, objective: Objective) -> Candidate:
+    """Adds the runs without attack that the objective compares with."""
+    if objective == "asr":
+        return candidate
+    clean = []
+    for run in candidate.runs:
+        # Of the attack's section nothing else matters then.
+        config = resolve({**to_dict(run.config), "attack": {"name": "none"}})
+        name = f"{run.name},attack.name=none"
+        clean.append(Run(name, folder_name(config), config, run.values))
+    return candidate._replace(clean=tuple(clean))
+
+
 def _belongs(key: str, names: Sequence[str]) -> bool:
     """Whether a key, or argument of a config file, is one of these or lies below."""
     key = key.removeprefix(":")
@@ -161,16 +205,26 @@ def _varying(points: Sequence[Mapping[str, Any]]) -> list[str]:
     return [k for k in keys if len({repr(p.get(k, ...)) for p in points}) > 1]
 
 
-def _check(run: Run, first: Run) -> None:
+def _check(run: Run, first: Run, objective: Objective) -> None:
     config = run.config
     if config.rounds != first.config.rounds:
         raise InputError(
             f"{run.name}: config.rounds = {config.rounds}, but {first.config.rounds} "
             f"in {first.name}: the search itself chooses how long its runs are"
         )
+    if objective == "accuracy":
+        if config.attack.name == "none":
+            raise InputError(
+                f"{run.name}: config.attack.name = 'none': there is no attack that "
+                "costs accuracy"
+            )
+        return
     attack = ATTACKS[config.attack.name].factory(**config.attack.options)
     if attack.test is None:
-        able = "allowed: attacks with a target class, such as backdoor"
+        able = (
+            "allowed: attacks with a target class, such as backdoor; or "
+            "--objective=accuracy"
+        )
         raise InputError(
             f"{run.name}: config.attack.name = {config.attack.name!r} has no attack "
             f"success rate; {able}"
@@ -275,7 +329,7 @@ def search(
             wave = [_cut(candidate, rung.rounds) for candidate in candidates]
             if rung is ladder[0]:  # so that a mistake in it shows early
                 wave.append(problem.default)
-            entered = {run.folder: run for c in wave for run in c.runs}
+            entered = {run.folder: run for c in wave for run in c.all_runs}
             own |= entered
             runs |= entered
         if not carry_out(list(runs.values())):
@@ -314,14 +368,18 @@ def _drawn(candidates: list[Candidate], number: int) -> list[Candidate]:
 
 def _cut(candidate: Candidate, rounds: int) -> Candidate:
     """The same with runs of so many rounds."""
-    runs = []
-    for run in candidate.runs:
+
+    def shortened(run: Run) -> Run:
         config = run.config.model_copy(update={"rounds": rounds})
-        cut = Run(
-            f"{run.name},rounds={rounds}", folder_name(config), config, run.values
-        )
-        runs.append(run if config == run.config else cut)
-    return candidate._replace(runs=runs)
+        if config == run.config:
+            return run
+        name = f"{run.name},rounds={rounds}"
+        return Run(name, folder_name(config), config, run.values)
+
+    return candidate._replace(
+        runs=[shortened(run) for run in candidate.runs],
+        clean=tuple(shortened(run) for run in candidate.clean),
+    )
 
 
 def outcome(candidate: Candidate, least_mta: float, root: Path) -> Outcome:
@@ -330,10 +388,18 @@ def outcome(candidate: Candidate, least_mta: float, root: Path) -> Outcome:
     Raises:
       InputError: a success rate is undefined, for the test set lacks the victim class.
     """
-    folders = [root / run.folder for run in candidate.runs]
-    if any(status(folder) != FINISHED for folder in folders):
+    done = [status(root / run.folder) == FINISHED for run in candidate.all_runs]
+    if not all(done):
         return Outcome(candidate, None, None, None, None, 0)
+    folders = [root / run.folder for run in candidate.runs]
     finals = [read_json(folder / "summary.json")["final"] for folder in folders]
+    if candidate.clean:
+        clean = [
+            read_json(root / run.folder / "summary.json")["final"]["mta"]
+            for run in candidate.clean
+        ]
+        mta = mean(final["mta"] for final in finals)
+        return Outcome(candidate, mta, None, None, None, 0, clean_mta=mean(clean))
     for run, final in zip(candidate.runs, finals, strict=True):
         if final["asr"] is None:
             raise InputError(
@@ -358,10 +424,10 @@ def outcome(candidate: Candidate, least_mta: float, root: Path) -> Outcome:
 
 
 def _order(found: Outcome, least_mta: float) -> tuple[int, float, float]:
-    """Acceptable and of high ASR first; of equal ones, that of the lower loss."""
-    if found.mta is None or found.asr is None:
+    """Acceptable and of much harm first; of equal ones, that of the lower loss."""
+    if found.useful_mta is None or found.harm is None:
         return (2, 0.0, 0.0)
     if not found.acceptable(least_mta):
-        return (1, -found.mta, 0.0)
+        return (1, -found.useful_mta, 0.0)
     loss = math.inf if found.backdoor_loss is None else found.backdoor_loss
-    return (0, -found.asr, loss)
+    return (0, -found.harm, loss)

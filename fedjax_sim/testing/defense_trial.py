@@ -117,6 +117,8 @@ def make_context(
         global_buffers=jnp.linspace(0.0, 2.0, num_buffers),
         network=None,  # type: ignore[arg-type] # the rules that need one are given it
         malicious=None,  # type: ignore[arg-type]
+        local_lr=jnp.float32(0.01),
+        local_steps=jnp.float32(1.0),
     )
 
 

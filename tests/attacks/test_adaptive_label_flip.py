@@ -51,8 +51,11 @@ def test_scales_with_the_server_s_threshold(name):
     for threshold, factor in ((1e9, 4.875), (1e-9, 1.0)):
         settings = fedredefense(threshold=threshold, **FEW).settings
         server = view._replace(settings=settings)
-        _, crafted = jax.jit(lambda server=server: attack.craft((), server))()
+        found, crafted = jax.jit(
+            lambda server=server: attack.craft(attack.init(None), server)
+        )()
         rows = view.malicious
+        np.testing.assert_allclose(attack.report(found)["factor"], factor, rtol=1e-6)
         np.testing.assert_allclose(crafted[rows], factor * updates[rows], rtol=1e-6)
 
 

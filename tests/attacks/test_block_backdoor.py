@@ -5,6 +5,7 @@ import pytest
 from attacks.views import crafted, decide, make_spec, make_view
 
 from fedjax_sim.attacks.block_backdoor import block_backdoor
+from fedjax_sim.contracts.attack import ClientContext
 from fedjax_sim.core.errors import InputError
 
 
@@ -38,6 +39,26 @@ def test_boost_multiplies_the_update():
     np.testing.assert_allclose(
         crafted(block_backdoor(boost=4.0), view), 4 * view.updates[1:]
     )
+
+
+def test_an_upload_of_the_model_beside_the_update():
+    """eta (L - G) + G, which the server takes for a difference."""
+    view = make_view([False, True])
+    attack = block_backdoor(boost=2.0, plus_model=True)
+    wanted = 2 * view.updates[1:] + view.global_params
+    np.testing.assert_allclose(crafted(attack, view), wanted)
+
+
+@pytest.mark.parametrize(("size", "alpha"), [(100, 0.29), (100, 0.57), (50, 0.58)])
+def test_the_number_of_images_is_that_of_python(size, alpha):
+    """int(B alpha) of the listing: 28 of 100 at 0.29, where float32 has 29."""
+    attack = block_backdoor(alpha=alpha)
+    poison = attack.poison(make_spec())
+    ids = np.zeros(size, np.int32)
+    context = ClientContext(np.int32(3), np.bool_(True), np.int32(1), np.int32(0))
+    decision = poison.decide((), ids, ids, context)
+    assert int(decision.poisoned.sum()) == int(size * alpha)
+    assert int(size * alpha) != int(np.float32(alpha) * np.float32(size))
 
 
 def test_bad_options_are_refused():

@@ -33,7 +33,7 @@ def results(make_run):
 SMALL = [
     "--layout=drop_table3",
     "--cells=dataset=cifar10",
-    "--ignore=data.name,client.lr,client.batch_size,client.epochs",
+    "--ignore=data,client,rounds,model,partition,participation,attack.num_malicious",
 ]
 
 
@@ -76,6 +76,7 @@ def test_out_writes_tables_figures_and_parquet(results, tmp_path, capsys):
         "drop_table3.html",
         "figures/drop_table3_bars.svg",
         "figures/drop_table3_over_rounds.svg",
+        "figures/drop_table3_mta_asr_by_dpr.svg",
     }
     text = (out / "drop_table3.md").read_text()
     # Mean ± spread (published, difference).
@@ -118,7 +119,7 @@ def test_page_needs_nothing_else(results, tmp_path, capsys):
     outline.feed(text)
 
     assert outline.open == []
-    assert len(outline.sources) == 2
+    assert len(outline.sources) == 3
     assert all(s.startswith("data:image/svg+xml;base64,") for s in outline.sources)
     assert "url(" not in text and "<script" not in text
     assert 'name="viewport"' in text
@@ -193,6 +194,24 @@ def test_figures_show_the_data(results):
     assert figures.over_rounds(table, once) is None  # nothing over rounds
 
 
+def test_any_metric_against_any_setting_and_over_the_rounds(results, tmp_path, capsys):
+    rows = ["--rows=defense.name", "--columns=attack.dpr", "--values=mta"]
+    asked = ["--figure=mta,least_asr@attack.dpr", "--figure=update_norm_max@round"]
+    code, _, err = command(capsys, results, *rows, *asked, f"--out={tmp_path}")
+    assert (code, err) == (0, "")
+    for name in ("mta_least_asr_by_attack_dpr", "update_norm_max_by_rounds"):
+        svg = (tmp_path / "figures" / f"report_{name}.svg").read_text()
+        assert ElementTree.fromstring(svg).tag.endswith("svg")
+        assert "droplet" in svg or "<use" in svg
+    for wrong, part in (
+        ("--figure=mta@client.lr", "no row or column"),
+        ("--figure=mtaa@attack.dpr", "'mta'"),
+        ("--figure=mtaa@round", "nobody recorded"),
+    ):
+        code, _, err = command(capsys, results, *rows, wrong, f"--out={tmp_path}")
+        assert code == 2 and part in err and err.count("\n") == 1, err
+
+
 @pytest.mark.parametrize(
     ("flags", "part"),
     [
@@ -201,6 +220,10 @@ def test_figures_show_the_data(results):
         (["--layout=drop_table9"], "drop_table3"),
         (["--layout=drop_table3", "--rows=seed"], "one or the other"),
         (["--ignore=client.lr"], "--layout"),
+        (["--small"], "--layout"),
+        (["--figure=mta@round"], "--layout"),
+        (["--rows=seed", "--figure=mta@round"], "--out"),
+        (["--rows=seed", "--figure=mta", "--out=x"], "METRIC[,METRIC]@FIELD"),
         (["--rows=defence.name"], "did you mean 'defense_name'"),
         (["--layot=x"], "layot"),
         (["extra"], "not a flag"),

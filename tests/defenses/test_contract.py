@@ -40,7 +40,11 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "fedredefense": [
         {"first_limit": 2, "later_limit": 2, "inner_steps": 1, "threshold": 1e6}
     ],
-    "droplet": [{}, {"reward": None, "blacklist_threshold": 2.0}],
+    "droplet": [
+        {},
+        {"reward": None, "blacklist_threshold": 2.0},
+        {"clustering": False, "base": "median"},
+    ],
     "deepsight": [{"num_samples": 6, "num_seeds": 2, "min_cluster_size": 3}],
     "signguard": [{}, {"clustering": "meanshift", "variant": "authors"}],
     "weak_dp": [{"noise_sigma": 0.0}],
@@ -57,7 +61,7 @@ NO_MEANS: set[str] = {
 }
 
 # Rules for models without running statistics.
-NO_BUFFERS: set[str] = {"fedredefense"}
+NO_BUFFERS: set[str] = set()
 
 # DROP distils with images of at least 28x28; its judgement is DROplet's, which is here.
 ELSEWHERE: set[str] = {"drop"}

@@ -309,10 +309,35 @@ def test_bad_numbers_are_refused(options, part):
     assert "\n" not in str(problem.value)
 
 
-def test_batch_statistics_are_refused(make_network, make_spec):
-    spec = make_spec(N, num_buffers=4, network=make_network(4))
-    with pytest.raises(InputError, match="needs a model without batch statistics"):
-        fedredefense().init(spec._replace(key=jax.random.key(0)))
+def test_observing_measures_everybody_and_expels_nobody(server, cohort, first):
+    _, start, step = server(observe=True)
+    state, judged, result = step(start, cohort, first)
+
+    assert (judged.weights == 1).all() and not expelled(state)
+    errors = np.asarray(judged.scores["reconstruction_error"])
+    assert (suspicious(errors, OPTIONS["threshold"]) == [1, 0, 0, 1, 1]).all()
+    np.testing.assert_allclose(
+        result.update, cohort.updates.mean(0), rtol=1e-5, atol=1e-7
+    )
+
+
+def test_a_direct_number_of_images(make_spec, network):
+    spec = make_spec(N, network=network)._replace(key=jax.random.key(7))
+    for options, count in (({}, 1), ({"images_per_class": 2}, 2), ({}, None)):
+        more = options if count else {"num_images": 7}
+        state, _ = fedredefense(**OPTIONS, **more).init(spec)
+        wanted = count * network.num_classes if count else 7
+        assert len(state.start.images) == len(state.start.labels) == wanted
+
+
+def test_the_variant_of_the_paper_starts_from_uniform_noise(make_spec, network):
+    spec = make_spec(N, network=network)._replace(key=jax.random.key(7))
+    coded, printed = (
+        fedredefense(**OPTIONS, variant=v).init(spec)[0].start.images
+        for v in ("authors", "paper")
+    )
+    assert printed.min() >= 0 and printed.max() <= 1
+    assert coded.min() < 0
 
 
 # ------------------------------------------------------------------- a federation

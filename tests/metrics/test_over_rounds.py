@@ -49,6 +49,6 @@ def test_consistency_counts_rounds_of_acceptable_accuracy():
     """DROP's equations 2 and 3; round 2 is exactly at lambda, round 3 below."""
     mta, asr = [50.0, 80.0, 79.9, 95.0], [0.0, 70.0, 1.0, 90.0]
 
-    assert consistency(mta, asr, 80.0) == (2, 70.0)
-    assert consistency(mta, asr, 79.9) == (3, 1.0)
-    assert consistency(mta, asr, 96.0) == (0, None)
+    assert consistency(mta, asr, 80.0) == (2, 70.0, 90.0)
+    assert consistency(mta, asr, 79.9) == (3, 1.0, 90.0)
+    assert consistency(mta, asr, 96.0) == (0, None, None)

@@ -201,13 +201,13 @@ def test_argument_of_a_file_that_takes_none():
 # Folder of configs -> the names behind the colon of `--config=FILE:TEXT`.
 CELLS = {
     "drop": {
-        "defense": [*drop_protocol._DEFENSES],
+        "defense": [*drop_protocol.DEFENSES],
         "attack": ["backdoor", "neurotoxin", "chameleon"],
         "learning": ["C1", "C10"],
         "alpha": ["0", "0.5"],
     },
     "fedredefense": {
-        "defense": [*fedredefense_protocol._DEFENSES],
+        "defense": [*fedredefense_protocol.DEFENSES],
         "attack": [
             name
             for name in fedredefense_protocol.ATTACKS
@@ -218,19 +218,20 @@ CELLS = {
     },
     "leadfl": {
         "preset": ["authors", "report"],
-        "defense": [*leadfl_protocol._DEFENSES],
-        "client": [*leadfl_protocol._CLIENT_DEFENSES],
-        "mode": [*leadfl_protocol._MODES],
+        "defense": [*leadfl_protocol.DEFENSES],
+        "client": [*leadfl_protocol.CLIENT_DEFENSES],
+        "mode": [*leadfl_protocol.MODES],
         "labels": ["0", "5"],
     },
     "poisonedfl": {
-        "defense": [*poisonedfl_protocol._DEFENSES],
-        "adaptation": [*poisonedfl_protocol._ADAPTATIONS],
+        "defense": [*poisonedfl_protocol.DEFENSES],
+        "adaptation": [*poisonedfl_protocol.ADAPTATIONS],
         "fakes": ["0", "5", "20"],
         "schedule": ["constant", "step", "cosine"],
     },
     "iqr": {
-        "defense": [*iqr_protocol._DEFENSES],
+        "preset": [*iqr_protocol.PRESETS],
+        "defense": [*iqr_protocol.DEFENSES],
         "alpha": ["0", "0.05", "1"],
         "strong": ["false", "true"],
         "labels": ["0", "5"],
@@ -296,7 +297,7 @@ def test_every_cell_resolves(path):
     if path.parent.name == "drop":
         texts += [
             f"defense={name},variant={variant}"
-            for name, options in drop_protocol._DEFENSES.items()
+            for name, options in drop_protocol.DEFENSES.items()
             for variant in ("authors", "paper")
             if "variant" in options
         ]
@@ -381,13 +382,21 @@ WRONG = {
     ],
     "poisonedfl": [
         "defense=krum",
+        "defense=fldetector",  # needs every client in every round
         "adaptation=both",
         "fakes=-5",
         "fakes=101",
         "fakes=inf",
         "schedule=linear",
     ],
-    "iqr": ["defense=median", "alpha=-0.1", "alpha=1.1", "strong=yes", "labels=2.5"],
+    "iqr": [
+        "preset=book",
+        "defense=median",
+        "alpha=-0.1",
+        "alpha=1.1",
+        "strong=yes",
+        "labels=2.5",
+    ],
 }
 
 
@@ -458,6 +467,20 @@ def test_fedredefense_modes_have_their_limits(mode, limits):
     assert (options["mode"], options["interval"]) == (mode, 10)
 
 
+@pytest.mark.parametrize(
+    ("name", "mode", "limits"),
+    [
+        ("cinic10", "continuous", (2000, 240)),
+        ("cinic10", "intermittent", (2000, 2000)),
+        ("fashion_mnist", "continuous", (800, 96)),
+    ],
+)
+def test_fedredefense_modes_elsewhere_keep_the_first_limit(name, mode, limits):
+    options = paper(f"fedredefense/{name}", f"mode={mode}").defense.options
+
+    assert (options["first_limit"], options["later_limit"]) == limits
+
+
 def test_fedredefense_federation():
     config = paper("fedredefense/cinic10", "mcr=48,beta=0.5,defense=krum")
 
@@ -511,14 +534,36 @@ def test_poisonedfl_populations(fakes, number, cohort):
 
 
 def test_iqr_attack_and_clipping():
-    """1000 samples a client in batches of 64: 16 steps, in each of two epochs."""
+    """Clip-Averaging takes rate and steps from the run."""
     config = paper("iqr/cifar10", "strong=true,alpha=0.1,labels=3")
 
-    assert config.defense.options["local_steps"] == 2 * 16
+    assert config.defense.options["local_steps"] is None
+    assert config.defense.options["lr"] is None
     assert (config.attack.options["boost"], config.attack.options["alpha"]) == (10, 0.1)
     assert config.partition.options["num_labels"] == 3
     assert paper("iqr/cifar10", "alpha=0").attack.options["alpha"] == 0
     assert paper("iqr/cifar10").attack.options["boost"] == 1.0
+
+
+def test_the_textbook_that_the_iqr_article_may_come_from():
+    config = paper("iqr/cifar10", "preset=textbook,strong=true")
+
+    assert (config.partition.num_clients, config.server.lr) == (10, 0.3)
+    assert config.participation.clients_per_round == 3
+    client = config.client
+    assert (client.lr, client.momentum, client.epochs) == (0.001, 0.0001, 3)
+    options = config.attack.options
+    assert (options["boost"], options["plus_model"]) == (2.0, True)
+    rows = (options["row"], options["row"] + options["height"] - 1)
+    columns = (options["column"], options["column"] + options["width"] - 1)
+    assert (rows, columns) == ((2, 27), (3, 5))
+    assert not paper("iqr/cifar10", "preset=textbook").attack.options["plus_model"]
+
+
+def test_drop_s_rate_may_count_the_clean_samples():
+    """2.5 to 100 clean ones are 2.439 % of all."""
+    options = paper("drop/cifar10", "dpr=2.5,dpr_of=clean").attack.options
+    assert options["dpr"] == pytest.approx(10 * 0.025 / 1.025)
 
 
 def test_drop_gives_each_defence_the_options_of_its_data_set():

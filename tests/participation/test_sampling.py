@@ -140,6 +140,22 @@ def test_enforced_counts_are_exact():
     assert_frequency(hits[8:], 3 / 12, ROUNDS)
 
 
+def test_enforced_rounds_at_random_where_it_must():
+    """9 % of 22 is 1.98: two, and one now and then; the mean is right."""
+    population, size, attackers = 88, 22, 7  # 1.75 a round
+    malicious = is_malicious(population, attackers)
+    facts = {"population": population, "cohort_size": size}
+    with pytest.raises(InputError, match="rounding = 'stochastic'"):
+        enforced(**facts, num_malicious=attackers)
+    schedule = enforced(**facts, num_malicious=attackers, rounding="stochastic")
+    ids, present = cohorts(schedule, malicious)
+    assert present.all()
+    assert_distinct_and_ascending(ids)
+    counts = malicious[ids].sum(1)
+    assert set(counts) == {1, 2}
+    assert_frequency(np.array([(counts == 2).sum()]), 0.75, ROUNDS)
+
+
 @pytest.mark.parametrize("num_malicious", [0, 10])
 def test_enforced_with_one_group_only(num_malicious):
     schedule = enforced(population=10, cohort_size=4, num_malicious=num_malicious)

@@ -8,8 +8,9 @@ import pytest
 
 from fedjax_sim.commands import report as cli
 from fedjax_sim.reports import store
-from fedjax_sim.reports.danger_zones import danger_zones, zones
-from fedjax_sim.reports.scores import distributions, read_scores
+from fedjax_sim.reports.danger_zones import danger_zones, ranking, zones
+from fedjax_sim.reports.roc import roc
+from fedjax_sim.reports.scores import Scores, distributions, read_scores
 from fedjax_sim.reports.tables import grid
 from fedjax_sim.reports.update_plane import update_geometry
 
@@ -62,6 +63,17 @@ def test_zones_average_seeds_of_each_defence(grid_of_runs):
     assert {asr for _, asr in droplet.cells.values()} == {0.5}
 
 
+def test_danger_zones_are_ranked_by_both_thresholds(grid_of_runs):
+    """Useful and successful: of FedAvg the batch of 16 at the low rate alone."""
+    runs = runs_of(grid_of_runs)
+    (found,) = ranking(runs, 80.0, 75.0)
+    assert found == ("fedavg", 0.1, 16, 1, 95.0, 80.5)
+    assert [r.asr for r in ranking(runs, 0.0, 40.0)] == [80.5, 80.5, 40.5, 40.0]
+    assert ranking(runs, 80.0, 85.0) == []
+    framed = [danger_zones(runs, 80.0, least).count(b"#d62728") for least in (75, 85)]
+    assert framed == [1, 0]
+
+
 def test_other_differences_are_maps_of_their_own(make_run):
     for dpr in (0.25, 1.0):
         for size in (8, 16):
@@ -70,18 +82,21 @@ def test_other_differences_are_maps_of_their_own(make_run):
     found = zones(runs_of(make_run))
 
     assert [one.name for one in found] == ["attack dpr 0.25", "attack dpr 1"]
-    assert danger_zones(runs_of(make_run), 80.0) is None  # one learning rate only
+    assert danger_zones(runs_of(make_run), 80.0, 85.0) is None  # one learning rate only
 
 
 def test_zones_below_lambda_are_hatched(grid_of_runs):
     runs = runs_of(grid_of_runs)
     hatched = {
-        least: danger_zones(runs, least).count(b"url(#h") for least in (0.0, 80.0, 99.0)
+        least: danger_zones(runs, least, 85.0).count(b"url(#h")
+        for least in (0.0, 80.0, 99.0)
     }
 
     assert hatched == {0.0: 0, 80.0: 4, 99.0: 8}
-    assert is_svg(danger_zones(runs, 80.0))
-    assert danger_zones(runs, 80.0) == danger_zones(runs, 80.0)  # the same bits
+    assert is_svg(danger_zones(runs, 80.0, 85.0))
+    assert danger_zones(runs, 80.0, 85.0) == danger_zones(
+        runs, 80.0, 85.0
+    )  # the same bits
 
 
 def test_names_are_text_and_no_formula(make_run):
@@ -93,12 +108,12 @@ def test_names_are_text_and_no_formula(make_run):
     runs = runs_of(make_run)
     for run in runs:
         run["defense_name"] += r" $\frac{ 5$ \\x"
-    assert is_svg(danger_zones(runs, 80.0))
+    assert is_svg(danger_zones(runs, 80.0, 85.0))
 
 
 def test_no_finished_run_no_map(make_run):
     make_run("a", mta=None, asr=None, finished=False)
-    assert danger_zones(runs_of(make_run), 80.0) is None
+    assert danger_zones(runs_of(make_run), 80.0, 85.0) is None
 
 
 # --------------------------------------------------------------------------- scores
@@ -195,11 +210,38 @@ def test_report_has_all_figures(grid_of_runs, tmp_path, capsys):
     capsys.readouterr()
 
     names = {path.stem for path in (out / "figures").iterdir()}
-    kinds = {"over_rounds", "bars", "danger_zones", "scores", "geometry"}
+    kinds = {"over_rounds", "bars", "danger_zones", "scores", "geometry", "roc"}
     assert names == {f"report_{kind}" for kind in kinds}
-    assert (out / "report.html").read_text().count("data:image/svg+xml") == 5
+    assert (out / "report.html").read_text().count("data:image/svg+xml") == 6
+    text = (out / "report.md").read_text()
+    assert "none with MTA from 99 and ASR from 85 % on" in text
     drawn = (out / "figures" / "report_danger_zones.svg").read_bytes()
     assert drawn.count(b"url(#h") == 8
 
     assert cli.main(["report.py", *flags, "--mta=101"]) == 2
     assert "mta" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------ ROC
+
+
+def test_roc_by_hand():
+    """Errors 0.9, 0.7, 0.6, 0.2 of a malicious, benign, malicious, benign client."""
+    found = roc(
+        Scores(np.array([0.6, 0.9, 0.7, 0.2]), np.array([True, True, False, False]))
+    )
+    np.testing.assert_allclose(found.false_positives, [0, 0, 0.5, 0.5, 1])
+    np.testing.assert_allclose(found.true_positives, [0, 0.5, 0.5, 1, 1])
+    assert found.area == 0.75
+    assert found.above and found.threshold == pytest.approx(0.8)
+    small = Scores(np.array([0.1, 0.2, 0.7]), np.array([True, True, False]))
+    found = roc(small)
+    assert (found.area, found.above) == (1.0, False)
+    assert 0.2 < found.threshold < 0.7
+
+
+def test_equal_and_undefined_values_of_a_roc():
+    kinds = np.array([True, False])
+    assert roc(Scores(np.array([1.0, 1.0]), kinds)).area == 0.5
+    assert roc(Scores(np.array([np.nan, 1.0]), kinds)).area == 1.0
+    assert roc(Scores(np.array([1.0, 2.0]), np.array([True, True]))) is None

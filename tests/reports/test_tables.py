@@ -6,14 +6,11 @@ from helpers import BASE, ROOT
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.experiment.config import resolve, to_dict
 from fedjax_sim.experiment.config_files import load_file
-from fedjax_sim.papers import layouts, load_layout
+from fedjax_sim.papers import load_layout
+from fedjax_sim.papers.cells import cell_config, cells_of
 from fedjax_sim.reports import store
 from fedjax_sim.reports.render import markdown
-from fedjax_sim.reports.tables import (
-    cell_config,
-    grid,
-    published_table,
-)
+from fedjax_sim.reports.tables import grid, published_table
 
 
 def runs_of(make_run):
@@ -24,41 +21,6 @@ def protocol(name, changes=None):
     """A cell of a paper's protocol as a nested config."""
     values = load_file(str(ROOT / "configs" / name))
     return to_dict(resolve({**values, **(changes or {})}))
-
-
-# ---------------------------------------------------------------------- layouts
-
-
-def test_every_table_of_the_papers_has_a_layout():
-    assert set(layouts()) == {
-        *(f"drop_table{i}" for i in range(2, 8)),
-        *(f"fedredefense_table{i}" for i in (1, 2, 3, 8, 9, 10)),
-        *(f"leadfl_table{i}" for i in (1, 2)),
-        "poisonedfl_table1",
-    }
-
-
-@pytest.mark.parametrize("name", layouts())
-def test_layout_has_a_config_for_every_cell(name):
-    """Every cell has a config; no two of a table's cells match the same runs."""
-    layout = load_layout(name)
-    assert layout["source"]
-    fields = {*layout["rows"], *layout["columns"]}
-    seen = {}
-    for record in layout["records"]:
-        assert record["metric"] in layout["values"]
-        assert record["metric"] in store.RUN_COLUMNS
-        assert record["value"] is None or isinstance(record["value"], int | float)
-        place = tuple(str(record[field]) for field in sorted(fields))
-        config = cell_config(layout, record)
-        key = tuple(str(config.get(k)) for k in layout["match"])
-        assert seen.setdefault(key, place) == place
-    # Some cell has each of the keys: none is misspelt.
-    known = {key for r in layout["records"] for key in cell_config(layout, r)}
-    assert set(layout["match"]) <= known | {"partition.alpha", "defense.base"} | {
-        "defense.mode",
-        "attack.adaptation",
-    }
 
 
 def test_numbers_of_order_one_show_more_digits(make_run):
@@ -98,13 +60,10 @@ def test_published_numbers_are_those_of_the_papers():
 
 def test_cells_are_those_of_our_configs():
     layout = load_layout("drop_table3")
-    (record,) = (
-        r
-        for r in layout["records"]
-        if (r["dataset"], r["defense"], r["dpr"], r["metric"])
-        == ("cifar10", "median", 2.5, "mta")
-    )
-    config = cell_config(layout, record)
+    labels = ["dataset=cifar10", "defense=median", "dpr=2.5"]
+    (cell,) = cells_of(layout, labels)
+    assert [record["value"] for record in cell.records] == [87.33, 96.3]
+    config = cell_config(layout, cell)
 
     assert (config["data.name"], config["defense.name"]) == ("cifar10", "median")
     assert (config["client.lr"], config["client.batch_size"]) == (0.01, 64)  # C4
@@ -145,10 +104,14 @@ def test_small_runs_fill_a_table_and_say_so(make_run):
     }
     make_run("a", changes, mta=90, asr=5)
     layout = load_layout("drop_table3")
-    ignored = ["data.name", "client.lr", "client.batch_size", "client.epochs"]
+    ignored = ["data", "client", "rounds", "model", "partition", "participation"]
+    ignored.append("attack.num_malicious")
     options = {"cells": ["dataset=cifar10"], "ignore": ignored}
 
-    assert not published_table(layout, runs_of(make_run)).deviations
+    table = published_table(layout, runs_of(make_run))
+    assert not table.deviations
+    (note,) = (n for n in table.notes if n.startswith("No run belongs to a cell"))
+    assert "data.name" in note and "--small" in note
     table = published_table(layout, runs_of(make_run), **options)
 
     assert table.columns == [("cifar10", "1.25"), ("cifar10", "2.5"), ("cifar10", "5")]
@@ -159,6 +122,59 @@ def test_small_runs_fill_a_table_and_say_so(make_run):
     assert found["client.lr"] == ("0.01", "0.1", 1)
     assert found["rounds"] == ("200", "4", 1)
     assert found["model.name"] == ("resnet18", "mlp", 1)
+
+
+def test_what_cells_do_not_vary_decides_too(make_run):
+    """Rounds, participation and model are not averaged over."""
+    base = protocol("fedredefense/cifar10.py:attack=fang,defense=flame")
+    same = ("attack=Fang", "dataset=CIFAR-10", "defense=FLAME")
+    changes = {"a": {}, "b": {"rounds": 100}, "c": {"model.name": "cnn"}}
+    changes["d"] = {"participation.clients_per_round": 50}
+    for name, own in changes.items():
+        make_run(name, own, base=base, mta=70, asr=5)
+    layout = load_layout("fedredefense_table2")
+    table = published_table(layout, runs_of(make_run), cells=same)
+    (cell,) = table.cells.values()
+    assert [run["run"] for run in cell.runs] == ["a"]
+    table = published_table(layout, runs_of(make_run), cells=same, ignore=["rounds"])
+    (cell,) = table.cells.values()
+    assert [run["run"] for run in cell.runs] == ["a", "b"]
+    assert [d.key for d in table.deviations] == ["rounds"]
+
+
+def test_the_small_version_is_found_and_compared_with_the_protocol(make_run):
+    base = protocol("small/iqr.py:defense=clip_avg,alpha=0.052")
+    make_run("a", base=base, mta=70, asr=5)
+    layout = load_layout("iqr_rates")
+    assert not any(
+        c.runs for c in published_table(layout, runs_of(make_run)).cells.values()
+    )
+    table = published_table(layout, runs_of(make_run), small=True)
+    (filled,) = (place for place, cell in table.cells.items() if cell.runs)
+    assert filled == (("clip_avg", "stealthy"), ("0.052",))
+    found = {d.key: (d.published, d.here) for d in table.deviations}
+    assert found["data.name"] == ("cifar10", "fashion_mnist")
+    assert found["rounds"] == ("100", "60")
+
+
+def test_what_the_paper_ran_and_our_config_does_not_is_a_difference(make_run):
+    """FLIP's simplified epoch; 2.5 % of all samples are out of EMNIST's reach."""
+    base = protocol("drop/emnist.py:defense=flip,dpr=2.5")
+    make_run("a", base=base, mta=70, asr=5)
+    table = published_table(load_layout("drop_table3"), runs_of(make_run))
+    found = {d.key: (d.published, d.here) for d in table.deviations}
+    assert found["defense.variant"] == ("authors", "simplified")
+    published, here = found["attack.dpr"]
+    assert published.startswith("1.175 (2.5 %") and here == "1.0"
+
+
+def test_options_of_a_preset_are_said(make_run):
+    make_run(
+        "a", {"defense.name": "median", "defense.variant": "authors"}, mta=9, asr=1
+    )
+    table = grid(runs_of(make_run), rows=["seed"], columns=[], values=["mta"])
+    assert "defense median: variant = authors (default paper)" in table.settings
+    assert "variant = authors (default paper)" in markdown(table, {})
 
 
 def test_doubtful_published_values(make_run):
@@ -175,7 +191,7 @@ def test_doubtful_published_values(make_run):
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        ({"ignore": ["client.lrate"]}, "did you mean 'client.lr'"),
+        ({"ignore": ["cliet.lr"]}, "did you mean 'client.lr'"),
         ({"cells": ["data=cifar10"]}, "did you mean 'dataset'"),
         ({"cells": ["dataset=cifar"]}, "did you mean 'cifar10'"),
         ({"cells": ["dataset=emnist", "learning=C4"]}, "no such cell"),

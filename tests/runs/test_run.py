@@ -224,6 +224,11 @@ def test_summary_and_provenance(finished):
     assert provenance["nothing_to_poison"] == []
     assert summary["attack_knowledge"] == ["own_data"]
     assert summary["oracle_knowledge"] == "none"
+    sent = sum(len(row["clients"]) for row in rows(finished / "rounds.jsonl"))
+    cost = summary["cost"]
+    assert cost["upload_bytes"] == sent * 4 * provenance["parameters"]
+    assert cost["defense_state_bytes"] == 6 * (4 + 1)  # a penalty and a ban each
+    assert cost["reconstruction_iterations"] == 0
     assert set(summary["seconds"]) == {
         "train",
         "defend",

@@ -227,7 +227,7 @@ def test_drop_small_differs_in_defence_partition_and_rate_alone():
         *("flame", "flare", "flip", "droplet", "drop"),
     }
     for key in {key for run in runs for key in run.values}:
-        if not key.startswith(("defense.", "partition.", "attack.dpr", "seed")):
+        if not key.startswith((":", "defense.", "partition.", "attack.dpr", "seed")):
             assert len({str(run.values.get(key)) for run in runs}) == 1, key
 
 
@@ -344,7 +344,7 @@ def test_fedredefense_small():
     pairs = [(run.config.defense.name, run.config.attack.name) for run in runs]
 
     assert len(set(pairs)) == len(pairs) == 10 * 10 + 2
-    assert {defense for defense, _ in pairs} == {*fedredefense_protocol._DEFENSES}
+    assert {defense for defense, _ in pairs} == {*fedredefense_protocol.DEFENSES}
     attacks = {attack for _, attack in pairs}
     assert attacks == {*fedredefense_protocol.ATTACKS, "fang_krum"}
     assert ("krum", "fang_krum") in pairs and ("krum", "fang") not in pairs

@@ -339,6 +339,38 @@ def test_unmeasured_success_is_refused(tmp_path):
         search(given, [Rung(4, 9)], 80.0, tmp_path, world.carry_out)
 
 
+# ------------------------------------------------------------------- lost accuracy
+
+
+def test_an_untargeted_attack_is_judged_by_the_accuracy_it_costs(tmp_path):
+    """The model of the highest rate is of no use without an attack, either."""
+    base = BASE | {"attack": {"name": "lie", "num_malicious": 2}}
+    points = product({"client.lr": LRS})
+    given = problems(Sweep(base, points), {"rounds": 9}, (), PER, "accuracy")
+
+    def law(run):
+        lr = run.config.client.lr
+        clean = 90.0 if lr < 0.95 else 50.0
+        return (clean if run.config.attack.name == "none" else clean - 40 * lr), 0.0
+
+    world = World(tmp_path, law)
+    (found,) = search(given, LADDER, 80.0, tmp_path, world.carry_out)
+    assert found.best.candidate.settings["client.lr"] == pytest.approx(0.9)
+    assert found.best.harm == pytest.approx(36.0)
+    assert (found.best.mta, found.best.clean_mta) == (pytest.approx(54.0), 90.0)
+    attacks = [run.config.attack.name for run in world.started]
+    assert attacks.count("none") == attacks.count("lie") == 9 + 1 + 3 + 1
+    assert found.cost == pytest.approx(2 * (1 + 9 / 9 + 3 * 3 / 9 + 1))
+    text = worst_case_cli.table([found], 80.0, 85.0)
+    assert "lost %" in text and text.splitlines()[3].split()[-1] == "36"
+
+
+def test_lost_accuracy_needs_an_attack():
+    base = BASE | {"attack": {"name": "none"}}
+    with pytest.raises(InputError, match="no attack that costs accuracy"):
+        problems(Sweep(base, [{"client.lr": 0.3}, {}]), {}, (), PER, "accuracy")
+
+
 # ---------------------------------------------------------------------- the command
 
 SWEEP = f"""

@@ -18,15 +18,15 @@ from fedjax_sim.core.options import (
 )
 from fedjax_sim.defenses.drop.distillation import distill, replay_bytes
 from fedjax_sim.defenses.drop.schedule import FloatType, Loss, Schedule, StorageType
-from fedjax_sim.defenses.droplet import not_banned
+from fedjax_sim.defenses.droplet import droplet_stages, not_banned
 from fedjax_sim.defenses.parts.activity_monitor import (
     BlacklistThreshold,
     Penalty,
     Reward,
-    activity_monitor,
+    TauB,
 )
 from fedjax_sim.defenses.parts.pipeline import pipeline
-from fedjax_sim.defenses.parts.ward_clusters import Linkage, ward_clusters
+from fedjax_sim.defenses.parts.ward_clusters import Linkage
 
 
 @checked("defense")
@@ -35,7 +35,10 @@ def drop(
     penalty: Penalty = 1.0,
     reward: Reward = 0.5,
     blacklist_threshold: BlacklistThreshold = None,
+    tau_b: TauB = None,
     linkage: Linkage = "device",
+    clustering: bool = True,
+    monitoring: bool = True,
     every: Count = 5,
     start_round: Natural = 0,
     num_seed: Count = 1000,
@@ -72,8 +75,12 @@ def drop(
       reward: taken off the penalty in a clean round; None is as much as `penalty`.
       blacklist_threshold: a client whose penalty reaches it is banned and never sampled
         again; None bans nobody, as in all published settings.
+      tau_b: a client is kept out of a round while it owes that much (Algorithm 1); None
+        while it owes anything (section 4.2, the code).
       linkage: who clusters: the `device`, with the decisions of SciPy, or `scipy` on
         the host, for which the program is compiled anew at every start.
+      clustering, monitoring: the parts of DROplet; without both the distillation is
+        alone.
       every, start_round: distil in rounds divisible by `every` (the paper's K), not
         before `start_round`.
       num_seed: the server's seed images, drawn from the training set.
@@ -121,9 +128,14 @@ def drop(
             f"= {num_validation} go together: early stopping needs both, or neither"
         )
     return pipeline(
-        ward_clusters(linkage),
-        activity_monitor(
-            penalty=penalty, reward=reward, blacklist_threshold=blacklist_threshold
+        *droplet_stages(
+            penalty=penalty,
+            reward=reward,
+            blacklist_threshold=blacklist_threshold,
+            tau_b=tau_b,
+            linkage=linkage,
+            clustering=clustering,
+            monitoring=monitoring,
         ),
         after=distill(schedule),
         root=RootRequest(num_seed + num_validation, augmented=True),

@@ -65,7 +65,8 @@ def distill(schedule: Schedule) -> After:
 
     def apply(state, model, cohort, context):
         due = s.due(context.round)
-        with context.network.in_precision():
+        often = jax.named_scope(f"one_in_{s.every}")  # for `experiment.arithmetic`
+        with context.network.in_precision(), often:
             model = lax.cond(due, lambda: run(model, cohort, context), lambda: model)
         return state, model
 
@@ -136,11 +137,12 @@ def distill(schedule: Schedule) -> After:
             )
             return (answer.argmax(1) == root_of(context).labels[s.num_seed :]).mean()
 
-        _, end, _ = lax.while_loop(
-            lambda carry: (carry[0] < s.iterations) & ~carry[2],
-            iterate,
-            (jnp.int32(0), start, jnp.bool_(False)),
-        )
+        with jax.named_scope(f"times_{s.iterations}"):
+            _, end, _ = lax.while_loop(
+                lambda carry: (carry[0] < s.iterations) & ~carry[2],
+                iterate,
+                (jnp.int32(0), start, jnp.bool_(False)),
+            )
         distilled = GlobalModel(ravel(end.clone.params), ravel(end.clone.buffers))
         # A clone that diverged is of no use: the aggregate stays.
         finite = jnp.isfinite(distilled.params).all()

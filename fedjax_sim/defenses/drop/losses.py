@@ -18,11 +18,13 @@ from fedjax_sim.defenses.drop.schedule import Loss
 def clone_loss(teacher: Array, student: Array, kind: Loss, temperature: float) -> Array:
     """How far logits f32 [B, C] are apart.
 
-    `l1` is the mean over batch and classes, as coded; eq. 10 sums over the classes.
+    `l1` is the mean over batch and classes, as coded; `l1_sum` sums over classes, as
+    in eq. 10.
     `kl_div` is temperature^2 KL(teacher || student) at that temperature.
     """
-    if kind == "l1":
-        return jnp.abs(teacher - student).mean()
+    if kind in ("l1", "l1_sum"):
+        apart = jnp.abs(teacher - student)
+        return apart.mean() if kind == "l1" else apart.sum(-1).mean()
     p = jax.nn.log_softmax(teacher / temperature)
     q = jax.nn.log_softmax(student / temperature)
     return temperature**2 * (jnp.exp(p) * (p - q)).sum(-1).mean()

@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple
 
 from jax import Array
 
-Loss = Literal["l1", "kl_div"]
+Loss = Literal["l1", "l1_sum", "kl_div"]
 FloatType = Literal["float32", "bfloat16"]
 StorageType = Literal["float32", "bfloat16", "uint8"]
 

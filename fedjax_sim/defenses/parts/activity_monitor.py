@@ -22,6 +22,7 @@ from fedjax_sim.core.options import NonNegative, Positive, Traced
 Penalty = Traced[Positive]
 Reward = Traced[NonNegative] | None
 BlacklistThreshold = Traced[Positive] | None
+TauB = Traced[Positive] | None
 
 
 class ActivityState(NamedTuple):
@@ -32,7 +33,12 @@ class ActivityState(NamedTuple):
 
 
 def activity_monitor(
-    *, penalty: Penalty, reward: Reward, blacklist_threshold: BlacklistThreshold
+    *,
+    penalty: Penalty,
+    reward: Reward,
+    blacklist_threshold: BlacklistThreshold,
+    tau_b: TauB = None,
+    past_only: bool = False,
 ) -> Stage:
     """Returns the stage that keeps clients whose penalty is zero.
 
@@ -47,7 +53,9 @@ def activity_monitor(
     never reads; the ban is what its name promises.)
 
     Args:
-      penalty, reward, blacklist_threshold: see `defenses.droplet`.
+      penalty, reward, blacklist_threshold, tau_b: see `defenses.droplet`.
+      past_only: a client is kept out by what it owes from earlier rounds alone, and
+        never by being suspicious in this one: monitoring without clustering.
     """
     if reward is None:
         reward = penalty
@@ -77,6 +85,10 @@ def activity_monitor(
             banned=state.banned.at[ids].set(banned),
         )
         cohort = with_score(cohort, "penalty", after)
-        return state, exclude(cohort, suspicious | (after > 0.0) | banned)
+        owed = jnp.where(suspicious, before, after) if past_only else after
+        owes = owed > 0.0 if tau_b is None else owed >= tau_b
+        if not past_only:
+            owes |= suspicious
+        return state, exclude(cohort, owes | banned)
 
     return Stage(init, apply)

@@ -83,6 +83,22 @@ def pipeline(
     return Defense(init, aggregate, apply_after, **changes)
 
 
+def in_turn(*stages: Stage) -> Stage:
+    """Returns several stages as one; its state is a tuple of theirs."""
+
+    def init(spec: FederationSpec) -> tuple[PyTree, ...]:
+        return tuple(stage.init(spec) for stage in stages)
+
+    def apply(state, cohort: Cohort, context: RoundContext):
+        states = []
+        for stage, own in zip(stages, state, strict=True):
+            own, cohort = stage.apply(own, cohort, context)
+            states.append(own)
+        return tuple(states), cohort
+
+    return Stage(init, apply)
+
+
 def filtered(stage: Stage, defense: Defense, **changes: Any) -> Defense:
     """Puts a stage in front of a whole defence.
 

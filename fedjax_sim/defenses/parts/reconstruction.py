@@ -20,6 +20,8 @@ from fedjax_sim.contracts.model import Network
 
 PyTree = Any
 Mode = Literal["dynamic", "continuous", "intermittent"]
+Variant = Literal["authors", "paper"]
+_USUAL = 3  # iterations of a client and round (Table 9: 2.4), for estimates of a plan
 
 
 class DistilledKnowledge(NamedTuple):
@@ -48,28 +50,40 @@ class Found(NamedTuple):
 
 
 def inner_steps(
-    network: Network, params: Array, knowledge: DistilledKnowledge, steps: int
+    network: Network,
+    params: Array,
+    knowledge: DistilledKnowledge,
+    steps: int,
+    variant: Variant = "authors",
 ) -> list[PyTree]:
     """Trains on the synthetic images; returns the parameters after each step.
 
     The loss is the soft cross-entropy averaged over images *and* classes (as coded),
     so that the effective step is a / K of the usual one.
 
+    A network with BatchNorm normalises by the statistics of the synthetic images, as a
+    client in training does by those of its batches; the running ones play no part.
+
     Args:
-      network: without buffers.
+      network: of the model.
       params: f32 [d], the global model.
       knowledge: of one client.
       steps: S.
+      variant: of the loss: the mean over images and classes (`authors`), or over images
+        of the cross-entropy (`paper`), K times as large.
 
     Returns:
       S trees. Flat vectors would have XLA:CPU join the gradients of the leaves in a
       loop whose threads write to the same cache lines, slower than all else together.
     """
     targets = jax.nn.softmax(knowledge.labels)
+    size = network.buffer_layout.size
+    buffers = network.buffer_layout.unravel(jnp.zeros(size)) if size else {}
 
     def loss(tree):
-        logits, _ = network.model.apply(tree, {}, knowledge.images, train=False)
-        return -(targets * jax.nn.log_softmax(logits)).mean()
+        logits, _ = network.model.apply(tree, buffers, knowledge.images, train=size > 0)
+        entropies = -(targets * jax.nn.log_softmax(logits))
+        return entropies.mean() if variant == "authors" else entropies.sum(1).mean()
 
     # Unrolled: the outer gradient goes through every step, and a loop would copy its
     # residuals.
@@ -87,9 +101,10 @@ def reconstruction_error(
     update: Array,
     knowledge: DistilledKnowledge,
     steps: int,
+    variant: Variant = "authors",
 ) -> Array:
     """e = ||v_S - w - u||^2 / ||u||^2, each with 1e-9 added (section 4, eq. 2)."""
-    last = inner_steps(network, params, knowledge, steps)[-1]
+    last = inner_steps(network, params, knowledge, steps, variant)[-1]
     start, aim = network.layout.unravel(params), network.layout.unravel(update)
     distances = jax.tree.map(lambda v, w, u: ((v - w - u) ** 2).sum(), last, start, aim)
     return _ratio(sum(jax.tree.leaves(distances)), (update**2).sum())
@@ -121,6 +136,7 @@ def reconstruct(
     steps: int,
     stack: int,
     block: int = 20,
+    variant: Variant = "authors",
 ) -> Found:
     """Reconstructs the updates of many clients in one program.
 
@@ -131,7 +147,7 @@ def reconstruct(
     running go side by side for `block` iterations, then others take the free places.
 
     Args:
-      network: without buffers.
+      network: of the model.
       params: f32 [d], the global model.
       updates: f32 [n, d].
       start: knowledge of each client.
@@ -141,6 +157,7 @@ def reconstruct(
       steps: S.
       stack: clients side by side; 1 suits a CPU.
       block: iterations between two looks at who is done.
+      variant: `paper` evaluates once more after the last update (Algorithm 2).
 
     Returns:
       `Found` with a leading axis n.
@@ -149,7 +166,7 @@ def reconstruct(
     stack = min(stack, n)
 
     def error_of(knowledge, update):
-        return reconstruction_error(network, params, update, knowledge, steps)
+        return reconstruction_error(network, params, update, knowledge, steps, variant)
 
     def finished(error):
         below = jnp.bool_(False) if threshold is None else error < threshold
@@ -196,11 +213,12 @@ def reconstruct(
         own, caps = updates[chosen], limits[chosen]
         if stack == 1:  # a single client may run to its end
             part = jax.tree.map(lambda x: x[0], part)
-            part = lax.while_loop(
-                lambda work: work.running,
-                lambda work: iterate(work, own[0], caps[0]),
-                part,
-            )
+            with jax.named_scope(f"times_{_USUAL}"):
+                part = lax.while_loop(
+                    lambda work: work.running,
+                    lambda work: iterate(work, own[0], caps[0]),
+                    part,
+                )
             part = jax.tree.map(lambda x: x[None], part)
         else:
             _, part = lax.while_loop(
@@ -210,8 +228,12 @@ def reconstruct(
             )
         return jax.tree.map(lambda x, y: x.at[chosen].set(y), work, part)
 
-    work = lax.while_loop(lambda work: work.running.any(), some_blocks, work)
-    return Found(work.error, work.knowledge, work.iterations)
+    with jax.named_scope(f"times_{-(-n // stack)}"):
+        work = lax.while_loop(lambda work: work.running.any(), some_blocks, work)
+    error = work.error
+    if variant == "paper":
+        error = lax.map(lambda pair: error_of(*pair), (work.knowledge, updates))
+    return Found(error, work.knowledge, work.iterations)
 
 
 class ReconstructionState(NamedTuple):
@@ -248,6 +270,8 @@ class Reconstruction(NamedTuple):
     initial_rate: float
     inner_steps: int
     images_per_class: int
+    num_images: int | None
+    variant: Variant
     stack: int | None
 
 
@@ -291,7 +315,13 @@ def explain(
             known(state, ids),
             limits=jnp.where(chosen, limits(s, state.seen[ids], round_), 0),
             threshold=s.threshold if s.mode == "dynamic" else None,
-            rates=Rates(s.lr_images, s.lr_labels, s.lr_rate),
+            rates=Rates(
+                s.lr_images,
+                s.lr_labels,
+                s.lr_rate,
+                0.5 if s.variant == "authors" else 0.0,
+            ),
+            variant=s.variant,
             steps=s.inner_steps,
             stack=s.stack or (1 if network.backend == "cpu" else 16),
         )

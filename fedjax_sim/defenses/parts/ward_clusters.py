@@ -28,7 +28,7 @@ from fedjax_sim.numerics.ward import two_clusters
 Linkage = Literal["device", "scipy"]
 
 
-def ward_clusters(linkage: Linkage = "device") -> Stage:
+def ward_clusters(linkage: Linkage = "device", excludes: bool = True) -> Stage:
     """Returns the stage that excludes the smaller of two Ward clusters.
 
     Of two clusters of equal size the tighter one is benign (label 1). Fewer than
@@ -39,6 +39,7 @@ def ward_clusters(linkage: Linkage = "device") -> Stage:
     Args:
       linkage: who clusters: the device itself, with the decisions of SciPy, or SciPy
         on the host. A program that calls the host is compiled at every start.
+      excludes: False only says who is suspicious, for a stage behind.
     """
     label = {"device": ward_labels_on_device, "scipy": _on_host}
 
@@ -60,7 +61,7 @@ def ward_clusters(linkage: Linkage = "device") -> Stage:
         suspicious |= cohort.scores.get("non_finite", False)
         cohort = with_score(cohort, "ward_label", labels)
         cohort = with_score(cohort, "suspicious", suspicious)
-        return state, exclude(cohort, suspicious)
+        return state, exclude(cohort, suspicious) if excludes else cohort
 
     return Stage(init, apply)
 

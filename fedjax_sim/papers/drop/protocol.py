@@ -41,7 +41,7 @@ DROP_LEARNING_EMNIST = {
 
 
 # What the released configs give to each defence; `authors` made the published tables.
-_DEFENSES: dict[str, dict[str, Any]] = {
+DEFENSES: dict[str, dict[str, Any]] = {
     "fedavg": {},
     "median": {"variant": "authors"},
     "multikrum": {"variant": "authors"},
@@ -79,8 +79,10 @@ def drop(
     `arguments` is the text behind the colon of `--config=FILE:TEXT`, with the keys
     `defense` (a name), `variant` (of the paper's baselines; `authors`, the default: the
     rule that made the tables; `paper`: as its own paper defines it), `learning` (C1 to
-    C10), `dpr` (percent of all samples of a malicious client, as the paper counts),
-    `mcr` (percent of the clients), `alpha` (Dirichlet concentration, 0 = IID) and
+    C10; `lr`, `batch_size` and `epochs` replace its own, for the grids of Figures 2 and
+    6), `dpr` (percent of all samples of a malicious client, as the paper counts),
+    `dpr_of` (`all`, or `clean`: percent of those that are left, section 2.2), `mcr`
+    (percent of the clients), `alpha` (Dirichlet concentration, 0 = IID) and
     `attack` (`backdoor`, `neurotoxin` or `chameleon`). `defenses` are the options in
     which a data set differs. Momentum and weight decay are those of the authors' code;
     the paper gives neither. FLIP's refusal shows in the conditional rates, as for every
@@ -96,23 +98,30 @@ def drop(
         attack="backdoor",
         learning=default_learning,
         dpr=1.25,
+        dpr_of="all",
         mcr=20.0,
         alpha=0.0,
+        lr=0.0,
+        batch_size=0,
+        epochs=0,
     )
     for key, highest in (("dpr", 100), ("mcr", 100), ("alpha", math.inf)):
         if not 0 <= given[key] <= highest:
             raise InputError(
                 f"--config=...:{key}={given[key]} must lie between 0 and {highest}"
             )
-    lr, batch_size, epochs = choose("learning", given["learning"], learning)
+    named = choose("learning", given["learning"], learning)
+    own_learning = (given[key] for key in ("lr", "batch_size", "epochs"))
+    lr, batch_size, epochs = (g or n for g, n in zip(own_learning, named, strict=True))
     for key, allowed in (
+        ("dpr_of", ("all", "clean")),
         ("variant", ("", "authors", "paper")),
         ("attack", ("backdoor", "neurotoxin", "chameleon")),
     ):
         choose(key, given[key], dict.fromkeys(allowed))
     name = given["defense"]
-    own = {**_DEFENSES.get(name, {}), **(defenses or {}).get(name, {})}
-    with_variants = (k for k, v in _DEFENSES.items() if "variant" in v)
+    own = {**DEFENSES.get(name, {}), **(defenses or {}).get(name, {})}
+    with_variants = (k for k, v in DEFENSES.items() if "variant" in v)
     belongs_to(given, "variant", "defense", *with_variants)
     if given["variant"]:
         own["variant"] = given["variant"]
@@ -123,12 +132,15 @@ def drop(
     num_malicious = round(given["mcr"] / 100 * num_clients)
     attack: dict[str, Any] = {"name": "none"}
     if num_malicious:
+        share = given["dpr"] / 100
+        if given["dpr_of"] == "clean":
+            share /= 1 + share
         attack = {
             "name": given["attack"],
             "num_malicious": num_malicious,
             # The code's rate counts the samples of the victim class only, and cannot
             # exceed all of them: 2.5 % is out of reach on EMNIST.
-            "dpr": min(given["dpr"] / 100 * num_classes, 1.0),
+            "dpr": min(share * num_classes, 1.0),
             "victim_class": victim_class,
             "target_class": target_class,
             "trigger": "4pixel",

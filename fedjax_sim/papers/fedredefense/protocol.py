@@ -16,7 +16,7 @@ from fedjax_sim.experiment.config_files import belongs_to, choose, file_argument
 _EPOCHS = {1: (500, 1), 2: (250, 2), 5: (100, 5)}
 
 # The rules as their tables used them; `norm_bound` knows the benign norms (stated).
-_DEFENSES: dict[str, dict[str, Any]] = {
+DEFENSES: dict[str, dict[str, Any]] = {
     "fedavg": {},
     "krum": {"variant": "authors"},
     "median": {"variant": "authors"},
@@ -77,7 +77,7 @@ def fedredefense(
         base="",
     )
     choose("attack", given["attack"], dict.fromkeys(ATTACKS))
-    choose("defense", given["defense"], _DEFENSES)
+    choose("defense", given["defense"], DEFENSES)
     for key in ("mode", "base"):
         belongs_to(given, key, "defense", "fedredefense")
     if given["epochs"] not in _EPOCHS:
@@ -92,7 +92,7 @@ def fedredefense(
             )
     rounds, factor = _EPOCHS[given["epochs"]]
     name = given["defense"]
-    defense = {"name": name, **_DEFENSES[name]}
+    defense = {"name": name, **DEFENSES[name]}
     if name == "fedredefense":
         mode = given["mode"] or "dynamic"
         later = reconstruction["later_limit"] * factor / given["participation"]
@@ -102,11 +102,12 @@ def fedredefense(
             "mode": mode,
             "base": given["base"] or "fedavg",
         }
-        if mode != "dynamic":  # appendix B.3, on CIFAR-10
-            defense |= {
-                "first_limit": 500,
-                "later_limit": 60 if mode == "continuous" else 500,
-            }
+        first = reconstruction["first_limit"]
+        # Appendix B.3, on CIFAR-10, whose first limit is 500; elsewhere in proportion.
+        if mode == "continuous":
+            defense["later_limit"] = round(60 * first / 500)
+        if mode == "intermittent":
+            defense["later_limit"] = first
     attack = given["attack"]
     if attack == "fang" and name == "krum":
         attack = "fang_krum"

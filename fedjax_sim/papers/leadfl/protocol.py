@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from fedjax_sim.experiment.config_files import belongs_to, choose, file_arguments
 
 # The server rules under the constants of the code, made for ten clients.
-_DEFENSES: dict[str, dict[str, Any]] = {
+DEFENSES: dict[str, dict[str, Any]] = {
     "fedavg": {"name": "fedavg"},
     "multikrum": {"name": "multikrum", "num_neighbors": 7, "num_selected": 5},
     "krum": {"name": "krum", "num_neighbors": 5},
@@ -20,8 +20,30 @@ _DEFENSES: dict[str, dict[str, Any]] = {
     "sparsefed": {"name": "sparsefed", "fraction": 0.1},
 }
 _BY_DISTANCE = ("multikrum", "krum", "bulyan")
-_CLIENT_DEFENSES = ("none", "leadfl", "fl_wbc", "ldp")
-_MODES = ("random", "bursty", "periodic", "consistent", "random_clients")
+CLIENT_DEFENSES = ("none", "leadfl", "fl_wbc", "ldp")
+MODES = ("random", "bursty", "periodic", "consistent", "random_clients")
+
+# What the data sets differ in: arguments of `leadfl`.
+FASHION_MNIST: dict[str, Any] = {
+    "data": {"name": "fashion_mnist", "normalization": "unit"},
+    "model": {"name": "leadfl_fashion"},
+    "alpha": 0.4,
+    "loss_scale": "loss",
+    # The code's batch size for this data set is hard-wired.
+    "authors": {"client.batch_size": 16},
+}
+CIFAR10: dict[str, Any] = {
+    "data": {
+        "name": "cifar10",
+        "normalization": "imagenet",
+        "augmentation": "crop_flip",
+    },
+    "model": {"name": "leadfl_cifar"},
+    "alpha": 0.25,
+    "loss_scale": "loss+",
+    # Softmax twice: the network's output is fed to cross-entropy as logits.
+    "authors": {"model.double_softmax": True},
+}
 
 
 def leadfl(
@@ -42,8 +64,8 @@ def leadfl(
     batch statistics of 1000 images at test time, distances over the whole state in the
     server; `report`: ten local steps and none of that), `defense` (server), `client`
     (defence of benign clients), `mode` (see `participation.leadfl`), `offset` (100,
-    200, 300: the repetitions), `labels` (per client, 0 = IID), and of LeadFL `variant`
-    (empty: `code`) and `alpha` (0: the data set's).
+    200, 300: the repetitions), `labels` (per client, 0 = IID), `rounds`, and of LeadFL
+    `variant` (empty: `code`) and `alpha` (0: the data set's).
 
     Args:
       arguments: see above.
@@ -63,13 +85,14 @@ def leadfl(
         mode="random",
         offset=100,
         labels=0,
+        rounds=80,
         alpha=0.0,
         variant="",
     )
     for key, allowed in (
         ("preset", ("authors", "report")),
-        ("client", _CLIENT_DEFENSES),
-        ("mode", _MODES),
+        ("client", CLIENT_DEFENSES),
+        ("mode", MODES),
     ):
         choose(key, given[key], dict.fromkeys(allowed))
     for key in ("alpha", "variant"):
@@ -90,7 +113,7 @@ def leadfl(
     work = {"epochs": 10} if as_coded else {"epochs": 1, "steps": 10}
     config = {
         "seed": given["offset"],
-        "rounds": 80,
+        "rounds": given["rounds"],
         "data": dict(data),
         "partition": partition,
         "model": dict(model),
@@ -119,7 +142,7 @@ def leadfl(
             "trigger_values": "code" if as_coded else "raw",
             "loss_scale": loss_scale,
         },
-        "defense": dict(choose("defense", given["defense"], _DEFENSES)),
+        "defense": dict(choose("defense", given["defense"], DEFENSES)),
         "client_defense": client_defense,
         # Backdoor accuracy counts all triggered images, the target class included.
         "evaluation": {

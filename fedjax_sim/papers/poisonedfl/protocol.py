@@ -12,7 +12,8 @@ from fedjax_sim.core.errors import InputError
 from fedjax_sim.experiment.config_files import choose, file_arguments
 
 GENUINE = 1200
-_DEFENSES = (
+SHARE = 0.025  # of all clients, in a round
+DEFENSES = (
     "fedavg",
     "median",
     "trimmed_mean",
@@ -21,10 +22,9 @@ _DEFENSES = (
     "multikrum",
     "fltrust",
     "flame",
-    "fldetector",
     "flcert",
 )
-_ADAPTATIONS = ("none", "noise", "sign_flip", "partition")
+ADAPTATIONS = ("none", "noise", "sign_flip", "partition")
 
 
 def poisonedfl(
@@ -39,7 +39,8 @@ def poisonedfl(
 
     `arguments` is the text behind the colon of `--config=FILE:TEXT`, with the keys
     `defense`, `fakes` (percent of the genuine clients), `adaptation` (`none`, `noise`,
-    `sign_flip`, `partition`) and `schedule` (of the local learning rate over rounds).
+    `sign_flip`, `partition`), `schedule` (of the local learning rate over rounds),
+    `noise_scale` and `flip_probability` (of the adaptations of that name).
     The fakes in a round vary, as all clients are drawn alike. A client holds 50
     samples and the code drops the last incomplete batch: one step of 32 a round.
 
@@ -52,9 +53,16 @@ def poisonedfl(
         fakes=20.0,
         adaptation="none",
         schedule="constant",
+        noise_scale=1.0,
+        flip_probability=0.05,
     )
-    choose("defense", given["defense"], dict.fromkeys(_DEFENSES))
-    choose("adaptation", given["adaptation"], dict.fromkeys(_ADAPTATIONS))
+    if given["defense"] == "fldetector":
+        raise InputError(
+            "--config=...:defense=fldetector: FLDetector predicts every client in "
+            f"every round, and 2.5 % are drawn here; allowed: {', '.join(DEFENSES)}"
+        )
+    choose("defense", given["defense"], dict.fromkeys(DEFENSES))
+    choose("adaptation", given["adaptation"], dict.fromkeys(ADAPTATIONS))
     if not 0 <= given["fakes"] <= 100:
         raise InputError(
             f"--config=...:fakes={given['fakes']} must lie between 0 and 100"
@@ -69,6 +77,8 @@ def poisonedfl(
             "name": "poisonedfl",
             "num_fake": fakes,
             "adaptation": given["adaptation"],
+            "noise_scale": given["noise_scale"],
+            "flip_probability": given["flip_probability"],
         }
     return ConfigDict(
         {
@@ -91,7 +101,7 @@ def poisonedfl(
             },
             "participation": {
                 "name": "uniform",
-                "clients_per_round": round((GENUINE + fakes) * 0.025),
+                "clients_per_round": round((GENUINE + fakes) * SHARE),
             },
             "attack": attack,
             "defense": defense,

@@ -18,6 +18,7 @@ from fedjax_sim.core.options import gather, options_of
 from fedjax_sim.defenses.drop import distillation, drop
 from fedjax_sim.defenses.drop.distillation import distill
 from fedjax_sim.defenses.drop.iteration import draw, from_storage, to_storage
+from fedjax_sim.defenses.drop.losses import clone_loss
 from fedjax_sim.defenses.drop.schedule import Schedule
 from fedjax_sim.defenses.drop.teachers import ensemble, teacher_logits
 from fedjax_sim.experiment import build as experiment
@@ -555,3 +556,9 @@ def test_a_short_federation():
     assert np.isfinite(twice.params).all()
     # The average moved a little; the clone began somewhere else.
     assert again.global_norm > 5 * report.global_norm > 0
+
+
+def test_the_loss_of_equation_10_sums_over_the_classes():
+    teacher, student = jnp.zeros((2, 3)), jnp.array([[1.0, -2, 0], [0, 0, 3]])
+    assert clone_loss(teacher, student, "l1", 1.0) == 1.0
+    assert clone_loss(teacher, student, "l1_sum", 1.0) == 3.0

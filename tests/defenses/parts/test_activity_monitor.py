@@ -47,6 +47,14 @@ def test_one_flag_costs_two_clean_rounds(play):
     assert kept == [[0, 2], [0, 2], [0, 1, 2], [0, 1, 2]]
 
 
+def test_a_threshold_of_the_round_lets_small_debts_pass(play):
+    """Algorithm 1 with tau_b = 1: out while it owes 1, in again at 0.5."""
+    present = [0, 1, 2]
+    rounds = [(present, {1}, NOBODY)] + [(present, NOBODY, NOBODY)] * 2
+    assert play(rounds, tau_b=1.0)[1] == [[0, 2], [0, 1, 2], [0, 1, 2]]
+    assert play(rounds, tau_b=0.5)[1] == [[0, 2], [0, 2], [0, 1, 2]]
+
+
 def test_penalties_add_up_and_never_fall_below_zero(play):
     rounds = [([0, 1], {0}, NOBODY)] * 3 + [([0, 1], NOBODY, NOBODY)]
     penalties, _ = play(rounds)

@@ -234,3 +234,46 @@ def test_known_is_the_common_start_until_a_client_was_seen():
         jax.tree.map(lambda x: x[1], found),
         jax.tree.map(lambda x: x[2], state.knowledge),
     )
+
+
+def test_the_loss_of_the_paper_is_the_classes_times_as_large(network, params):
+    """So one step at rate a / K is the same as the coded one at a."""
+    coded = knowledge(3)
+    printed = coded._replace(rate=coded.rate / CLASSES)
+    first = ravel(inner_steps(network, params, coded, 1)[0])
+    second = ravel(inner_steps(network, params, printed, 1, "paper")[0])
+    np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-7)
+
+
+def test_the_variant_of_the_paper_evaluates_after_the_last_update(
+    network, params, start, updates
+):
+    """At a limit of two the coded error is one update behind the knowledge."""
+    options = {
+        "limits": jnp.full(N, 2),
+        "threshold": None,
+        "rates": RATES._replace(momentum=0.0),
+        "steps": STEPS,
+        "stack": 1,
+    }
+    found = reconstruct(network, params, updates, start, variant="paper", **options)
+    for i in range(N):
+        own = jax.tree.map(lambda x, i=i: x[i], found.knowledge)
+        wanted = reconstruction_error(network, params, updates[i], own, STEPS, "paper")
+        np.testing.assert_allclose(found.error[i], wanted, rtol=1e-5)
+
+
+def test_a_network_with_batch_statistics_can_be_reconstructed():
+    """By those of the synthetic images: its own training is explained to the bit."""
+    model = models.build("leadfl_fashion", num_classes=CLASSES, image_shape=(28, 28, 1))
+    network = Network.of(model, (28, 28, 1), CLASSES)
+    assert network.buffer_layout.size
+    params = ravel(model.init(jax.random.key(0))[0])
+    first, second = jax.random.split(jax.random.key(5))
+    images = jax.random.normal(first, (CLASSES, 28, 28, 1))
+    labels = jax.random.normal(second, (CLASSES, CLASSES))
+    known = DistilledKnowledge(images, labels, jnp.float32(0.3))
+    update = ravel(inner_steps(network, params, known, 1)[-1]) - params
+    other = known._replace(images=-images)
+    error = jax.jit(lambda k: reconstruction_error(network, params, update, k, 1))
+    assert error(known) < 1e-6 < 0.1 < error(other)
