@@ -26,6 +26,7 @@ Letters: `B` batch, `n` cohort, `N` population, `d` parameters, `M` training sam
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
@@ -93,6 +94,13 @@ class BackdoorTest(NamedTuple):
     images: tuple[np.ndarray, np.ndarray] | None = None
 
 
+class Answer(NamedTuple):
+    """What a server makes of the updates of a round."""
+
+    update: Array  # f32 [d], by which it would move the global model
+    weights: Array  # f32 [n], with which it counts each client; 0: not at all
+
+
 class CraftView(NamedTuple):
     """What `craft` may see in a round."""
 
@@ -108,8 +116,8 @@ class CraftView(NamedTuple):
     defense: PyTree = None
     settings: object = None
     # And what the server would make of such updates, with another randomness:
-    # (updates f32 [n, d]) -> f32 [d]. None where groups of clients are answered apart.
-    answer: Callable[[Array], Array] | None = None
+    # (updates f32 [n, d]) -> Answer. None where groups of clients are answered apart.
+    answer: Callable[[Array], Answer] | None = None
     server_lr: Array | float = 1.0
 
 
@@ -218,3 +226,20 @@ class Attack(NamedTuple):
         """Whether the local work of attacking clients is not that of benign ones."""
         seams = (self.poison, self.local_transform, self.local_stages)
         return not self.trains or any(seam is not None for seam in seams)
+
+
+def shown(attack: Attack, view: CraftView) -> CraftView:
+    """Returns what the attack declares to know of a view; other rows are zero."""
+    informed = "aggregation_rule" in attack.knowledge
+    known = view.present if "benign_updates" in attack.knowledge else view.malicious
+    return view._replace(
+        updates=jnp.where(known[:, None], view.updates, 0.0),
+        defense=view.defense if informed else None,
+        settings=view.settings if informed else None,
+        answer=view.answer if informed else None,
+    )
+
+
+def taken_rows(attack: Attack, view: CraftView) -> Array:
+    """Returns bool [n]: the rows that the attack writes."""
+    return view.malicious if attack.takes_over is None else attack.takes_over(view)

@@ -14,7 +14,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from fedjax_sim.contracts.attack import Attack, AttackSpec, CraftView, RoundTools
+from fedjax_sim.contracts.attack import (
+    Attack,
+    AttackSpec,
+    CraftView,
+    RoundTools,
+    shown,
+    taken_rows,
+)
 from fedjax_sim.contracts.defense import Groups
 from fedjax_sim.contracts.federation import GlobalModel
 from fedjax_sim.core.errors import InputError
@@ -60,9 +67,9 @@ def _alone(attack: Attack) -> Adversary:
         del model
         if attack.craft is None:
             return state, view.updates
-        shown = _shown(attack, view)
-        state, crafted = _crafted(attack.craft, state, shown)
-        return state, jnp.where(_taken(attack, shown)[:, None], crafted, view.updates)
+        own = shown(attack, view)
+        state, crafted = _crafted(attack.craft, state, own)
+        return state, jnp.where(taken_rows(attack, own)[:, None], crafted, view.updates)
 
     return Adversary(
         init=lambda spec: jax.tree.map(jnp.asarray, attack.init(spec)),
@@ -104,21 +111,21 @@ def _in_groups(attack: Attack, groups: Groups) -> Adversary:
         group_of = groups.of(view.defense)[view.client_ids]
         models = groups.models(view.defense, model)
         # The server's answer to a group is not that to the whole cohort.
-        shown = _shown(attack, view)._replace(answer=None)
+        seen = shown(attack, view)._replace(answer=None)
 
         def act(group, carry):
             states, updates = carry
             member = group_of == group
-            own = shown._replace(
+            own = seen._replace(
                 global_params=models.params[group],
-                updates=jnp.where(member[:, None], shown.updates, 0.0),
+                updates=jnp.where(member[:, None], seen.updates, 0.0),
                 malicious=view.malicious & member,
                 present=view.present & member,
             )
             state = jax.tree.map(lambda x: x[group], states)
             state, crafted = _crafted(send, state, own)
             states = jax.tree.map(lambda all_, x: all_.at[group].set(x), states, state)
-            return states, jnp.where(_taken(attack, own)[:, None], crafted, updates)
+            return states, jnp.where(taken_rows(attack, own)[:, None], crafted, updates)
 
         return lax.fori_loop(0, groups.num_groups, act, (states, view.updates))
 
@@ -145,20 +152,3 @@ def _crafted(
             f"not {list(view.updates.shape)}"
         )
     return state, crafted
-
-
-def _shown(attack: Attack, view: CraftView) -> CraftView:
-    """What the attack declares to know of a view; other rows are zero."""
-    informed = "aggregation_rule" in attack.knowledge
-    known = view.present if "benign_updates" in attack.knowledge else view.malicious
-    return view._replace(
-        updates=jnp.where(known[:, None], view.updates, 0.0),
-        defense=view.defense if informed else None,
-        settings=view.settings if informed else None,
-        answer=view.answer if informed else None,
-    )
-
-
-def _taken(attack: Attack, view: CraftView) -> Array:
-    """bool [n]: the rows that the attack writes."""
-    return view.malicious if attack.takes_over is None else attack.takes_over(view)

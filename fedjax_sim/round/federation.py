@@ -21,7 +21,7 @@ from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fedjax_sim.contracts.attack import AttackSpec, CraftView
+from fedjax_sim.contracts.attack import Answer, AttackSpec, CraftView
 from fedjax_sim.contracts.client import ClientTask
 from fedjax_sim.contracts.defense import (
     Aggregate,
@@ -335,12 +335,13 @@ def attack(parts: Parts, state: FedState, opened: Opened, sent: Sent) -> Sent:
 
 def _imagined(
     parts: Parts, state: FedState, opened: Opened, sent: Sent, updates: Array
-) -> Array:
-    """What an attacker who knows the rule expects it to make of updates, f32 [d]."""
+) -> Answer:
+    """What an attacker who knows the rule expects it to make of updates f32 [n, d]."""
     # Not the server's own key: nobody knows that.
     key = stream(opened.inputs.key, Purpose.IMAGINED_DEFENSE, opened.round)
     imagined = sent._replace(updates=updates)
-    return defend(parts, state, opened, imagined, key).aggregate.update
+    judged = defend(parts, state, opened, imagined, key)
+    return Answer(judged.aggregate.update, judged.cohort.weights)
 
 
 def defend(

@@ -79,7 +79,7 @@ def search(
     def distance(factor: Array) -> Array:
         sent = known_updates.sent_by_all(line(mean, std, factor), view)
         updates = jnp.where(view.malicious[:, None], sent, view.updates)
-        return jnp.linalg.norm(answer(updates) - mean)
+        return jnp.linalg.norm(answer(updates).update - mean)
 
     return maximize(
         distance, evals=evals, start=start, step=step, ratio=ratio, method=method
