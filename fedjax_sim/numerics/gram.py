@@ -84,10 +84,13 @@ def scaled_gram(rows: Array, centre: Array | None = None) -> tuple[Array, Array]
         units = row_units(_halved(rows, centre))
         # A row of zeros is as good as one of ordinary length.
         zero = (squares == 0) & (units == 1)
+        # Nor may it be longer than tiny ones, whose distance to it would be 0.
+        least = jnp.where(zero, jnp.inf, units).min()
+        own = jnp.where(zero & jnp.isfinite(least), least, units)
         return lax.cond(
             (ordinary | zero).all(),
             lambda: (plain, ones),
-            lambda: (_gram(rows, centre, 1.0 / units), units),
+            lambda: (_gram(rows, centre, 1.0 / own), own),
         )
 
     return lax.cond(ordinary.all(), lambda: (plain, ones), scaled)
