@@ -54,7 +54,7 @@ def cases() -> dict[str, np.ndarray]:
             "attack": attack,
             "outlier": outlier,
             "tiny": 1e-3 * attack,
-            "common part": 100 * rng.normal(size=SIZE) + 1e-2 * attack,
+            "common part": 100 * rng.normal(size=SIZE) + 0.03 * attack,
             "integers": rng.integers(-2, 3, (SMALL, SIZE)),
             "equal": np.repeat(plain[:1], SMALL, axis=0),
             "NaN": np.where(np.arange(SMALL)[:, None] == 5, np.nan, plain),
@@ -106,12 +106,18 @@ def base(rule: str) -> str:
     return rule if rule in OURS else rule.split(" (")[0]
 
 
-def apart(found: np.ndarray | None, wanted: np.ndarray) -> float:
-    """The relative difference; infinite where there is no finite answer."""
+def apart(found: np.ndarray | None, wanted: np.ndarray, usual: float) -> float:
+    """The difference in usual distances; infinite where there is no finite answer."""
     if found is None or not np.isfinite(found).all():
         return float("inf")
-    scale = np.linalg.norm(wanted)
-    return float(np.linalg.norm(found - wanted) / (scale if scale > 0 else 1.0))
+    return float(np.linalg.norm(found - wanted) / usual)
+
+
+def usual_distance(rows: np.ndarray) -> float:
+    """The median distance of the rows to their median; their norm where it is 0."""
+    middle = np.median(rows, axis=0)
+    distance = float(np.median(np.linalg.norm(rows - middle, axis=1)))
+    return distance if distance > 0 else float(np.linalg.norm(middle))
 
 
 def differences(peers: list[Peer], folder: Path) -> dict[str, dict[str, Any]]:
@@ -121,16 +127,19 @@ def differences(peers: list[Peer], folder: Path) -> dict[str, dict[str, Any]]:
         np.save(folder / "small.npy", rows)
         np.save(folder / f"{name}.npy", rows)
         present = rows[np.isfinite(rows).all(1)].astype(np.float64)
+        usual = usual_distance(present)
         for rule in OURS:
             wanted = PAPER[rule](present, BYZANTINE)
             own = found.setdefault(rule, {}).setdefault("", {})
-            own[name] = apart(value(rule, rows, BYZANTINE), wanted)
+            own[name] = apart(value(rule, rows, BYZANTINE), wanted, usual)
         for peer in peers:
             for rule in peer.rules:
                 wanted = PAPER[base(rule)](present, BYZANTINE)
                 answer = peer.ask(rule, name, BYZANTINE)
                 of = found.setdefault(rule, {}).setdefault(peer.package, {})
-                of[name] = answer.get("error") or apart(answer.get("value"), wanted)
+                of[name] = answer.get("error") or apart(
+                    answer.get("value"), wanted, usual
+                )
     return found
 
 
@@ -156,7 +165,7 @@ def times(peers: list[Peer], folder: Path) -> dict[str, dict[str, float]]:
             for peer, own in theirs:
                 if (peer.package, own) in done:
                     continue
-                seconds = peer.ask(own, "large", f).get("seconds", float("inf"))
+                seconds = peer.ask(own, "large", f)["seconds"] or float("inf")
                 _shorter(shortest, own, peer.package, seconds)
                 if seconds > LONG:
                     done.add((peer.package, own))
@@ -178,12 +187,13 @@ def page(peers: list[Peer], found: dict, shortest: dict) -> str:
         "# What peers return, and how fast",
         "",
         "The same updates in this package and in its peers, beside the published rule "
-        "in float64 (`benchmarks/peers/rules_paper.py`): relative difference of the "
-        f"aggregate, [{SMALL}, {SIZE}], f = {BYZANTINE}. *attack*: {BYZANTINE} clients "
-        "far off; *outlier*: one row times 1000; *tiny*: norms of 0.01; *common part*: "
-        "whole models, equal but for 1e-4; *NaN*: one client, which the paper's rule "
-        "is not given. `-`: agrees to 1e-3; `no`: nothing finite, None or an "
-        "exception. Ours are the lines without a package.",
+        "in float64 (`benchmarks/peers/rules_paper.py`): the difference of the "
+        "aggregates, in distances of a usual update from the median, "
+        f"[{SMALL}, {SIZE}], f = {BYZANTINE}. *attack*: {BYZANTINE} clients far off; "
+        "*outlier*: one row times 1000; *tiny*: norms of 0.01; *common part*: whole "
+        "models that differ by 3e-4; *NaN*: one client, which the paper's rule is not "
+        "given. `-`: agrees to 1e-3; `no`: nothing finite, None or an exception. Ours "
+        "are the lines without a package.",
         "",
         f"Written by `python -m benchmarks.peers.rules` with {versions}; each in an "
         "environment of its own. pfl 0.6.0 has no robust rule, flwr-attacks 0.1.4 "
@@ -192,10 +202,12 @@ def page(peers: list[Peer], found: dict, shortest: dict) -> str:
         "| rule | package | " + " | ".join(names) + " | why |",
         "|---|---|" + "---|" * (len(names) + 1),
     ]
-    for rule, packages in found.items():
+    for rule, packages in sorted(
+        found.items(), key=lambda item: list(OURS).index(base(item[0]))
+    ):
         for package, differs in packages.items():
             cells = [_cell(differs[name]) for name in names]
-            why = REASONS.get((package, rule), "")
+            why = _why(package, rule, dict(zip(names, cells, strict=True)))
             lines.append(f"| {rule} | {package} | " + " | ".join(cells) + f" | {why} |")
     lines += [
         "",
@@ -221,6 +233,15 @@ def page(peers: list[Peer], found: dict, shortest: dict) -> str:
     return "\n".join([*lines, ""])
 
 
+def _why(package: str, rule: str, cells: dict[str, str]) -> str:
+    """Why a row disagrees, where it does."""
+    wrong = {name for name, cell in cells.items() if cell != "-"}
+    reasons = [REASONS.get((package, rule), "")] if wrong - {"NaN"} else []
+    if "NaN" in wrong:
+        reasons.append("a client with a NaN counts")
+    return "; ".join(reason for reason in reasons if reason)
+
+
 def _cell(differs: float | str) -> str:
     if isinstance(differs, str) or not np.isfinite(differs):
         return "no"
@@ -231,7 +252,10 @@ def main(argv: list[str]) -> None:
     """Writes the page."""
     del argv
     with tempfile.TemporaryDirectory() as folder:
-        peers = [Peer(*text.split("=", 1), Path(folder)) for text in FLAGS.python]
+        peers = []
+        for text in FLAGS.python:
+            package, python = text.split("=", 1)
+            peers.append(Peer(package, python, Path(folder)))
         found = differences(peers, Path(folder))
         shortest = times(peers, Path(folder))
         for peer in peers:

@@ -1,27 +1,38 @@
-"""Why a peer's row of the table disagrees: (package, rule) -> the reason."""
+"""Why a row of the peers' table disagrees: (package, rule) -> the reason.
+
+The package "" is ours. That a client with a NaN is counted is said by the table itself.
+"""
+
+_ONE_MORE = "sums n - f - 1 distances, one more than the paper"
+_PRODUCTS = "distances from products in float32, which lose a common part"
 
 REASONS: dict[tuple[str, str], str] = {
-    ("byzfl", "krum"): "sums n - f - 1 distances, one more than the paper; "
-    "`argmin` takes the client with a NaN",
-    ("byzfl", "multikrum"): "sums n - f - 1 distances, one more than the paper",
-    ("byzpy", "krum"): "sums n - f - 1 distances, from products in float32: those of "
-    "nearly equal rows are rounding errors",
-    ("byzpy", "multikrum"): "sums n - f - 1 distances, from products in float32: those "
-    "of nearly equal rows are rounding errors",
+    ("", "bulyan"): "values that tie for the last place share it",
+    ("byzfl", "krum"): _ONE_MORE,
+    ("byzfl", "multikrum"): _ONE_MORE,
+    ("byzpy", "krum"): f"{_ONE_MORE}; {_PRODUCTS}",
+    ("byzpy", "multikrum"): f"{_ONE_MORE}; {_PRODUCTS}",
+    ("byzpy", "median"): "`torch.median`: of an even number the lower middle value",
     (
         "byzfl",
         "geometric_median",
-    ): "nu is 0.1, a length: below it the plain mean; three steps, from 0",
+    ): "nu is 0.1, a length: updates nearer than that count alike; three steps, from 0",
     ("byzfl", "geometric_median (nu 1e-6, 4 steps)"): "starts at 0, not at the mean",
-    ("byzpy", "geometric_median"): "256 steps or until it stands still, from the "
-    "median: the limit, where the paper takes few steps",
+    (
+        "byzpy",
+        "geometric_median",
+    ): "256 steps, or until it stands still: the limit; the paper stops after a few",
     ("byzfl", "meamed"): "`argpartition` decides ties",
-    ("byzpy", "meamed"): "the sort decides ties",
-    ("byzfl", "smea"): "one power step from a random vector is no eigenvalue",
+    ("byzpy", "meamed"): "around the lower median; the sort decides ties",
+    ("byzfl", "smea"): "one power step from a random vector, no eigenvalue",
+    ("byzpy", "smea"): _PRODUCTS,
+    ("byzfl", "mda"): "`cdist` in float32, from products",
+    ("byzpy", "mda"): _PRODUCTS,
     ("byzfl", "caf"): "one power step from a random vector; None for equal updates",
     ("byzpy", "caf"): "three power steps from a random vector",
-    ("byzfl", "nnm + mean"): "ties go as `topk` has them; a NaN spreads",
-    ("byzpy", "nnm + mean"): "distances from products in float32",
-    ("flwr", "trimmed_mean"): "drops int(share * n) values, of a share that is rounded",
-    ("flwr", "krum"): "a NaN client has a NaN score, which `argmin` takes",
+    ("byzfl", "nnm + mean"): "ties as `topk` has them; `cdist` in float32",
+    ("byzpy", "nnm + mean"): _PRODUCTS,
+    ("byzfl", "monna"): "`argpartition` decides ties",
+    ("flwr", "trimmed_mean"): "drops int(share * n) values, of a rounded share",
+    ("flwr", "bulyan"): "argsort decides ties",
 }

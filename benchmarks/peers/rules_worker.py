@@ -136,7 +136,7 @@ def load(path):
 def main():
     """Answers until stdin ends."""
     package, folder = sys.argv[1], Path(sys.argv[2])
-    held = None, None
+    held: tuple = (None, None)
     answers, sys.stdout = sys.stdout, sys.stderr  # packages print
     print(json.dumps({"rules": list(RULES[package](1))}), file=answers, flush=True)
     for line in sys.stdin:
@@ -147,14 +147,15 @@ def main():
         # Some rules write to what they are given.
         rows = held[1].clone() if hasattr(held[1], "clone") else held[1].copy()
         begun = time.perf_counter()
+        error, seconds, found = None, None, None
         try:
             found = run(rows)
             seconds = time.perf_counter() - begun
-            answer = {"seconds": seconds, "none": found is None}
             if found is not None:
                 np.save(folder / "out.npy", np.asarray(found, np.float64))
-        except Exception as error:  # whatever it raises is the answer
-            answer = {"error": f"{type(error).__name__}: {error}"}
+        except Exception as raised:  # whatever it raises is the answer
+            error, found = f"{type(raised).__name__}: {raised}", None
+        answer = {"seconds": seconds, "none": found is None, "error": error}
         print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -20,6 +20,7 @@ from fedjax_sim.reports.tables import (
     grid,
     published_table,
 )
+from fedjax_sim.reports.triggered_images import triggered_images
 from fedjax_sim.reports.update_plane import update_geometry
 
 USAGE = (
@@ -125,6 +126,7 @@ def draw(
         "over_rounds": figures.over_rounds(table, rounds),
         "scores": distributions(table, results),
         "geometry": update_geometry(table, results),
+        "triggers": triggered_images(list(runs.values()), results),
     }
     return {name: svg for name, svg in drawn.items() if svg is not None}
 
