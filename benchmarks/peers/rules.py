@@ -230,7 +230,19 @@ def page(peers: list[Peer], found: dict, shortest: dict) -> str:
         lines.append(
             f"| {rule} | {1e3 * own:.0f} | " + " | ".join(cells) + f" | {ratio} |"
         )
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, *_NOT_HERE, ""])
+
+
+_NOT_HERE = [
+    "",
+    "## What peers have and this package has not",
+    "",
+    "* SCAFFOLD: a client's gradient may remember things of its own "
+    "(`ClientSide.training`), but the server's control variate is made of what all "
+    "clients remember, and no side hands that back to them.",
+    "* FLANDERS: a matrix autoregression over the updates of several rounds, with its "
+    "own solver; a history of whole cohorts would be the state of the rule.",
+]
 
 
 def _why(package: str, rule: str, cells: dict[str, str]) -> str:
