@@ -111,13 +111,15 @@ def scaled_gram_of(
 
     def scaled() -> tuple[Array, Array]:
         units = row_units(rows_of(lambda x: x))
-        inverse = 1.0 / units[:, None]
         # A row of zeros is as good as one of ordinary length.
         zero = (squares == 0) & (units == 1)
+        # Nor may it be longer than tiny ones, whose distance to it would be 0.
+        least = jnp.where(zero, jnp.inf, units).min()
+        own = jnp.where(zero & jnp.isfinite(least), least, units)
         return lax.cond(
             (ordinary | zero).all(),
             lambda: (plain, ones),
-            lambda: (_gram_of(d, lambda cut: inverse * rows_of(cut)), units),
+            lambda: (_gram_of(d, lambda cut: rows_of(cut) / own[:, None]), own),
         )
 
     return lax.cond(ordinary.all(), lambda: (plain, ones), scaled)

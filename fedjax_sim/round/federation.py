@@ -46,6 +46,7 @@ from fedjax_sim.round.local_work import (
     client_trainer,
     round_tools,
     server_root,
+    trained_once,
 )
 from fedjax_sim.round.state import FedState, Inputs, MakeSides, RoundReport, Sides
 from fedjax_sim.round.training import ClientResult, LocalWork
@@ -321,7 +322,7 @@ def attack(parts: Parts, state: FedState, opened: Opened, sent: Sent) -> Sent:
         defense=state.defense,
         settings=sides.defense.settings,
         network=parts.network,
-        answer=lambda updates: _imagined(parts, state, opened, sent, updates),
+        answer=_imagination(parts, state, opened, sent),
         server_lr=opened.inputs.hyper.server_lr,
     )
     foe = adversary(sides.attack, sides.defense.groups)
@@ -333,15 +334,25 @@ def attack(parts: Parts, state: FedState, opened: Opened, sent: Sent) -> Sent:
     return sent._replace(attack=attack_state, updates=updates, acted=acted)
 
 
-def _imagined(
-    parts: Parts, state: FedState, opened: Opened, sent: Sent, updates: Array
-) -> Answer:
-    """What an attacker who knows the rule expects it to make of updates f32 [n, d]."""
+def _imagination(
+    parts: Parts, state: FedState, opened: Opened, sent: Sent
+) -> Callable[[Array], Answer]:
+    """What an attacker who knows the rule expects it to make of updates.
+
+    Attackers try many: the server's own training is that of all of them.
+    """
     # Not the server's own key: nobody knows that.
     key = stream(opened.inputs.key, Purpose.IMAGINED_DEFENSE, opened.round)
-    imagined = sent._replace(updates=updates)
-    judged = defend(parts, state, opened, imagined, key)
-    return Answer(judged.aggregate.update, judged.cohort.weights)
+    root = _root(parts, opened.inputs)
+    if root is not None and "aggregation_rule" in opened.sides.attack.knowledge:
+        root = trained_once(root, GlobalModel(state.params, state.buffers), key)
+
+    def answer(updates: Array) -> Answer:
+        imagined = sent._replace(updates=updates)
+        judged = defend(parts, state, opened, imagined, key, root)
+        return Answer(judged.aggregate.update, judged.cohort.weights)
+
+    return answer
 
 
 def defend(
@@ -350,6 +361,7 @@ def defend(
     opened: Opened,
     sent: Sent,
     key: Array | None = None,
+    root: Root | None = None,
 ) -> Judged:
     """Lets the server judge and aggregate what it received.
 
@@ -359,6 +371,7 @@ def defend(
       opened: the round.
       sent: by its clients.
       key: of the rule; None is the server's own.
+      root: the server's samples; None makes them.
     """
     inputs = opened.inputs
     if key is None:
@@ -376,7 +389,7 @@ def defend(
         key=key,
         global_params=state.params,
         global_buffers=state.buffers,
-        root=_root(parts, inputs),
+        root=root or _root(parts, inputs),
         network=parts.network,
         malicious=opened.attacking,
         local_lr=jnp.asarray(inputs.hyper.learning_rate),
