@@ -1,11 +1,13 @@
 """One job in fedjax_sim and in its peers, as whole commands that alternate.
 
-    python -m benchmarks.peers --data=DIR --flpoison=CHECKOUT --flpoison_python=PYTHON
+    python -m benchmarks.peers --data=DIR --flpoison=CHECKOUT --flpoison_python=PYTHON \
+        --blazefl_python=PYTHON --flwr_python=PYTHON --pfl_python=PYTHON
 
-DIR holds `FashionMNIST/raw`, unpacked. A peer has a virtual environment of its own:
-its Python is given, and its packages are installed there (torch, torchvision,
-scikit-learn, pyyaml, matplotlib, rarfile, ... for FLPoison,
-https://github.com/vio1etus/FLPoison). Nothing else should run on the machine.
+DIR holds `FashionMNIST/raw`, unpacked. A peer has a virtual environment of its own, and
+takes part if its Python is given. Packages there: torch and torchvision with
+`blazefl==2.0.3`, `flwr[simulation]==1.42.0` or `pfl==0.6.0`; for FLPoison
+(https://github.com/vio1etus/FLPoison) scikit-learn, pyyaml, matplotlib, rarfile, ...
+Nothing else should run on the machine.
 """
 
 import json
@@ -24,10 +26,9 @@ from absl import app, flags
 HERE = Path(__file__).parent
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data", None, "Folder with FashionMNIST/raw.", required=True)
-flags.DEFINE_string("flpoison", None, "A checkout of FLPoison.", required=True)
-flags.DEFINE_string(
-    "flpoison_python", None, "Python of its environment.", required=True
-)
+flags.DEFINE_string("flpoison", None, "A checkout of FLPoison.")
+for _name in ("flpoison", "blazefl", "flwr", "pfl"):
+    flags.DEFINE_string(f"{_name}_python", None, "Python of its environment.")
 flags.DEFINE_integer("rounds", 5, "Rounds of the job.")
 flags.DEFINE_integer("repeats", 5, "Times that each is run.")
 flags.DEFINE_string("json", None, "Also write the figures to this file.")
@@ -43,18 +44,25 @@ def commands(rounds: int) -> dict[str, list[str]]:
         f"--config.rounds={rounds}",
     ]
     own_cache = "--config.execution.compilation_cache"
-    flpoison = [
-        FLAGS.flpoison_python,
-        str(HERE / "job_flpoison.py"),
-        FLAGS.flpoison,
-        FLAGS.data,
-        str(rounds),
-    ]
-    return {
-        "fedjax_sim, first time": [*ours, f"{own_cache}=off"],
-        "fedjax_sim": ours,
-        "FLPoison": flpoison,
+    found = {"fedjax_sim, first time": [*ours, f"{own_cache}=off"], "fedjax_sim": ours}
+    if FLAGS.flpoison_python:
+        script = str(HERE / "job_flpoison.py")
+        found["FLPoison"] = [FLAGS.flpoison_python, script, FLAGS.flpoison]
+    if FLAGS.blazefl_python:
+        job = [FLAGS.blazefl_python, str(HERE / "job_blazefl.py")]
+        found["BlazeFL"] = [*job, "--processes=1"]
+        found["BlazeFL, 2 processes"] = [*job, "--processes=2"]
+    for name in ("flwr", "pfl"):
+        if python := FLAGS[f"{name}_python"].value:
+            found[name] = [python, str(HERE / f"job_{name}.py")]
+    peers = {
+        name: [*command, FLAGS.data, str(rounds)]
+        for name, command in found.items()
+        if "fedjax_sim" not in name
     }
+    if not peers:
+        raise SystemExit("no peer: give --flpoison_python, --blazefl_python, ...")
+    return {**found, **peers}
 
 
 def measure(command: list[str]) -> dict[str, float]:
@@ -113,9 +121,11 @@ def main(argv: list[str]) -> None:
     for name, row in medians.items():
         text = "  ".join(f"{key} {value:.2f}" for key, value in row.items())
         print(f"{name}: {text}")
+        if "fedjax_sim" in name:
+            continue
         for key in ("seconds", "seconds_a_round", "cpu_seconds", "peak_mb"):
-            ratio = medians["FLPoison"][key] / row[key]
-            print(f"  FLPoison / this, {key}: {ratio:.2f}")
+            ratio = row[key] / medians["fedjax_sim"][key]
+            print(f"  {key}, over fedjax_sim's: {ratio:.2f}")
     if FLAGS.json:
         Path(FLAGS.json).write_text(json.dumps({"runs": found, "median": medians}))
 

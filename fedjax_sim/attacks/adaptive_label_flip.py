@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fedjax_sim.attacks.label_flip import label_flip
+from fedjax_sim.attacks.parts.adaptive import scaled
 from fedjax_sim.contracts.attack import Attack, CraftView
 from fedjax_sim.contracts.config import Config
 from fedjax_sim.contracts.entry import Entry
@@ -77,7 +78,7 @@ def scaled_to_pass(
     """The attack as `adaptive_label_flip` scales it, which has these options."""
     check_range("attack", "step", step, least_step)
 
-    def craft(state, view: CraftView):
+    def find(view: CraftView, updates: Array, rows: Array) -> tuple[Array, Array]:
         settings = view.settings
         if not isinstance(settings, Reconstruction):
             raise InputError(
@@ -92,9 +93,9 @@ def scaled_to_pass(
             found = explain(
                 settings,
                 server,
-                factor[:, None] * view.updates,
+                factor[:, None] * updates,
                 view.client_ids,
-                view.malicious,
+                rows,
                 round_=view.round,
                 params=view.global_params,
                 network=view.network,
@@ -104,17 +105,10 @@ def scaled_to_pass(
         factor = largest_factor(
             passes, len(view.client_ids), step=step, least_step=least_step
         )
-        attackers = jnp.maximum(view.malicious.sum(), 1)
-        mean = jnp.where(view.malicious, factor, 0.0).sum() / attackers
-        # A round without attackers keeps what the last one found.
-        state = jnp.where(view.malicious.any(), mean, state)
-        return state, factor[:, None] * view.updates
+        return factor, factor[:, None] * updates
 
-    return attack._replace(
-        knowledge=("own_data", "own_updates", "aggregation_rule"),
-        init=lambda spec: jnp.float32(1.0),
-        craft=craft,
-        report=lambda factor: {"factor": factor},
+    return scaled(
+        attack, find, knowledge=("own_data", "own_updates", "aggregation_rule")
     )
 
 

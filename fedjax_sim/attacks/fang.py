@@ -11,6 +11,7 @@ from fedjax_sim.attacks.parts.options import active_rounds
 from fedjax_sim.contracts.attack import Attack
 from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.core.options import Count, checked
+from fedjax_sim.numerics.columns import masked_mean, masked_std
 
 Variant = Literal["random", "deterministic"]
 
@@ -43,12 +44,12 @@ def fang(
 
     def craft(state, view):
         rows = view.malicious
-        average = known_updates.mean(view.updates, rows)
+        average = masked_mean(view.updates, rows)
         if variant == "deterministic":
-            spread = known_updates.std(view.updates, rows, ddof=0)
+            spread = masked_std(view.updates, rows, ddof=0)
             crafted = average - 3.5 * spread * jnp.sign(average)
             return state, known_updates.sent_by_all(crafted, view)
-        spread = known_updates.std(view.updates, rows, ddof=1)
+        spread = masked_std(view.updates, rows, ddof=1)
         crafted = known_updates.draw_rows(
             view,
             lambda key: beyond_the_mean(

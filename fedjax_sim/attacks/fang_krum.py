@@ -10,6 +10,7 @@ from fedjax_sim.attacks.parts.options import active_rounds
 from fedjax_sim.contracts.attack import Attack, CraftView, Knowledge
 from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.core.options import Count, checked
+from fedjax_sim.numerics.columns import masked_mean
 from fedjax_sim.numerics.distances import squared_distances
 
 Form = Literal["partial", "analytic", "full"]
@@ -143,7 +144,7 @@ def _halve(accepts, start: Array, limit: float) -> Array:
 
 def _partial(view: CraftView) -> tuple[Array, Array]:
     rows, count = view.malicious, view.malicious.sum()
-    trend = jnp.sign(known_updates.mean(view.updates, rows))
+    trend = jnp.sign(masked_mean(view.updates, rows))
     simulation = _simulation(view.updates, rows, trend)
     num_neighbors = jnp.maximum(count - 2, 1)
 
@@ -166,7 +167,7 @@ def _partial(view: CraftView) -> tuple[Array, Array]:
 def _analytic(view: CraftView) -> tuple[Array, Array]:
     rows = known_updates.known_rows(view, "benign")
     count = view.malicious.sum()
-    trend = jnp.sign(known_updates.mean(view.updates, rows))
+    trend = jnp.sign(masked_mean(view.updates, rows))
     simulation = _simulation(view.updates, rows, trend)
     start = _lambda_bound(view.updates, simulation.known, count)
     # The reference counts the distance of a client to itself among the neighbours.

@@ -6,6 +6,7 @@ from fedjax_sim.attacks.parts.options import active_rounds
 from fedjax_sim.contracts.attack import Attack
 from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.core.options import Count, Traced, checked
+from fedjax_sim.numerics.columns import masked_mean
 
 
 @checked("attack")
@@ -35,7 +36,7 @@ def ipm(
 
     def craft(state, view):
         rows = known_updates.known_rows(view, knowledge)
-        crafted = -epsilon * known_updates.mean(view.updates, rows)
+        crafted = -epsilon * masked_mean(view.updates, rows)
         return state, known_updates.sent_by_all(crafted, view)
 
     return Attack(

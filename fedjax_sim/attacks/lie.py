@@ -12,6 +12,7 @@ from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.core.compiled import compiled
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.options import Count, Traced, checked
+from fedjax_sim.numerics.columns import masked_mean, masked_std
 
 
 @checked("attack")
@@ -53,8 +54,8 @@ def lie(
     def craft(state, view):
         rows = known_updates.known_rows(view, knowledge)
         shift = max_shift(view.present.sum(), view.malicious.sum()) if z is None else z
-        crafted = known_updates.mean(view.updates, rows)
-        crafted -= shift * known_updates.std(view.updates, rows, ddof=0)
+        crafted = masked_mean(view.updates, rows)
+        crafted -= shift * masked_std(view.updates, rows, ddof=0)
         return state, known_updates.sent_by_all(crafted, view)
 
     return Attack(

@@ -11,6 +11,7 @@ from fedjax_sim.attacks.parts.options import active_rounds
 from fedjax_sim.contracts.attack import Attack, AttackSpec, CraftView
 from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.core.options import Count, Natural, checked
+from fedjax_sim.numerics.columns import masked_mean
 
 Target = Literal["search", "fixed"]
 Choice = Literal["argmax", "argmin"]
@@ -98,7 +99,7 @@ def search(
     """
     t = state.rounds.astype(jnp.float32)
     first, learning = state.rounds == 0, state.rounds < warmup
-    mean = known_updates.mean(view.updates, benign)
+    mean = masked_mean(view.updates, benign)
     mean = (t * state.mean + mean) / (1 + t)
     offsets = jnp.where(benign[:, None], view.updates - mean[None], 0.0)
     along = jnp.where(first, start, state.direction)

@@ -12,6 +12,7 @@ from fedjax_sim.attacks.parts.options import active_rounds
 from fedjax_sim.contracts.attack import Attack
 from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.core.options import Count, Positive, checked
+from fedjax_sim.numerics.columns import masked_mean, masked_std
 from fedjax_sim.numerics.distances import squared_distances
 
 Perturbation = Literal["std", "unit_vec", "sign"]
@@ -89,7 +90,7 @@ def agr_agnostic(
 
     def craft(state, view):
         rows = known_updates.known_rows(view, knowledge)
-        center = known_updates.mean(view.updates, rows)
+        center = masked_mean(view.updates, rows)
         direction = _direction(perturbation, center, view.updates, rows)
         # Around the mean, where close updates keep their digits.
         offsets = known_updates.centered(view.updates, rows)
@@ -143,7 +144,7 @@ def _direction(
     perturbation: Perturbation, mean: Array, updates: Array, rows: Array
 ) -> Array:
     if perturbation == "std":
-        return known_updates.std(updates, rows, ddof=1)
+        return masked_std(updates, rows, ddof=1)
     if perturbation == "sign":
         return jnp.sign(mean)
     length = jnp.linalg.norm(mean)

@@ -22,11 +22,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from fedjax_sim.attacks.parts.known_updates import draw_rows, mean, sent_by_all
+from fedjax_sim.attacks.parts.known_updates import draw_rows, sent_by_all
 from fedjax_sim.attacks.parts.options import active_rounds
 from fedjax_sim.contracts.attack import Attack, AttackSpec, CraftView
 from fedjax_sim.contracts.entry import Entry
 from fedjax_sim.core.options import Count, Fraction, NonNegative, Range, Traced, checked
+from fedjax_sim.numerics.columns import masked_mean
 
 Test = Literal["binomial", "majority"]
 Adaptation = Literal["none", "noise", "sign_flip", "partition"]
@@ -137,7 +138,7 @@ def poisonedfl(
         crafted = varied(vector, strength, state, view)
 
         attacks = view.malicious.any() & (t >= 0)
-        sent = jnp.where(attacks, mean(crafted, view.malicious), state.sent)
+        sent = jnp.where(attacks, masked_mean(crafted, view.malicious), state.sent)
         return state._replace(
             model=params, anchor=anchor, sent=sent, scale=scale
         ), crafted

@@ -22,6 +22,7 @@ from fedjax_sim.reports.tables import (
     grid,
     published_table,
 )
+from fedjax_sim.reports.triggered_images import triggered_images
 from fedjax_sim.reports.update_plane import update_geometry
 
 USAGE = (
@@ -168,6 +169,7 @@ def draw(
         "scores": distributions(table, results),
         "roc": curves(table, results),
         "geometry": update_geometry(table, results),
+        "triggers": triggered_images(list(runs.values()), results),
     }
     return {name: svg for name, svg in drawn.items() if svg is not None}
 

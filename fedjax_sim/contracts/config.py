@@ -91,6 +91,14 @@ class AttackSection(Named):
     num_malicious: Attackers = 0  # M among the genuine clients
     num_fake: Attackers = 0  # malicious clients beyond them, no data
     malicious_clients: str = "random"  # or last, leadfl
+    # Attackers who try the server's rule first: as strong as they keep `adapt_share` of
+    # an equal weight, or as moves its answer farthest.
+    adapt: Literal["none", "scale", "search"] = "none"
+    adapt_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    adapt_trials: Annotated[int, Field(ge=1, le=1000)] = 8  # of the rule, in a round
+    # None: clients of the round over attackers.
+    adapt_largest: Annotated[float, Field(gt=1, le=1e6)] | None = None
+    adapt_knows: Literal["benign", "own"] = "benign"  # updates to try it with
 
 
 class DefenseSection(Named):

@@ -27,6 +27,7 @@ class Purpose(enum.IntEnum):
     ROOT_DATA = 6
     CLIENT_RELEASE = 7
     IMAGINED_DEFENSE = 8
+    ATTACK_PREPARATION = 9
 
 
 def stream(root: Array, purpose: Purpose, *indices: Array | int) -> Array:

@@ -26,7 +26,8 @@ from fedjax_sim.defenses.parts.building import stateless, with_count
 from fedjax_sim.defenses.parts.byzantine import byzantine_count, check_quorum
 from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.numerics.common_part import half_offsets
-from fedjax_sim.numerics.distances import finite, scaled_gram
+from fedjax_sim.numerics.distances import finite
+from fedjax_sim.numerics.gram import scaled_gram
 
 Variant = Literal["active", "paper", "byzfl"]
 

@@ -30,12 +30,9 @@ from fedjax_sim.core.options import Count, Fraction, Range, Traced, checked
 from fedjax_sim.defenses.parts.clipping import clip_factors, median_norm, shorten
 from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.numerics import order_statistics
-from fedjax_sim.numerics.distances import (
-    cosine_distances,
-    in_float32,
-    row_lengths,
-    row_units,
-)
+from fedjax_sim.numerics.cosines import cosine_distances
+from fedjax_sim.numerics.distances import in_float32, row_lengths
+from fedjax_sim.numerics.gram import row_units
 from fedjax_sim.numerics.hdbscan import hdbscan
 
 # Images per pass of a network.

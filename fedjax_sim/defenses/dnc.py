@@ -25,7 +25,8 @@ from fedjax_sim.defenses.parts.building import stateless, with_count
 from fedjax_sim.defenses.parts.byzantine import byzantine_count
 from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.defenses.parts.ranking import ranks
-from fedjax_sim.numerics.distances import finite, gram, row_units
+from fedjax_sim.numerics.distances import finite
+from fedjax_sim.numerics.gram import gram, row_units
 
 # Differences of scores, relative to the largest, that the rounding of float32 makes.
 _NOISE = 2.0**-20
@@ -119,8 +120,10 @@ def outlier_scores(rows: Array, mask: Array) -> tuple[Array, Array]:
     unit = jnp.where(mask & rows.any(1), row_units(rows), 0.0).max()
     unit = jnp.where(unit > 0, unit, 1.0)
     rows = jnp.where(mask[:, None], rows / unit, 0.0)
-    centre = rows.sum(0) / jnp.maximum(mask.sum(), 1)
-    centred = jnp.where(mask[:, None], rows - centre[None], 0.0)
+    centred = rows
+    for _ in range(2):  # what is left of a large common part is its rounding error
+        centre = centred.sum(0) / jnp.maximum(mask.sum(), 1)
+        centred = jnp.where(mask[:, None], centred - centre[None], 0.0)
     # X v = sqrt(lambda) q for the top eigenpair of X X^T.
     values, vectors = jnp.linalg.eigh(gram(centred))
     scores = vectors[:, -1] ** 2 * jnp.maximum(values[-1], 0.0)

@@ -49,7 +49,7 @@ def droplet(
     reward: Reward = 0.5,
     blacklist_threshold: BlacklistThreshold = None,
     tau_b: TauB = None,
-    linkage: Linkage = "auto",
+    linkage: Linkage = "device",
     clustering: bool = True,
     monitoring: bool = True,
     base: Base = "fedavg",
@@ -65,8 +65,8 @@ def droplet(
         again; None bans nobody, as in all published settings.
       tau_b: a client is kept out of a round while it owes that much (Algorithm 1); None
         while it owes anything (section 4.2, the code).
-      linkage: who clusters: `scipy` on the host, the `device` with the same decisions,
-        `auto`: SciPy on a CPU, the device elsewhere.
+      linkage: who clusters: the `device`, with the decisions of SciPy, or `scipy` on
+        the host, for which the program is compiled anew at every start.
       clustering: exclude who is suspicious in this round; False leaves only what
         earlier rounds left behind, the monitoring.
       monitoring: exclude who owes a penalty; False leaves the clustering alone.

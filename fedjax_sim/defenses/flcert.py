@@ -95,13 +95,15 @@ def flcert(
             model,
         )
 
-    def broadcast(state: FLCertState, model: GlobalModel, client: Array) -> GlobalModel:
-        group = state.group[client]
+    def own_model(state: FLCertState, model: GlobalModel, group: Array) -> GlobalModel:
         return jax.tree.map(
             lambda own, first: jnp.where(state.begun, own[group], first),
             state.models,
             model,
         )
+
+    def broadcast(state: FLCertState, model: GlobalModel, client: Array) -> GlobalModel:
+        return own_model(state, model, state.group[client])
 
     @in_client_order
     def aggregate(
@@ -109,7 +111,6 @@ def flcert(
     ) -> tuple[FLCertState, Cohort, Aggregate]:
         cohort = exclude_non_finite(cohort, context)
         broadcasted = GlobalModel(context.global_params, context.global_buffers)
-        before = models(state, broadcasted)
         group_of = state.group[cohort.client_ids]
 
         # No group has more clients than this, however many there are in the cohort.
@@ -122,13 +123,14 @@ def flcert(
             )
             members = jnp.argsort(~member, stable=True)[:largest]
             result = reduce(jax.tree.map(lambda x: x[members], own), context)
-            old = jax.tree.map(lambda x: x[group], before)
+            old = own_model(state, broadcasted, group)
             new = GlobalModel(finite(old.params + result.update), result.buffers)
             # A group of which nobody takes part keeps its model.
             return jax.tree.map(lambda a, b: jnp.where(member.any(), a, b), new, old)
 
         after = lax.map(step, jnp.arange(num_groups))
-        mean = jax.tree.map(lambda x: finite((x / num_groups).sum(0)), after)
+        share = jnp.full(num_groups, 1 / num_groups)
+        mean = jax.tree.map(lambda x: finite(share @ x), after)
         result = Aggregate(finite(mean.params - context.global_params), mean.buffers)
         survived = included(cohort).any()
         result = Aggregate(

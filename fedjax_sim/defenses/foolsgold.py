@@ -23,7 +23,8 @@ from fedjax_sim.contracts.federation import FederationSpec
 from fedjax_sim.core.compiled import compiled
 from fedjax_sim.core.options import checked
 from fedjax_sim.defenses.parts.pipeline import pipeline
-from fedjax_sim.numerics.distances import cosine_distances, finite
+from fedjax_sim.numerics.cosines import cosine_distances
+from fedjax_sim.numerics.distances import finite
 
 Variant = Literal["paper", "authors"]
 

@@ -4,6 +4,8 @@ Pillutla, Kakade, Harchaoui, "Robust Aggregation for Federated Learning", IEEE
 Transactions on Signal Processing 2022, Algorithm 2 (smoothed Weiszfeld).
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -22,13 +24,9 @@ from fedjax_sim.core.options import Count, Positive, Traced, checked
 from fedjax_sim.defenses.parts.building import stateless
 from fedjax_sim.defenses.parts.clipping import median_norm
 from fedjax_sim.defenses.parts.pipeline import pipeline
-from fedjax_sim.numerics.distances import (
-    Lengths,
-    finite,
-    in_float32,
-    row_lengths,
-    row_units,
-)
+from fedjax_sim.numerics.common_part import centred_gram, span_distances
+from fedjax_sim.numerics.distances import Lengths, finite, in_float32, row_lengths
+from fedjax_sim.numerics.gram import row_units, scaled_gram
 
 Variant = Literal["paper", "release", "byzfl", "flpoison"]
 
@@ -115,6 +113,10 @@ def weiszfeld_weights(
 ) -> Array:
     """Returns the weights f32 [n] of the last step; they add up to 1 (or are all 0).
 
+    All points of the iteration are means of the updates, whose distances follow from
+    the products of the updates: one pass. Where these are not exact enough, because a
+    point comes near to an update, every step passes over the updates.
+
     Args:
       cohort: of n clients.
       nu: smallest distance, None for one relative to the updates.
@@ -126,36 +128,51 @@ def weiszfeld_weights(
     mask = included(cohort)
     alphas = cohort.weights if weighted else mask.astype(jnp.float32)
     alphas = alphas / jnp.maximum(alphas.sum(), _SMALLEST)
+    run = partial(
+        _weiszfeld, mask, alphas, nu, iterations=iterations, origin=not weighted
+    )
+    if weighted:
+        order = jnp.argsort(cohort.client_ids)
+        products, units = centred_gram(cohort.updates, mask, order)
+    else:
+        products, units = scaled_gram(cohort.updates)
+    near = span_distances(products, mask, 1.0 if weighted else 0.5)
+    found, exact = run(near, stops=stops)
 
-    def mean(weights: Array) -> Array:
-        return finite(weights @ cohort.updates)
+    def by_passes() -> Array:
+        return run(_pass_distances(cohort.updates), stops=stops)[0]
 
-    lengths = row_lengths(cohort.updates)
-    units = jnp.where(lengths.norms > 0, lengths.units, 0.0)
+    return lax.cond(exact & (units == 1).all(), lambda: found, by_passes)
 
-    def half_distances(point: Array) -> Array:
-        # Half: the difference of two numbers of float32 may exceed it. In units of the
-        # longer of the two, so that one pass over the updates is enough.
-        own = jnp.where(point.any(), row_units(point[None])[0], 0.0)
-        unit = jnp.maximum(units, own)
-        unit = jnp.where(unit > 0, unit, 1.0)
-        inverse = (1.0 / unit)[:, None]
-        gaps = jnp.square(inverse * cohort.updates - inverse * point[None])
-        return in_float32(Lengths(0.5 * jnp.sqrt(gaps.sum(1)), unit))
 
-    start = mean(alphas) if weighted else jnp.zeros(cohort.updates.shape[1])
-    first = half_distances(start)
+# Half the distances f32 [n] of the updates to their mean with weights f32 [n], or to
+# the origin where these are all 0; and whether they are exact.
+HalfDistances = Callable[[Array], tuple[Array, Array]]
+
+
+def _weiszfeld(
+    mask: Array,
+    alphas: Array,
+    nu: float | Array | None,
+    half_distances: HalfDistances,
+    *,
+    iterations: int,
+    origin: bool,
+    stops: bool,
+) -> tuple[Array, Array]:
+    """The steps; also returns whether all distances were exact."""
+    first, exact = half_distances(jnp.zeros_like(alphas) if origin else alphas)
     floor = _RELATIVE_NU * median_norm(first, mask) if nu is None else 0.5 * nu
     floor = jnp.where(mask.any(), jnp.maximum(floor, _SMALLEST), 1.0)
 
     def step(i: Array, carry: tuple) -> tuple:
         del i
-        weights, halves, objective, done = carry
+        weights, halves, objective, done, exact = carry
         halves = jnp.maximum(halves, floor)
         nearest = jnp.where(mask, halves, jnp.inf).min()
         closeness = jnp.where(mask, alphas * (nearest / halves), 0.0)
         new = closeness / jnp.maximum(closeness.sum(), _SMALLEST)
-        moved = half_distances(mean(new))
+        moved, right = half_distances(new)
         after = (alphas * moved).sum()
         weights, halves = (
             jnp.where(done, old, now)
@@ -163,10 +180,30 @@ def weiszfeld_weights(
         )
         if stops:
             done |= jnp.abs(objective - after) < _TOLERANCE * after
-        return weights, halves, after, done
+        return weights, halves, after, done, exact & right
 
-    begin = (alphas, first, (alphas * first).sum(), jnp.bool_(False))
-    return lax.fori_loop(0, iterations, step, begin)[0]
+    begin = (alphas, first, (alphas * first).sum(), jnp.bool_(False), exact)
+    weights, *_, exact = lax.fori_loop(0, iterations, step, begin)
+    return weights, exact
+
+
+def _pass_distances(updates: Array) -> HalfDistances:
+    """Of numbers of any size, by a pass over the updates each time."""
+    lengths = row_lengths(updates)
+    units = jnp.where(lengths.norms > 0, lengths.units, 0.0)
+
+    def half_distances(weights: Array) -> tuple[Array, Array]:
+        point = finite(weights @ updates)
+        # Half: the difference of two numbers of float32 may exceed it. In units of the
+        # longer of the two, so that one pass over the updates is enough.
+        own = jnp.where(point.any(), row_units(point[None])[0], 0.0)
+        unit = jnp.maximum(units, own)
+        unit = jnp.where(unit > 0, unit, 1.0)
+        inverse = (1.0 / unit)[:, None]
+        gaps = jnp.square(inverse * updates - inverse * point[None])
+        return in_float32(Lengths(0.5 * jnp.sqrt(gaps.sum(1)), unit)), jnp.bool_(True)
+
+    return half_distances
 
 
 ENTRY = Entry(

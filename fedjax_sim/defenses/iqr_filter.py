@@ -21,7 +21,8 @@ from fedjax_sim.core.options import NonNegative, Traced, checked
 from fedjax_sim.defenses.parts.building import stateless
 from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.numerics import order_statistics
-from fedjax_sim.numerics.distances import distances_in, finite, pairs
+from fedjax_sim.numerics.common_part import close_pairs
+from fedjax_sim.numerics.distances import distances_in, finite
 
 
 @checked("defense")
@@ -59,7 +60,7 @@ def mean_distances(updates: Array, mask: Array) -> tuple[Array, Array]:
       updates: f32 [n, d].
       mask: bool [n], rows that count.
     """
-    found = pairs(updates)
+    found = close_pairs(updates, mask, jnp.arange(len(mask)))
     unit = jnp.where(mask, jnp.diagonal(found.units), 0.0).max()
     unit = jnp.where(unit > 0, unit, 1.0)
     distances = jnp.where(mask[None], distances_in(found, unit), 0.0)

@@ -31,6 +31,7 @@ from fedjax_sim.defenses.parts.byzantine import (
 )
 from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.defenses.parts.ranking import keep_lowest, ranks
+from fedjax_sim.numerics.common_part import close_pairs
 from fedjax_sim.numerics.distances import finite, middle_unit, pairs, squares_in
 
 Variant = Literal["paper", "authors"]
@@ -108,7 +109,8 @@ def with_krum_score(
     They are those of the parameters, with `whole_state` of the buffers too: of their
     changes, since float32 cannot tell large values apart.
     """
-    found, mask = pairs(cohort.updates), included(cohort)
+    mask = included(cohort)
+    found = close_pairs(cohort.updates, mask, jnp.argsort(cohort.client_ids))
     unit = middle_unit(found, mask)
     distances = squares_in(found, unit)
     if whole_state:
@@ -136,7 +138,7 @@ def iterated_krum(
       with_itself: one of the distances is that of a client to itself.
     """
     mask = included(cohort)
-    found = pairs(cohort.updates)
+    found = close_pairs(cohort.updates, mask, jnp.argsort(cohort.client_ids))
     distances = squares_in(found, middle_unit(found, mask))
     n = len(mask)
     count = jnp.maximum(mask.sum() - remaining, 1)

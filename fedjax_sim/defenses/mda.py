@@ -62,8 +62,7 @@ def mda(*, num_byzantine: Natural | None = None) -> Defense:
         diameters = lax.fori_loop(0, len(order), widen, jnp.zeros(len(out)))
         best = first_best(diameters, possible)
         chosen = jnp.zeros_like(mask).at[order].set(kept[best])
-        # Twice: the distances are those of halves.
-        diameter = finite(2.0 * (finite(diameters[best]) * unit))
+        diameter = finite(finite(diameters[best]) * unit)
         cohort = with_score(cohort, "diameter", jnp.full(len(order), diameter))
         return out, exclude(cohort, ~chosen)
 

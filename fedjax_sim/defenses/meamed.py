@@ -22,8 +22,7 @@ from fedjax_sim.defenses.parts.building import with_count
 from fedjax_sim.defenses.parts.byzantine import byzantine_count, check_quorum
 from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.numerics.distances import finite
-from fedjax_sim.numerics.nearest_values import mean_of_nearest
-from fedjax_sim.numerics.order_statistics import median
+from fedjax_sim.numerics.nearest_values import mean_near_median
 
 
 @checked("defense")
@@ -56,8 +55,7 @@ def meamed(*, num_byzantine: Traced[Natural] | None = None) -> Defense:
             count = mask.sum() - jnp.minimum(f, (mask.sum() - 1) // 2)
 
             def average(rows: Array) -> Array:
-                centre = median(rows, mask)
-                return finite(mean_of_nearest(rows, mask, centre, count, order))
+                return finite(mean_near_median(rows, mask, count, order))
 
             return Aggregate(average(cohort.updates), average(cohort.buffers))
 

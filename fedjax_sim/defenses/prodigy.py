@@ -25,13 +25,9 @@ from fedjax_sim.defenses.parts.building import stateless, with_count
 from fedjax_sim.defenses.parts.byzantine import check_quorum
 from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.defenses.parts.ranking import ranks
-from fedjax_sim.numerics.distances import (
-    finite,
-    middle_unit,
-    pairs_of,
-    scaled_gram,
-    squares_in,
-)
+from fedjax_sim.numerics.common_part import close_pairs
+from fedjax_sim.numerics.distances import finite, middle_unit, squares_in
+from fedjax_sim.numerics.gram import scaled_gram
 
 # Squared length, in those of a usual update, from which on a client is not compared:
 # sums of so many such squares as there are pairs stay in float32.
@@ -85,7 +81,8 @@ def prodigy(*, num_byzantine: Traced[Natural] | None = None) -> Defense:
 def with_trust(cohort: Cohort, num_byzantine: int | Array) -> Cohort:
     """Gives the clients that count their ProDiGy weights."""
     products, units = scaled_gram(cohort.updates)
-    found, mask = pairs_of(products, units), included(cohort)
+    mask = included(cohort)
+    found = close_pairs(cohort.updates, mask, jnp.argsort(cohort.client_ids))
     unit = middle_unit(found, mask)
     distances = squares_in(found, unit)
     ratio = units / unit

@@ -22,14 +22,8 @@ from fedjax_sim.core.options import NonNegative, Traced, checked
 from fedjax_sim.defenses.parts.building import stateless
 from fedjax_sim.defenses.parts.pipeline import pipeline
 from fedjax_sim.numerics import order_statistics
-from fedjax_sim.numerics.distances import (
-    LARGEST,
-    finite,
-    gram,
-    row_lengths,
-    row_units,
-    unit_rows,
-)
+from fedjax_sim.numerics.distances import LARGEST, finite, row_lengths, unit_rows
+from fedjax_sim.numerics.gram import gram, row_units
 from fedjax_sim.numerics.kmeans_gap import (
     MAX_CLUSTERS,
     REFERENCES,

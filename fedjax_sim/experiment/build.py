@@ -366,8 +366,10 @@ def make_evaluation(config: Config, parts: Parts, threat: Threat) -> Evaluate:
     trigger = threat.test.trigger if threat.test else None
 
     def evaluate(state: FedState, inputs: Inputs, sets: TestSets) -> dict[str, Counts]:
-        predict = None
-        defense = parts.sides(inputs.hyper.options).defense
+        predict, shown = None, trigger
+        attack, defense, _ = parts.sides(inputs.hyper.options)
+        if attack.triggers is not None:  # the current one
+            shown = jax.tree.map(lambda x: x[0], attack.triggers(state.attack))
         if defense.predict is not None:
             model = GlobalModel(state.params, state.buffers)
             predict = lambda images: defense.predict(
@@ -380,7 +382,7 @@ def make_evaluation(config: Config, parts: Parts, threat: Threat) -> Evaluate:
                 network.buffer_layout.unravel(state.buffers),
                 sets,
                 threat.spec.normalization,
-                trigger,
+                shown,
                 config.evaluation.low_confidence_threshold,
                 predict,
                 config.evaluation.batch_statistics,

@@ -255,6 +255,11 @@ def _check(config: Config) -> None:
             f"config.attack.num_malicious = 0, but config.attack.name = "
             f"{config.attack.name!r} needs at least one malicious client"
         )
+    if config.attack.name == "none" and config.attack.adapt != "none":
+        raise InputError(
+            f"config.attack.adapt = {config.attack.adapt!r} needs an attack; "
+            "config.attack.name = 'none'"
+        )
     first = config.attack.options.get("start_round", 1)
     if first > config.rounds:
         raise InputError(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fedjax_sim.attacks.none import none as no_attack
+from fedjax_sim.attacks.parts.adaptive import adapted
 from fedjax_sim.contracts.attack import Attack
 from fedjax_sim.contracts.client import ClientSide, Options
 from fedjax_sim.contracts.config import Config
@@ -48,9 +49,24 @@ def sides_of(
         defense = _in_front(config, options, rule("defense"))
         defense = adapt(defense)
         client = _joined(config, rule("client_defense"), defense.client_side)
-        return Sides(rule("attack"), defense, client)
+        return Sides(_adapted(config, rule("attack")), defense, client)
 
     return make
+
+
+def _adapted(config: Config, attack: Attack) -> Attack:
+    """The attack, with the factor that the config asks for."""
+    section = config.attack
+    if section.adapt == "none":
+        return attack
+    return adapted(
+        attack,
+        section.adapt,
+        share=section.adapt_share,
+        trials=section.adapt_trials,
+        largest=section.adapt_largest,
+        knows=section.adapt_knows,
+    )
 
 
 def _in_front(config: Config, options: Options, defense: Defense) -> Defense:

@@ -1,7 +1,8 @@
 """Norms of updates, and distances between all pairs of them from one Gram matrix.
 
 Letters: `n` clients, `d` parameters. Nothing of shape [n, n, d] is ever formed, and
-nothing is centred: one huge outlier would drown the small updates.
+nothing is centred: one huge outlier would drown the small updates. (Rows with a large
+common part: `common_part`.)
 An entry depends on its two rows only, so the rows of excluded clients may hold
 anything; their entries then mean nothing.
 
@@ -19,10 +20,7 @@ from jax import Array, lax
 
 from fedjax_sim.core.compiled import compiled
 from fedjax_sim.numerics import order_statistics
-
-# Parameters per product. One product over all of d is two to three times slower on a
-# CPU and, as it adds up d terms in one go, ten times less precise.
-_BLOCK = 16384
+from fedjax_sim.numerics.gram import ORDINARY, row_units, scaled_gram
 
 # Squared distances up to this share of |a|^2 + |b|^2 count as rounding errors of
 # float32: storing the three terms of |a|^2 + |b|^2 - 2ab alone costs up to 2^-23 of
@@ -30,17 +28,7 @@ _BLOCK = 16384
 # between identical rows in any case that was measured on a CPU.
 _NOISE_FLOOR = 2.0**-22
 
-# Squared norms between which no term that matters over- or underflows: the double
-# of one is finite, and entries whose squares vanish are below 2^-23 of the norm.
-_ORDINARY = (2.0**-80, 2.0**120)
-
-# Both a unit and its reciprocal are normal numbers; a smaller one would be taken for 0.
-_UNITS = (2.0**-126, 2.0**126)
-
 LARGEST = float(np.finfo(np.float32).max)
-
-# Bound on the length of the rounding error in a sum of vectors, relative to theirs.
-_ERROR = 2.0**-21
 
 
 class Lengths(NamedTuple):
@@ -55,81 +43,6 @@ class Pairs(NamedTuple):
 
     squared: Array  # f32 [n, n]
     units: Array  # f32 [n, n], powers of two
-
-
-@compiled()
-def gram(updates: Array) -> Array:
-    """Returns all inner products f32 [n, n], exactly symmetric.
-
-    They are +-inf or 0 where float32 does not hold them; see `scaled_gram`.
-
-    Args:
-      updates: f32 [n, d].
-    """
-    return _gram(updates, None)
-
-
-def _gram(updates: Array, factors: Array | None) -> Array:
-    """The products of the rows times `factors` f32 [n] (None: of the rows)."""
-    d = updates.shape[1]
-
-    def product(block: Array) -> Array:
-        if factors is not None:
-            block = factors[:, None] * block
-        # With the parameters in rows XLA's CPU product takes half to two thirds of the
-        # time (d = 1.2e6: 22 instead of 40 ms for 25 clients, 78 for 121 for 50); left
-        # to itself the compiler folds the transposition away.
-        columns = lax.optimization_barrier(block.T)
-        return jnp.matmul(columns.T, columns, precision=lax.Precision.HIGHEST)
-
-    def block_product(i: Array) -> Array:
-        return product(lax.dynamic_slice_in_dim(updates, i * _BLOCK, _BLOCK, axis=1))
-
-    total = product(updates[:, d - d % _BLOCK :])
-    if d >= _BLOCK:
-        total += lax.map(block_product, jnp.arange(d // _BLOCK)).sum(0)
-    return 0.5 * (total + total.T)
-
-
-@compiled()
-def scaled_gram(updates: Array) -> tuple[Array, Array]:
-    """Returns the products f32 [n, n] of rows in units, and the units f32 [n].
-
-    The product of rows i and j is that of the result times units i and j; the units are
-    1 where all rows are of ordinary length.
-
-    Args:
-      updates: f32 [n, d].
-    """
-    plain = gram(updates)
-    ones = jnp.ones(len(updates))
-    squares = jnp.diagonal(plain)
-    low, high = _ORDINARY
-    ordinary = (low <= squares) & (squares <= high)
-
-    def scaled() -> tuple[Array, Array]:
-        units = row_units(updates)
-        # A row of zeros is as good as one of ordinary length.
-        zero = (squares == 0) & (units == 1)
-        return lax.cond(
-            (ordinary | zero).all(),
-            lambda: (plain, ones),
-            lambda: (_gram(updates, 1.0 / units), units),
-        )
-
-    return lax.cond(ordinary.all(), lambda: (plain, ones), scaled)
-
-
-@compiled()
-def row_units(updates: Array) -> Array:
-    """Returns powers of two f32 [n], by which rows [n, d] come near to 1.
-
-    The largest entry of a row is 1 to 4 units; that of a row of zeros is 1.
-    """
-    largest = jnp.abs(updates).max(axis=1, initial=0.0)
-    exponent = lax.bitcast_convert_type(largest, jnp.uint32) & np.uint32(0x7F800000)
-    power = lax.bitcast_convert_type(exponent, jnp.float32)
-    return jnp.where(largest > 0, jnp.clip(power, *_UNITS), 1.0)
 
 
 @compiled()
@@ -219,9 +132,19 @@ def row_lengths(updates: Array) -> Lengths:
     Args:
       updates: f32 [n, d].
     """
-    units = row_units(updates)
-    rows = (1.0 / units)[:, None] * updates
-    return Lengths(jnp.linalg.norm(rows, axis=1), units)
+    squares = (updates * updates).sum(1)
+    low, high = ORDINARY
+
+    def scaled() -> Lengths:
+        units = row_units(updates)
+        rows = (1.0 / units)[:, None] * updates
+        return Lengths(jnp.linalg.norm(rows, axis=1), units)
+
+    return lax.cond(
+        ((low <= squares) & (squares <= high)).all(),
+        lambda: Lengths(jnp.sqrt(squares), jnp.ones_like(squares)),
+        scaled,
+    )
 
 
 @compiled()
@@ -260,51 +183,8 @@ def unit_rows(updates: Array, lengths: Lengths | None = None) -> Array:
     """
     norms, units = lengths or row_lengths(updates)
     # Unlike the rows in `row_lengths`, which the compiler would keep for this.
-    low, high = _ORDINARY
+    low, high = ORDINARY
     near = (low <= units) & (units <= high / 2.0**64)
     first = jnp.where(near, 1.0, 1.0 / units)
     second = jnp.where(near, 1.0 / units, 1.0) / jnp.where(norms > 0, norms, 1.0)
     return second[:, None] * (first[:, None] * updates)
-
-
-@compiled()
-def cosine_distances(updates: Array, origin: Array) -> Array:
-    """Returns 1 - cos f32 [n, n] between the rows of `origin + updates`.
-
-    It is half the squared distance of the unit vectors, which are taken as differences
-    from the direction of `origin`: models that hardly moved are nearly parallel, and
-    the rounding error of 1 - cos itself would exceed their distances (about 5e-5).
-    Exactly 0 between identical and parallel rows; a row of zeros is at distance 1 from
-    all others.
-
-    Args:
-      updates: f32 [n, d].
-      origin: f32 [d], the point that the updates start from; zeros for none.
-    """
-    # In units of the longer of the two, u may dwarf g and the other way round.
-    lengths, start = row_lengths(updates), row_lengths(origin[None])
-    unit = jnp.maximum(
-        *(jnp.where(x.norms > 0, x.units, 0.0) for x in (lengths, start))
-    )
-    unit = jnp.where(unit > 0, unit, 1.0)
-    own = lengths.norms * (lengths.units / unit)  # |u|
-    base = start.norms * (start.units / unit)  # |g|
-    inverse = (1.0 / unit)[:, None]
-    ends = jnp.linalg.norm(inverse * origin[None] + inverse * updates, axis=1)  # |w|
-    directions = unit_rows(updates, lengths)
-    forward = unit_rows(origin[None], start)[0]
-    along = base * jnp.matmul(directions, forward, precision=lax.Precision.HIGHEST)
-    zero = ends == 0
-    safe = jnp.where(zero, 1.0, ends)
-    share = own / safe
-    # |g|/|w| - 1, where |w|^2 - |g|^2 = |u| (2 g.u/|u| + |u|).
-    shift = -(own / jnp.where(zero, 1.0, ends + base)) * ((2.0 * along + own) / safe)
-    shift = jnp.where(start.norms > 0, shift, 0.0)
-    turned = share[:, None] * directions + shift[:, None] * forward[None]
-    distances = 0.5 * squared_distances(turned)
-    # What is left of a sum of two opposite vectors is the rounding error of both.
-    error = _ERROR * (share + jnp.abs(shift))
-    within = distances <= 0.5 * (error[:, None] + error[None, :]) ** 2
-    distances = jnp.where(within, 0.0, distances)
-    off_diagonal = ~jnp.eye(len(zero), dtype=bool)
-    return jnp.where((zero[:, None] | zero[None, :]) & off_diagonal, 1.0, distances)

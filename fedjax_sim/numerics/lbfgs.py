@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from fedjax_sim.core.compiled import compiled
-from fedjax_sim.numerics.distances import gram
+from fedjax_sim.numerics.gram import gram
 
 
 @compiled()

@@ -30,13 +30,14 @@ import numpy as np
 from jax import Array, lax
 
 from fedjax_sim.core.compiled import compiled
+from fedjax_sim.numerics.columns import reduce_columns
 
 # Rows up to which the network wins: 112 rows 11 ms, 128 rows 110 ms for 1e5 columns
 # (registers spill), the bisection 48 and 54 ms.
 _NETWORK_ROWS = 112
 
 # Rows up to which the nearest values are found by networks too.
-_NEAREST_ROWS = 64
+NEAREST_ROWS = 64
 
 # Columns that the bisection treats at once on a CPU: [200, 256] floats stay in the
 # L2 cache during the 32 rounds.
@@ -110,7 +111,7 @@ def mean_around_median(
       even: see `median`.
     """
     count = jnp.clip(count, 1, jnp.maximum(mask.sum(), 1))
-    reduce = _nearest_network if len(mask) <= _NEAREST_ROWS else _nearest_by_ranks
+    reduce = _nearest_network if len(mask) <= NEAREST_ROWS else _nearest_by_ranks
     return lax.cond(  # see `mean_of_ranks`
         mask.any(),
         lambda: reduce(rows, mask, count, even),
@@ -243,11 +244,25 @@ def _mean_of_wires(wires: list[Array], start: Array, stop: Array) -> Array:
 
 def _nearest_network(rows: Array, mask: Array, count: Array, even: Even) -> Array:
     """`mean_around_median` as one loop over the columns, like `mean_of_ranks`."""
+    return _nearest_wires(rows, mask, count, even)[0]
+
+
+def nearest_and_ties(rows: Array, mask: Array, count: Array) -> tuple[Array, Array]:
+    """Returns `mean_around_median` f32 [k], and where different values tie, bool [k].
+
+    Only for at most `NEAREST_ROWS` rows, and with one that is included.
+    """
+    return _nearest_wires(rows, mask, count, "midpoint")
+
+
+def _nearest_wires(
+    rows: Array, mask: Array, count: Array, even: Even
+) -> tuple[Array, Array]:
     m, wires = mask.sum(), _sorted_wires(rows, mask)
     low, high = _middle(m, even)
     middle = _mean_of_wires(wires, low, high + 1)
     gaps = [
-        jnp.where(rank < m, jnp.abs(value - middle), jnp.inf)
+        jnp.where(rank < m, jnp.abs(0.5 * value - 0.5 * middle), jnp.inf)
         for rank, value in enumerate(wires)
     ]
     ordered = list(gaps)  # they fall and then rise, which one merge brings into order
@@ -255,14 +270,18 @@ def _nearest_network(rows: Array, mask: Array, count: Array, even: Even) -> Arra
     last = _mean_of_wires(ordered, count - 1, count)
     zero, scale = jnp.zeros_like(middle), 1.0 / count
     nearer, num_nearer, tied, num_tied = zero, zero, zero, zero
+    least, most = jnp.full_like(middle, jnp.inf), jnp.full_like(middle, -jnp.inf)
     for value, gap in zip(wires, gaps, strict=True):
         nearer += jnp.where(gap < last, scale * value, 0.0)
         num_nearer += jnp.where(gap < last, 1.0, 0.0)
-        tied += jnp.where(gap == last, scale * value, 0.0)
-        num_tied += jnp.where(gap == last, 1.0, 0.0)
+        ties = gap == last
+        tied += jnp.where(ties, scale * value, 0.0)
+        num_tied += jnp.where(ties, 1.0, 0.0)
+        least = jnp.minimum(least, jnp.where(ties, value, jnp.inf))
+        most = jnp.maximum(most, jnp.where(ties, value, -jnp.inf))
     share = (count - num_nearer) / jnp.maximum(num_tied, 1.0)
-    mean = nearer + share * tied
-    return jnp.where(jnp.isnan(middle), jnp.nan, mean)[0]
+    mean = jnp.where(jnp.isnan(middle), jnp.nan, nearer + share * tied)
+    return mean[0], ((share < 1.0) & (least < most))[0]
 
 
 def _nearest_by_ranks(rows: Array, mask: Array, count: Array, even: Even) -> Array:
@@ -281,20 +300,7 @@ def _bisection(rows: Array, mask: Array, start: Array, stop: Array) -> Array:
     def reduce(columns: Array) -> Array:
         return _bisect_columns(columns, mask, start, stop)
 
-    def in_chunks(columns: Array) -> Array:
-        n, k = columns.shape
-        width = min(_BISECTION_COLUMNS, k)
-
-        def chunk(i: Array, out: Array) -> Array:
-            # The last chunk overlaps its neighbour instead of being padded.
-            at = jnp.minimum(i * width, k - width)
-            part = reduce(lax.dynamic_slice(columns, (0, at), (n, width)))
-            return lax.dynamic_update_slice(out, part, (at,))
-
-        chunks = -(-k // width) if k else 0
-        return lax.fori_loop(0, chunks, chunk, jnp.zeros(k, columns.dtype))
-
-    return lax.platform_dependent(rows, cpu=in_chunks, default=reduce)
+    return reduce_columns(reduce, rows, _BISECTION_COLUMNS)
 
 
 def _bisect_columns(rows: Array, mask: Array, start: Array, stop: Array) -> Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fedjax_sim.core.compiled import compiled
-from fedjax_sim.numerics.distances import row_units
+from fedjax_sim.numerics.gram import row_units
 
 
 class TwoMeans(NamedTuple):

@@ -2,12 +2,26 @@
 
 import html
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from fedjax_sim.reports.paired import LEAST_PAIRS, Standing, standings
 from fedjax_sim.reports.tables import FLAGS, Table, Value
 
 _RANKED = "Danger zones, the most successful first"
 _SETTINGS = "Options other than the rules' own defaults"
+_STANDINGS = "Who wins"
+_STANDINGS_HEAD = (
+    "metric",
+    "row",
+    "better than",
+    "not told apart",
+    "worse than",
+    "the best minus this",
+)
+_ON_STANDINGS = (
+    "Rows are compared in pairs of runs of one column and one seed; 95 % intervals by "
+    f"the bootstrap. Told apart: {LEAST_PAIRS} pairs or more, and no 0 in the interval."
+)
 _NAMES = {
     "mta": "MTA",
     "asr": "ASR",
@@ -89,6 +103,18 @@ def _legend(table: Table) -> list[str]:
     return lines
 
 
+def standing_cells(standing: Standing) -> list[str]:
+    """A line of the table of who wins."""
+    behind = "-"
+    if standing.behind is not None:
+        mean, low, high, pairs = standing.behind
+        noise = "" if standing.behind.clear else ", noise"
+        behind = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}], {pairs} pairs{noise}"
+    counts = (standing.better, standing.unclear, standing.worse)
+    row = " / ".join(standing.row)
+    return [label(standing.metric), row, *map(str, counts), behind]
+
+
 def markdown(table: Table, figures: Mapping[str, bytes]) -> str:
     """The table as Markdown; figures by file name."""
     corner, columns = _corner(table), column_names(table)
@@ -110,6 +136,10 @@ def markdown(table: Table, figures: Mapping[str, bytes]) -> str:
         lines += ["", "## Differences from the published protocol", ""]
         lines += [_pipe(["key", "published", "here", "cells"]), _pipe(["---"] * 4)]
         lines += [_pipe([str(part) for part in d]) for d in table.deviations]
+    if found := standings(table):
+        lines += ["", f"## {_STANDINGS}", "", _ON_STANDINGS, ""]
+        lines += [_pipe(list(_STANDINGS_HEAD)), _pipe(["---"] * 6)]
+        lines += [_pipe(standing_cells(standing)) for standing in found]
     if table.ranked:
         lines += ["", f"## {_RANKED}", ""]
         lines += [f"1. {_plain(line)}" for line in table.ranked]
@@ -233,16 +263,13 @@ def page(table: Table, figures: Mapping[str, bytes]) -> str:
         _html_list(_legend(table)),
     ]
     if table.deviations:
-        head = "".join(f"<th>{t}</th>" for t in ("key", "published", "here", "cells"))
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(str(p))}</td>" for p in d) + "</tr>"
-            for d in table.deviations
-        )
-        parts += [
-            "<h2>Differences from the published protocol</h2>",
-            f'<div class="wide"><table><thead><tr>{head}</tr></thead>',
-            f"<tbody>{rows}</tbody></table></div>",
-        ]
+        head = ("key", "published", "here", "cells")
+        parts += ["<h2>Differences from the published protocol</h2>"]
+        parts += [_html_rows(head, [list(map(str, d)) for d in table.deviations])]
+    if found := standings(table):
+        rows = [standing_cells(standing) for standing in found]
+        parts += [f"<h2>{_STANDINGS}</h2>", f"<p>{_ON_STANDINGS}</p>"]
+        parts += [_html_rows(_STANDINGS_HEAD, rows)]
     if table.ranked:
         parts += [f"<h2>{_RANKED}</h2>", _html_list(table.ranked)]
     if table.settings:
@@ -256,6 +283,17 @@ def page(table: Table, figures: Mapping[str, bytes]) -> str:
             f'src="data:image/svg+xml;base64,{data}"></figure>'
         )
     return "\n".join([*parts, "</body></html>"]) + "\n"
+
+
+def _html_rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    line = lambda tag, cells: "".join(
+        f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells
+    )
+    body = "".join(f"<tr>{line('td', cells)}</tr>" for cells in rows)
+    return (
+        f'<div class="wide"><table><thead><tr>{line("th", head)}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
 
 
 def _html_list(lines) -> str:

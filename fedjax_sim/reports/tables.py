@@ -179,14 +179,16 @@ def grid(
     """
     for flag, names in (("rows", rows), ("columns", columns), ("values", values)):
         for name in names:
-            if runs and _column(name) not in runs[0]:
-                hint = did_you_mean(_column(name), runs[0])
+            if runs and column_of(name) not in runs[0]:
+                hint = did_you_mean(column_of(name), runs[0])
                 raise InputError(
                     f"--{flag}={name}: the runs have no such column; {hint}"
                 )
     for name in values:
         text = [
-            run[_column(name)] for run in runs if isinstance(run[_column(name)], str)
+            run[column_of(name)]
+            for run in runs
+            if isinstance(run[column_of(name)], str)
         ]
         if text:
             raise InputError(
@@ -195,7 +197,7 @@ def grid(
             )
 
     def place(run: Row, keys: Sequence[str]) -> tuple[Any, ...]:
-        return tuple(run[_column(key)] for key in keys)
+        return tuple(run[column_of(key)] for key in keys)
 
     def ordered(keys: Sequence[str]) -> list[tuple[Any, ...]]:
         found = dict.fromkeys(place(run, keys) for run in runs)
@@ -210,7 +212,7 @@ def grid(
                 if (place(run, rows), place(run, columns)) == (row, column)
             ]
             numbers = {
-                name: _value(chosen, _column(name), None, False) for name in values
+                name: _value(chosen, column_of(name), None, False) for name in values
             }
             cells[_labels(row), _labels(column)] = Cell(chosen, numbers)
     return Table(
@@ -237,7 +239,7 @@ def _value(runs: Sequence[Row], name: str, published, doubtful: bool) -> Value:
         "n": any(run["clients_non_finite"] for run in runs),
         "i": len(finished) < len(runs),
         "u": len(numbers) < len(finished),
-        "m": not set(varying(list(runs))) <= {_column(key) for key in SEEDS},
+        "m": not set(varying(list(runs))) <= {column_of(key) for key in SEEDS},
         "!": doubtful,
     }
     return Value(
@@ -256,8 +258,8 @@ def _is_percent(name: str) -> bool:
     return not small and not name.endswith("_loss")
 
 
-def _column(key: str) -> str:
-    """The store's column of a config key."""
+def column_of(key: str) -> str:
+    """Returns the store's column of a config key."""
     return key.replace(".", "_")
 
 

@@ -14,7 +14,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from fedjax_sim.contracts.attack import Attack, AttackSpec, CraftView
+from fedjax_sim.contracts.attack import (
+    Attack,
+    AttackSpec,
+    CraftView,
+    RoundTools,
+    shown,
+    taken_rows,
+)
 from fedjax_sim.contracts.defense import Groups
 from fedjax_sim.contracts.federation import GlobalModel
 from fedjax_sim.core.errors import InputError
@@ -27,6 +34,7 @@ class Adversary(NamedTuple):
 
     Attributes:
       init: `(spec) -> state`.
+      prepare: `(state, tools) -> state`, before the training of a round with attackers.
       observe: `(state, round, model, state of the defence) -> state`, before a round.
       of_client: `(state, state of the defence, client_id)` -> the state of the attack
         that this client knows.
@@ -36,6 +44,7 @@ class Adversary(NamedTuple):
     """
 
     init: Callable[[AttackSpec], PyTree]
+    prepare: Callable[[PyTree, RoundTools], PyTree]
     observe: Callable[[PyTree, Array, GlobalModel, PyTree], PyTree]
     of_client: Callable[[PyTree, PyTree, Array], PyTree]
     craft: Callable[[PyTree, CraftView, GlobalModel], tuple[PyTree, Array]]
@@ -58,12 +67,13 @@ def _alone(attack: Attack) -> Adversary:
         del model
         if attack.craft is None:
             return state, view.updates
-        shown = _shown(attack, view)
-        state, crafted = _crafted(attack.craft, state, shown)
-        return state, jnp.where(_taken(attack, shown)[:, None], crafted, view.updates)
+        own = shown(attack, view)
+        state, crafted = _crafted(attack.craft, state, own)
+        return state, jnp.where(taken_rows(attack, own)[:, None], crafted, view.updates)
 
     return Adversary(
         init=lambda spec: jax.tree.map(jnp.asarray, attack.init(spec)),
+        prepare=attack.prepare or (lambda state, tools: state),
         observe=observe,
         of_client=lambda state, defense_state, client_id: state,
         craft=craft,
@@ -74,6 +84,11 @@ def _alone(attack: Attack) -> Adversary:
 def _in_groups(attack: Attack, groups: Groups) -> Adversary:
     """The states of the groups have a leading axis G."""
     send = attack.craft
+    if attack.prepare is not None:
+        raise InputError(
+            "config.attack.name: this attack prepares itself on the global model; "
+            "config.defense.name must be a rule with one model for all clients"
+        )
 
     def init(spec):
         one = jax.tree.map(jnp.asarray, attack.init(spec))
@@ -96,26 +111,27 @@ def _in_groups(attack: Attack, groups: Groups) -> Adversary:
         group_of = groups.of(view.defense)[view.client_ids]
         models = groups.models(view.defense, model)
         # The server's answer to a group is not that to the whole cohort.
-        shown = _shown(attack, view)._replace(answer=None)
+        seen = shown(attack, view)._replace(answer=None)
 
         def act(group, carry):
             states, updates = carry
             member = group_of == group
-            own = shown._replace(
+            own = seen._replace(
                 global_params=models.params[group],
-                updates=jnp.where(member[:, None], shown.updates, 0.0),
+                updates=jnp.where(member[:, None], seen.updates, 0.0),
                 malicious=view.malicious & member,
                 present=view.present & member,
             )
             state = jax.tree.map(lambda x: x[group], states)
             state, crafted = _crafted(send, state, own)
             states = jax.tree.map(lambda all_, x: all_.at[group].set(x), states, state)
-            return states, jnp.where(_taken(attack, own)[:, None], crafted, updates)
+            return states, jnp.where(taken_rows(attack, own)[:, None], crafted, updates)
 
         return lax.fori_loop(0, groups.num_groups, act, (states, view.updates))
 
     return Adversary(
         init=init,
+        prepare=lambda states, tools: states,
         observe=observe,
         of_client=of_client,
         craft=craft,
@@ -136,20 +152,3 @@ def _crafted(
             f"not {list(view.updates.shape)}"
         )
     return state, crafted
-
-
-def _shown(attack: Attack, view: CraftView) -> CraftView:
-    """What the attack declares to know of a view; other rows are zero."""
-    informed = "aggregation_rule" in attack.knowledge
-    known = view.present if "benign_updates" in attack.knowledge else view.malicious
-    return view._replace(
-        updates=jnp.where(known[:, None], view.updates, 0.0),
-        defense=view.defense if informed else None,
-        settings=view.settings if informed else None,
-        answer=view.answer if informed else None,
-    )
-
-
-def _taken(attack: Attack, view: CraftView) -> Array:
-    """bool [n]: the rows that the attack writes."""
-    return view.malicious if attack.takes_over is None else attack.takes_over(view)

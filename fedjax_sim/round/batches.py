@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fedjax_sim.contracts.attack import Poison
+from fedjax_sim.contracts.attack import OwnData, Poison
 from fedjax_sim.contracts.client import Batch, ClientContext
 from fedjax_sim.contracts.dataset import Normalization, Partition
 from fedjax_sim.data.augment import Augmentation, augment
@@ -81,6 +81,25 @@ def shuffled(key: Array, samples: Array, count: Array) -> Array:
     is_padding = jnp.arange(samples.shape[0]) >= count
     draws = jnp.where(is_padding, 2.0, jax.random.uniform(key, samples.shape))
     return samples[jnp.argsort(draws)]
+
+
+def own_data(
+    reader: Reader, data: TrainData, batch_size: int, context: ClientContext
+) -> OwnData:
+    """Returns the clean samples of a client, in batches that are not augmented."""
+    reader = reader._replace(poison=None, augmentation=Augmentation())
+    samples, count = data.indices[context.client_id], data.counts[context.client_id]
+
+    def order(key: Array | None) -> Array:
+        return samples if key is None else shuffled(key, samples, count)
+
+    def batch(order: Array, index: Array) -> Batch:
+        places = index * batch_size + jnp.arange(batch_size)
+        ids = order[jnp.minimum(places, len(order) - 1)]
+        # Nothing is drawn from this key: there is no augmentation.
+        return read(reader, data, ids, places < count, context, jax.random.key(0))
+
+    return OwnData(-(-count // batch_size), order, batch)
 
 
 class Epoch(NamedTuple):

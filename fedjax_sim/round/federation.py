@@ -11,6 +11,7 @@ Letters: `N` population, `n` cohort, `d` parameters, `b` buffer entries.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fedjax_sim.contracts.attack import AttackSpec, CraftView
+from fedjax_sim.contracts.attack import Answer, AttackSpec, CraftView
 from fedjax_sim.contracts.client import ClientTask
 from fedjax_sim.contracts.defense import (
     Aggregate,
@@ -40,7 +41,13 @@ from fedjax_sim.round import training
 from fedjax_sim.round.adversary import adversary
 from fedjax_sim.round.batches import Reader
 from fedjax_sim.round.execution import Strategy, run_clients
-from fedjax_sim.round.local_work import Shared, client_trainer, server_root
+from fedjax_sim.round.local_work import (
+    Shared,
+    client_trainer,
+    round_tools,
+    server_root,
+    trained_once,
+)
 from fedjax_sim.round.state import FedState, Inputs, MakeSides, RoundReport, Sides
 from fedjax_sim.round.training import ClientResult, LocalWork
 
@@ -230,12 +237,25 @@ def open_round(parts: Parts, state: FedState, inputs: Inputs) -> Opened:
         active = sides.attack.active(round_index)
     foe = adversary(sides.attack, sides.defense.groups)
     broadcast = GlobalModel(state.params, state.buffers)
+    seen = foe.observe(state.attack, round_index, broadcast, state.defense)
     ids, present = parts.participation.sample(
         stream(inputs.key, Purpose.PARTICIPATION, round_index),
         round_index,
         inputs.malicious,
         eligible(parts, state, inputs),
     )
+    attacking = inputs.malicious[ids] & active & present
+    if sides.attack.prepare is not None:
+        first = jnp.where(attacking, ids, parts.spec.population).min()
+        tools = partial(
+            round_tools, parts.network, parts.reader, parts.work, inputs, broadcast
+        )
+        with parts.network.in_precision():
+            seen = lax.cond(
+                attacking.any(),
+                lambda: foe.prepare(seen, tools(round_index, first)),
+                lambda: seen,
+            )
     return Opened(
         sides=sides,
         inputs=at_round(parts, inputs, round_index),
@@ -243,8 +263,8 @@ def open_round(parts: Parts, state: FedState, inputs: Inputs) -> Opened:
         active=active,
         ids=ids,
         present=present,
-        attacking=inputs.malicious[ids] & active & present,
-        attack=foe.observe(state.attack, round_index, broadcast, state.defense),
+        attacking=attacking,
+        attack=seen,
     )
 
 
@@ -302,7 +322,7 @@ def attack(parts: Parts, state: FedState, opened: Opened, sent: Sent) -> Sent:
         defense=state.defense,
         settings=sides.defense.settings,
         network=parts.network,
-        answer=lambda updates: _imagined(parts, state, opened, sent, updates),
+        answer=_imagination(parts, state, opened, sent),
         server_lr=opened.inputs.hyper.server_lr,
     )
     foe = adversary(sides.attack, sides.defense.groups)
@@ -314,14 +334,25 @@ def attack(parts: Parts, state: FedState, opened: Opened, sent: Sent) -> Sent:
     return sent._replace(attack=attack_state, updates=updates, acted=acted)
 
 
-def _imagined(
-    parts: Parts, state: FedState, opened: Opened, sent: Sent, updates: Array
-) -> Array:
-    """What an attacker who knows the rule expects it to make of updates, f32 [d]."""
+def _imagination(
+    parts: Parts, state: FedState, opened: Opened, sent: Sent
+) -> Callable[[Array], Answer]:
+    """What an attacker who knows the rule expects it to make of updates.
+
+    Attackers try many: the server's own training is that of all of them.
+    """
     # Not the server's own key: nobody knows that.
     key = stream(opened.inputs.key, Purpose.IMAGINED_DEFENSE, opened.round)
-    imagined = sent._replace(updates=updates)
-    return defend(parts, state, opened, imagined, key).aggregate.update
+    root = _root(parts, opened.inputs)
+    if root is not None and "aggregation_rule" in opened.sides.attack.knowledge:
+        root = trained_once(root, GlobalModel(state.params, state.buffers), key)
+
+    def answer(updates: Array) -> Answer:
+        imagined = sent._replace(updates=updates)
+        judged = defend(parts, state, opened, imagined, key, root)
+        return Answer(judged.aggregate.update, judged.cohort.weights)
+
+    return answer
 
 
 def defend(
@@ -330,6 +361,7 @@ def defend(
     opened: Opened,
     sent: Sent,
     key: Array | None = None,
+    root: Root | None = None,
 ) -> Judged:
     """Lets the server judge and aggregate what it received.
 
@@ -339,6 +371,7 @@ def defend(
       opened: the round.
       sent: by its clients.
       key: of the rule; None is the server's own.
+      root: the server's samples; None makes them.
     """
     inputs = opened.inputs
     if key is None:
@@ -356,7 +389,7 @@ def defend(
         key=key,
         global_params=state.params,
         global_buffers=state.buffers,
-        root=_root(parts, inputs),
+        root=root or _root(parts, inputs),
         network=parts.network,
         malicious=opened.attacking,
         local_lr=jnp.asarray(inputs.hyper.learning_rate),

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from fedjax_sim.contracts.attack import LocalTools
-from fedjax_sim.contracts.client import ClientTask
+from fedjax_sim.contracts.attack import LocalModel, LocalTools, RoundTools
+from fedjax_sim.contracts.client import ClientContext, ClientTask
 from fedjax_sim.contracts.defense import Defense, Root, RootRequest
 from fedjax_sim.contracts.federation import GlobalModel
 from fedjax_sim.contracts.model import Network
@@ -21,7 +21,7 @@ from fedjax_sim.data.normalize import normalize
 from fedjax_sim.numerics.flat import ravel
 from fedjax_sim.round import training
 from fedjax_sim.round.adversary import adversary
-from fedjax_sim.round.batches import Reader
+from fedjax_sim.round.batches import Reader, own_data
 from fedjax_sim.round.state import Inputs, Sides
 from fedjax_sim.round.training import ClientResult, LocalWork
 
@@ -78,9 +78,14 @@ def client_trainer(
         if work.persist_momentum:
             momentum = network.layout.unravel(shared.momentum[task.client_id])
 
-        def run(params, buffers, optimizer, gradient, **options):
+        stamped = reader
+        if attack.triggers is not None and reader.poison is not None:
+            changed = reader.poison._replace(triggers=attack.triggers(attack_state))
+            stamped = reader._replace(poison=changed)
+
+        def run(params, buffers, optimizer, gradient, poisoned=True, **options):
             return training.train_client(
-                reader=reader,
+                reader=stamped if poisoned else reader._replace(poison=None),
                 optimizer=optimizer,
                 gradient=gradient,
                 data=inputs.data,
@@ -115,21 +120,32 @@ def client_trainer(
                 gradient=gradient,
                 optimizer=optimizer,
                 global_params=params,
+                data=own_data(reader, inputs.data, work.batch_size, context),
             )
+            models: list[LocalModel] = []
             done, loss = 0, jnp.float32(0)
             for stage in attack.local_stages(tools):
+                at = start if stage.afresh or not models else models[-1]
                 params, buffers, loss, *_ = run(
-                    params,
-                    buffers,
+                    at[0],
+                    at[1],
                     stage.optimizer,
                     stage.gradient,
+                    poisoned=stage.poisoned,
                     work=training.with_epochs(work, stage.epochs),
                     first_epoch=done,
                     momentum=None,
                 )
                 done += stage.epochs
-            return params, buffers, loss, memory, momentum
+                models.append(LocalModel(params, buffers))
+            chosen = models[-1]
+            if attack.result is not None:
+                chosen = attack.result(tools, tuple(models))
+            return *chosen, loss, memory, momentum
 
+        context = ClientContext(
+            task.client_id, task.malicious, task.round, jnp.int32(0)
+        )
         start = params, network.buffer_layout.unravel(model.buffers)
         if same:
             trained = as_benign(*start)
@@ -145,6 +161,28 @@ def client_trainer(
         return ClientResult(update, ravel(buffers), loss, memory, kept)
 
     return train
+
+
+def round_tools(
+    network: Network,
+    reader: Reader,
+    work: LocalWork,
+    inputs: Inputs,
+    model: GlobalModel,
+    round_index: Array,
+    client_id: Array,
+) -> RoundTools:
+    """What the attackers of a round prepare themselves with, on one client's data."""
+    context = ClientContext(client_id, jnp.bool_(True), round_index, jnp.int32(0))
+    return RoundTools(
+        round=round_index,
+        key=stream(inputs.key, Purpose.ATTACK_PREPARATION, round_index),
+        model=network.model,
+        gradient=training.batch_gradient(network.model, work.microbatch),
+        global_params=network.layout.unravel(model.params),
+        global_buffers=network.buffer_layout.unravel(model.buffers),
+        data=own_data(reader, inputs.data, work.batch_size, context),
+    )
 
 
 def server_root(
@@ -189,3 +227,18 @@ def server_root(
 
     images = normalize(data.images, reader.normalization)
     return Root(images, data.train.labels, train)
+
+
+def trained_once(root: Root, model: GlobalModel, key: Array) -> Root:
+    """Trains from this model with this key now, for all who ask for just that later.
+
+    Inside of a loop the training would be done in every turn.
+    """
+    trained = root.train(model, key)
+
+    def train(start: GlobalModel, own: Array) -> GlobalModel:
+        given = *start, own
+        same = all(a is b for a, b in zip(given, (*model, key), strict=True))
+        return trained if same else root.train(start, own)
+
+    return root._replace(train=train)

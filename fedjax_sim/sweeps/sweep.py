@@ -62,6 +62,11 @@ _ADDED: dict[str, Any] = {
     "defense.num_images": None,
     "defense.observe": False,
     "attack.plus_model": False,
+    "attack.adapt": "none",
+    "attack.adapt_share": 0.5,
+    "attack.adapt_trials": 8,
+    "attack.adapt_largest": None,
+    "attack.adapt_knows": "benign",
     "participation.rounding": "exact",
 }
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_sim.attacks import ATTACKS
-from fedjax_sim.contracts.attack import Attack, CraftView
+from fedjax_sim.contracts.attack import Answer, Attack, CraftView
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.contracts.defense import Defense, Stage
 from fedjax_sim.data.digits import load_digits
@@ -100,8 +100,8 @@ class Trial:
 
         def run(state, view):
             # FedAvg, with all clients there.
-            mean = lambda updates: updates.mean(0)
-            return craft(state, view._replace(network=network, answer=mean))
+            answer = lambda updates: Answer(updates.mean(0), jnp.ones(len(updates)))
+            return craft(state, view._replace(network=network, answer=answer))
 
         return quick_jit(run)
 

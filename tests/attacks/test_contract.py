@@ -30,6 +30,7 @@ def edge_file(channels: int = 1) -> str:
 
 # Settings under which an attack does something to six clients in three rounds.
 EXAMPLES: dict[str, dict[str, Any]] = {
+    "a3fl": {"trigger_epochs": 2, "model_epochs": 1},
     "altermin": {"benign_steps": 2},  # of the three of an attacker
     "block_backdoor": {"alpha": 0.5},
     "edge_case": {"path": edge_file()},

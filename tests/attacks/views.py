@@ -79,6 +79,7 @@ def make_tools(image_shape: tuple[int, int, int] = (28, 28, 1)) -> LocalTools:
         gradient=batch_gradient(model, None),
         optimizer=sgd(0.1, 0.9, 0.01),
         global_params=params,
+        data=None,
     )
 
 

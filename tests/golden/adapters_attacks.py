@@ -244,6 +244,7 @@ def trained_update(
         gradient=jax.jit(batch_gradient(model, None)),
         optimizer=sgd(lr, 0.0, 0.0),
         global_params=start,
+        data=None,
     )
     (stage,) = (
         attack.local_stages(tools)

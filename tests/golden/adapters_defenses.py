@@ -36,14 +36,14 @@ from fedjax_sim.defenses.parts.reductions import coordinatewise, weighted_mean
 from fedjax_sim.defenses.parts.ward_clusters import ward_labels_on_device
 from fedjax_sim.defenses.prodigy import prodigy_scores
 from fedjax_sim.defenses.random_aggregation import with_random_weights
+from fedjax_sim.numerics.cosines import cosine_distances
 from fedjax_sim.numerics.distances import (
-    cosine_distances,
-    gram,
     pairwise_distances,
     squared_distances,
 )
 from fedjax_sim.numerics.flat import flat_layout
 from fedjax_sim.numerics.gap_statistic import gap_statistic
+from fedjax_sim.numerics.gram import gram
 from fedjax_sim.numerics.kmeans_1d import upper_cluster
 from fedjax_sim.numerics.lbfgs import hessian_vector_product
 from fedjax_sim.numerics.order_statistics import median

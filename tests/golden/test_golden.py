@@ -21,7 +21,10 @@ import adapters_defenses
 import adapters_distillation
 import adapters_flip
 import adapters_models
-import adapters_peers
+import adapters_peers_attacks
+import adapters_peers_clusters
+import adapters_peers_means
+import adapters_peers_triggers
 import adapters_reconstruction
 import numpy as np
 import pytest
@@ -42,7 +45,10 @@ ADAPTERS: dict[tuple[str, str], Check] = {
         adapters_reconstruction.ADAPTERS.get(family, {}),
         adapters_defenses.ADAPTERS.get(family, {}),
         adapters_models.ADAPTERS.get(family, {}),
-        adapters_peers.ADAPTERS.get(family, {}),
+        adapters_peers_attacks.ADAPTERS.get(family, {}),
+        adapters_peers_clusters.ADAPTERS.get(family, {}),
+        adapters_peers_means.ADAPTERS.get(family, {}),
+        adapters_peers_triggers.ADAPTERS.get(family, {}),
     )
     for prefix, check in table.items()
 }

@@ -3,9 +3,15 @@
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_sim.numerics.common_part import close_distances, without_noise
+from fedjax_sim.numerics.common_part import (
+    close_distances,
+    span_distances,
+    without_noise,
+)
 from fedjax_sim.numerics.distances import pairwise_distances
-from fedjax_sim.numerics.nearest_values import mean_of_nearest
+from fedjax_sim.numerics.gram import gram
+from fedjax_sim.numerics.nearest_values import mean_near_median, mean_of_nearest
+from fedjax_sim.numerics.order_statistics import median
 
 N = 7
 EVERY, ORDER = jnp.ones(N, bool), jnp.arange(N)
@@ -66,3 +72,28 @@ def test_the_last_place_goes_to_the_first_row():
     for order, expected in (([0, 1, 2], 2.5), ([2, 1, 0], 1.5)):
         found = mean_of_nearest(rows, mask, centre, 2, jnp.array(order))
         np.testing.assert_allclose(found, [expected])
+
+
+def test_ties_at_the_median_are_decided_in_every_column():
+    """Integers tie in nearly all of more columns than are looked at together."""
+    rng = np.random.default_rng(1)
+    rows = jnp.asarray(rng.integers(-2, 3, (N, 600)), jnp.float32)
+    mask, order = EVERY.at[2].set(False), ORDER[::-1]
+    for count in (1, 3, 4):
+        found = mean_near_median(rows, mask, count, order)
+        wanted = mean_of_nearest(rows, mask, median(rows, mask), count, order)
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    other = mean_near_median(rows, mask, 3, ORDER)
+    assert not np.allclose(other, mean_near_median(rows, mask, 3, order))
+
+
+def test_distances_to_a_mean_follow_from_products():
+    rows = np.random.default_rng(2).normal(size=(N, 30)).astype("f4")
+    weights = jnp.arange(1.0, N + 1) / 28
+    distances = span_distances(gram(jnp.asarray(rows)), EVERY, 0.5)
+    found, exact = distances(weights)
+    wanted = np.linalg.norm(rows - np.asarray(weights) @ rows, axis=1)
+    np.testing.assert_allclose(found, 0.5 * wanted, rtol=1e-5)
+    assert exact
+    # At a row itself nothing but rounding errors is left of its distance.
+    assert not distances(jnp.eye(N)[3] * 0.9999 + 0.0001 / N)[1]

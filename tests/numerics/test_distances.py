@@ -4,14 +4,15 @@ import jax
 import numpy as np
 import pytest
 
-from fedjax_sim.numerics import distances
+from fedjax_sim.numerics import cosines, distances
+from fedjax_sim.numerics import gram as gram_module
 
-gram = jax.jit(distances.gram)
+gram = jax.jit(gram_module.gram)
 squared = jax.jit(distances.squared_distances)
 pairwise = jax.jit(distances.pairwise_distances)
 
 # One block of the product, several, and several with a remainder.
-SIZES = [3, distances._BLOCK, 3 * distances._BLOCK, 3 * distances._BLOCK + 5]
+SIZES = [3, gram_module._BLOCK, 3 * gram_module._BLOCK, 3 * gram_module._BLOCK + 5]
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +75,7 @@ def test_small_updates_beside_a_huge_one():
 
 
 @pytest.mark.parametrize("scale", [1e-34, 1e-30, 1e-20, 1e19, 1e25, 1e30, 1e35])
-@pytest.mark.parametrize("d", [50, 3 * distances._BLOCK + 5])
+@pytest.mark.parametrize("d", [50, 3 * gram_module._BLOCK + 5])
 def test_distances_whose_squares_leave_float32(scale, d):
     x = rows(6, d)
     x[:3] *= np.float32(scale)
@@ -136,7 +137,7 @@ def test_cosine_distances_of_nearly_parallel_models(size):
     origin, updates = rows(1, 3000)[0], size * rows(6, 3000, seed=1)
     # 1 - cos in float32 would be wrong by 100 % for the smallest updates.
     exact = cosine_reference(origin.astype(np.float64) + updates)
-    actual = jax.jit(distances.cosine_distances)(updates, origin)
+    actual = jax.jit(cosines.cosine_distances)(updates, origin)
     np.testing.assert_allclose(actual, exact, rtol=2e-5)
 
 
@@ -144,10 +145,10 @@ def test_cosine_distances_from_nothing():
     updates = rows(5, 40)
     updates[1] = 3 * updates[0]
     updates[2] = -updates[0]
-    actual = np.array(distances.cosine_distances(updates, np.zeros(40, np.float32)))
+    actual = np.array(cosines.cosine_distances(updates, np.zeros(40, np.float32)))
     np.testing.assert_allclose(actual, cosine_reference(updates), rtol=1e-5, atol=1e-6)
     updates[3:] = 0
-    actual = np.array(distances.cosine_distances(updates, np.zeros(40, np.float32)))
+    actual = np.array(cosines.cosine_distances(updates, np.zeros(40, np.float32)))
     assert actual[3].tolist() == [1, 1, 1, 0, 1]
 
 
@@ -155,7 +156,7 @@ def test_parallel_models_are_at_cosine_distance_zero():
     origin = rows(1, 3000)[0]
     lengths = np.array([-0.5, 1e-3, 0.1, 3, 50], np.float32)
     updates = np.concatenate([lengths[:, None] * origin, rows(1, 3000, seed=1)])
-    actual = np.asarray(jax.jit(distances.cosine_distances)(updates, origin))
+    actual = np.asarray(jax.jit(cosines.cosine_distances)(updates, origin))
     assert not actual[:5, :5].any()
     assert (actual[5, :5] > 0.1).all()
 
@@ -165,7 +166,7 @@ def test_identical_models_are_at_cosine_distance_zero(n):
     origin, updates = rows(1, 20_000)[0], 1e-3 * rows(n, 20_000, seed=1)
     updates[1::2] = updates[1]
     same = np.arange(n) % 2 == 1
-    actual = np.asarray(jax.jit(distances.cosine_distances)(updates, origin))
+    actual = np.asarray(jax.jit(cosines.cosine_distances)(updates, origin))
     assert not actual[np.ix_(same, same)].any()
     assert actual[np.ix_(same, ~same)].all()
 
@@ -184,5 +185,5 @@ def test_cosine_distances_of_any_size(start, scale):
     origin, updates = np.float32(start) * rows(1, 300)[0], rows(6, 300, seed=1)
     updates[::2] *= np.float32(scale)
     exact = cosine_reference(origin.astype(np.float64) + updates)
-    actual = np.asarray(jax.jit(distances.cosine_distances)(updates, origin))
+    actual = np.asarray(jax.jit(cosines.cosine_distances)(updates, origin))
     np.testing.assert_allclose(actual, exact, rtol=1e-4, atol=1e-12)

@@ -211,8 +211,9 @@ def test_report_has_all_figures(grid_of_runs, tmp_path, capsys):
 
     names = {path.stem for path in (out / "figures").iterdir()}
     kinds = {"over_rounds", "bars", "danger_zones", "scores", "geometry", "roc"}
+    kinds |= {"triggers"}
     assert names == {f"report_{kind}" for kind in kinds}
-    assert (out / "report.html").read_text().count("data:image/svg+xml") == 6
+    assert (out / "report.html").read_text().count("data:image/svg+xml") == 7
     text = (out / "report.md").read_text()
     assert "none with MTA from 99 and ASR from 85 % on" in text
     drawn = (out / "figures" / "report_danger_zones.svg").read_bytes()

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from fedjax_sim.contracts.attack import CraftView, Knowledge
+from fedjax_sim.numerics.columns import masked_mean
 
 # The honest updates of the compromised clients, or those of all benign clients.
 Known = Literal["compromised", "benign"]
@@ -29,24 +30,9 @@ def known_rows(view: CraftView, known: Known) -> Array:
     return view.present & ~view.malicious
 
 
-def mean(updates: Array, rows: Array) -> Array:
-    """Returns the mean f32 [d] of the rows (bool [n]); 0 without any."""
-    total = jnp.where(rows[:, None], updates, 0.0).sum(0)
-    return total / jnp.maximum(rows.sum(), 1)
-
-
 def centered(updates: Array, rows: Array) -> Array:
     """Returns updates minus the mean of the rows f32 [n, d]; 0 in all other rows."""
-    return jnp.where(rows[:, None], updates - mean(updates, rows)[None], 0.0)
-
-
-def std(updates: Array, rows: Array, ddof: int) -> Array:
-    """Returns the standard deviation f32 [d] of the rows; 0 of at most `ddof` rows.
-
-    Two passes: in one, E[x^2] - E[x]^2 may turn negative in float32.
-    """
-    squares = jnp.square(centered(updates, rows)).sum(0)
-    return jnp.sqrt(squares / jnp.maximum(rows.sum() - ddof, 1))
+    return jnp.where(rows[:, None], updates - masked_mean(updates, rows)[None], 0.0)
 
 
 def sent_by_all(vector: Array, view: CraftView) -> Array:

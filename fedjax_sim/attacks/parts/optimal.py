@@ -10,6 +10,7 @@ from fedjax_sim.attacks.parts.line_search import Method, Search, maximize
 from fedjax_sim.attacks.parts.options import active_rounds
 from fedjax_sim.contracts.attack import Attack, CraftView
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.numerics.columns import masked_mean, masked_std
 
 
 def optimal_factor(
@@ -50,9 +51,7 @@ def optimal_factor(
 def moments(view: CraftView) -> tuple[Array, Array]:
     """Mean and standard deviation (of a sample) f32 [d] of the benign updates."""
     rows = known_updates.known_rows(view, "benign")
-    return known_updates.mean(view.updates, rows), known_updates.std(
-        view.updates, rows, ddof=1
-    )
+    return masked_mean(view.updates, rows), masked_std(view.updates, rows, ddof=1)
 
 
 def search(
@@ -80,7 +79,7 @@ def search(
     def distance(factor: Array) -> Array:
         sent = known_updates.sent_by_all(line(mean, std, factor), view)
         updates = jnp.where(view.malicious[:, None], sent, view.updates)
-        return jnp.linalg.norm(answer(updates) - mean)
+        return jnp.linalg.norm(answer(updates).update - mean)
 
     return maximize(
         distance, evals=evals, start=start, step=step, ratio=ratio, method=method

@@ -15,7 +15,7 @@ from jax import Array, lax
 from fedjax_sim.contracts.defense import Cohort, RoundContext, Stage, exclude, included
 from fedjax_sim.core.compiled import compiled
 from fedjax_sim.defenses.parts.building import stateless
-from fedjax_sim.numerics.distances import cosine_distances
+from fedjax_sim.numerics.cosines import cosine_distances
 
 Features = Literal["models", "updates"]
 

@@ -9,7 +9,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike
 
 from fedjax_sim.contracts.defense import (
@@ -21,13 +21,14 @@ from fedjax_sim.contracts.defense import (
     with_score,
 )
 from fedjax_sim.contracts.federation import FederationSpec
-from fedjax_sim.numerics.distances import pairwise_distances
+from fedjax_sim.numerics.common_part import close_pairs
+from fedjax_sim.numerics.distances import distances_in
 from fedjax_sim.numerics.ward import two_clusters
 
-Linkage = Literal["auto", "scipy", "device"]
+Linkage = Literal["device", "scipy"]
 
 
-def ward_clusters(linkage: Linkage = "auto", excludes: bool = True) -> Stage:
+def ward_clusters(linkage: Linkage = "device", excludes: bool = True) -> Stage:
     """Returns the stage that excludes the smaller of two Ward clusters.
 
     Of two clusters of equal size the tighter one is benign (label 1). Fewer than
@@ -36,11 +37,11 @@ def ward_clusters(linkage: Linkage = "auto", excludes: bool = True) -> Stage:
     cluster, and the clients that sent a NaN or Inf).
 
     Args:
-      linkage: who clusters: SciPy on the host, the device itself with the same
-        decisions, or `auto`: SciPy on a CPU, where it takes less time to compile.
+      linkage: who clusters: the device itself, with the decisions of SciPy, or SciPy
+        on the host. A program that calls the host is compiled at every start.
       excludes: False only says who is suspicious, for a stage behind.
     """
-    label = {"auto": _by_platform, "scipy": _on_host, "device": ward_labels_on_device}
+    label = {"device": ward_labels_on_device, "scipy": _on_host}
 
     def init(spec: FederationSpec) -> tuple[()]:
         del spec
@@ -51,7 +52,8 @@ def ward_clusters(linkage: Linkage = "auto", excludes: bool = True) -> Stage:
     ) -> tuple[tuple[()], Cohort]:
         del context
         mask = included(cohort)
-        distances = pairwise_distances(cohort.updates)
+        order = jnp.argsort(cohort.client_ids)
+        distances = distances_in(close_pairs(cohort.updates, mask, order), 1.0)
         labels = label[linkage](distances, mask, cohort.client_ids)
         benign = jnp.where((labels == 0).sum() > (labels == 1).sum(), 0, 1)
         suspicious = (labels >= 0) & (labels != benign)
@@ -62,12 +64,6 @@ def ward_clusters(linkage: Linkage = "auto", excludes: bool = True) -> Stage:
         return state, exclude(cohort, suspicious) if excludes else cohort
 
     return Stage(init, apply)
-
-
-def _by_platform(distances: Array, mask: Array, client_ids: Array) -> Array:
-    return lax.platform_dependent(
-        distances, mask, client_ids, cpu=_on_host, default=ward_labels_on_device
-    )
 
 
 def _on_host(distances: Array, mask: Array, client_ids: Array) -> Array:

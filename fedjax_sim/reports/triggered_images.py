@@ -1,0 +1,129 @@
+"""What a backdoor shows: clean test images, those with its trigger, the difference."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from fedjax_sim.contracts.attack import AttackSpec, BackdoorTest
+from fedjax_sim.contracts.config import Config
+from fedjax_sim.contracts.dataset import Dataset, Partition
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.data.normalize import denormalize, normalization, normalize
+from fedjax_sim.data.triggers import stamp
+from fedjax_sim.experiment.config import TABLES, resolve
+from fedjax_sim.experiment.data import load_data
+from fedjax_sim.experiment.trained import network_of
+from fedjax_sim.reports.figures import svg
+from fedjax_sim.reports.store import Row
+from fedjax_sim.runs.files import read_json
+
+_IMAGES = 3  # of each attack, side by side
+_ATTACKS = 6  # one below the other
+_PARTS = ("clean", "stamped", "difference")
+
+
+def triggered_images(runs: Sequence[Row], results: Path) -> bytes | None:
+    """Draws the triggers of the backdoors of some runs, each kind once.
+
+    A trigger that changes over the rounds (A3FL) is drawn as it is before the first.
+    What cannot be drawn because its data is not at hand is named on the terminal.
+
+    Args:
+      runs: of the table `runs`.
+      results: folder of the run directories.
+
+    Returns:
+      SVG; None if none of the runs has a backdoor with a trigger.
+    """
+    rows: dict[str, np.ndarray] = {}
+    for run in runs:
+        config = resolve(read_json(results / run["run"] / "config.json"))
+        attack, data = config.attack, config.data
+        name = f"{attack.name}, {attack.options.get('trigger', '')}".rstrip(", ")
+        name += f", {data.name}"
+        if name in rows or len(rows) == _ATTACKS or not _may_stamp(config):
+            continue
+        try:
+            shown = pictures(config, load_data(config))
+        except InputError as error:
+            print(f"no picture of the trigger of {run['run']}: {error}")
+            continue
+        if shown is not None:
+            rows[name] = shown
+    return _drawn(rows) if rows else None
+
+
+def _may_stamp(config: Config) -> bool:
+    entry = TABLES["attack"].find(config.attack.name)
+    return "target_class" in entry.options and config.data.name != "arrays"
+
+
+def pictures(config: Config, dataset: Dataset) -> np.ndarray | None:
+    """Returns pixels f32 [k, 3, H, W, C] in [0, 1]: clean, stamped, difference.
+
+    The difference is amplified so that its largest is 1. None without a trigger.
+    """
+    attack = TABLES["attack"].find(config.attack.name).factory(**config.attack.options)
+    if attack.test is None:
+        return None
+    images, labels = dataset.test_images, dataset.test_labels
+    shape = images.shape[1:]
+    of_images = normalization(config.data.normalization, shape[-1])
+    everything = np.arange(len(dataset.train_labels), dtype=np.int32)
+    spec = AttackSpec(
+        labels=dataset.train_labels,
+        partition=Partition(everything[None], np.array([len(everything)], np.int32)),
+        malicious_ids=np.zeros(1, np.int32),
+        num_classes=dataset.num_classes,
+        image_shape=shape,
+        normalization=of_images,
+        layout=network_of(config, shape, dataset.num_classes, "cpu").layout,
+        test_images=images,
+        test_labels=labels,
+    )
+    test: BackdoorTest = attack.test(spec)
+    trigger = test.trigger
+    if attack.triggers is not None:
+        first = attack.triggers(attack.init(spec))
+        trigger = type(first)(*(None if x is None else x[0] for x in first))
+    if trigger is None:
+        return None
+    victims = labels != test.target_class
+    if test.victim_class is not None:
+        victims = labels == test.victim_class
+    chosen = normalize(jnp.asarray(images[victims][:_IMAGES]), of_images)
+    stamped = stamp(chosen, trigger, jnp.ones(len(chosen), bool))
+    pair = [np.asarray(denormalize(x, of_images)) for x in (chosen, stamped)]
+    apart = np.abs(pair[1] - pair[0])
+    apart /= max(float(apart.max()), 1e-6)
+    return np.stack([*pair, apart], axis=1).clip(0, 1)
+
+
+def _drawn(rows: dict[str, np.ndarray]) -> bytes:
+    width = _IMAGES * len(_PARTS)
+    size = (0.95 * width, 1.25 * len(rows) + 0.3)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(rows), width, squeeze=False)
+    for axis in axes.ravel():
+        axis.set_axis_off()
+    for line, (name, shown) in zip(axes, rows.items(), strict=True):
+        line[0].set_title(name, fontsize=8, loc="left")
+        for axis, picture in zip(
+            line, shown.reshape(-1, *shown.shape[2:]), strict=False
+        ):
+            grey = picture.shape[-1] != 3
+            axis.imshow(
+                picture[..., 0] if grey else picture,
+                cmap="gray" if grey else None,
+                vmin=0,
+                vmax=1,
+                interpolation="nearest",
+            )
+    figure.supxlabel(
+        f"{len(_PARTS)} pictures of each image: {', '.join(_PARTS)} (amplified)",
+        fontsize=8,
+    )
+    return svg(figure)
