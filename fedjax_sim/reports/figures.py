@@ -152,7 +152,8 @@ def bars(table: Table) -> bytes | None:
                 width,
                 yerr=[v.spread or 0.0 for _, v in drawn],
                 error_kw={"linewidth": 0.8},
-                label=" / ".join(row),
+                # A row of which nothing is drawn would be a colour of its own.
+                label=" / ".join(row) if drawn else "_nothing",
                 color=look(k)["color"],
             )
             paper = [

@@ -253,8 +253,9 @@ def _value(runs: Sequence[Row], name: str, published, doubtful: bool) -> Value:
 
 
 def _is_percent(name: str) -> bool:
-    """Losses and reconstruction errors are of order one, rates are percentages."""
-    return not name.startswith("reconstruction_error") and not name.endswith("_loss")
+    """Losses, errors and inverse rounds are of order one, rates are percentages."""
+    small = name.startswith("reconstruction_error") or name == "recovery_rate"
+    return not small and not name.endswith("_loss")
 
 
 def column_of(key: str) -> str:

@@ -256,3 +256,15 @@ def test_quickstart_runs_as_the_readme_says(tmp_path):
         )
         assert saved["status"] == "finished"
         assert saved["name"] == name
+
+
+def test_print_config_says_what_a_preset_makes_of_a_rule(capsys):
+    """`defense=bulyan` of LeadFL is the authors' rule, over the whole state."""
+    config = f"{ROOT}/configs/leadfl/cifar10.py:preset=authors,defense=bulyan"
+    assert cli.main(["run.py", f"--config={config}", "--print_config"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["defense"]["name"] == "bulyan_leadfl"
+    assert (
+        "config.defense.name = bulyan_leadfl: whole_state = True (default False)" in err
+    )
+    assert "double_softmax = True (default False)" in err
