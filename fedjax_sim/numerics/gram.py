@@ -64,6 +64,36 @@ def _halved(rows: Array, centre: Array | None) -> Array:
 
 
 @compiled()
+def row_squares(rows: Array, centre: Array | None = None) -> Array:
+    """Returns the squared norms f32 [n] of rows, or of half their offsets to a centre.
+
+    Block by block, at the speed of the memory: a reduction along rows takes twice as
+    long (XLA on CPU). What float32 does not hold is +-inf or 0.
+
+    Args:
+      rows: f32 [n, d].
+      centre: f32 [d].
+    """
+    d = rows.shape[1]
+
+    def total(block: Array, of_centre: Array | None) -> Array:
+        # The compiler must not see that these are ones.
+        ones = lax.optimization_barrier(jnp.ones(block.shape[1]))
+        squares = jnp.square(_halved(block, of_centre))
+        return jnp.matmul(squares, ones, precision=lax.Precision.HIGHEST)
+
+    def of_block(i: Array) -> Array:
+        cut = lambda x: lax.dynamic_slice_in_dim(x, i * _BLOCK, _BLOCK, axis=-1)
+        return total(cut(rows), None if centre is None else cut(centre))
+
+    rest = d - d % _BLOCK
+    found = total(rows[:, rest:], None if centre is None else centre[rest:])
+    if d >= _BLOCK:
+        found += lax.map(of_block, jnp.arange(d // _BLOCK)).sum(0)
+    return found
+
+
+@compiled()
 def scaled_gram(rows: Array, centre: Array | None = None) -> tuple[Array, Array]:
     """Returns the products f32 [n, n] of rows in units, and the units f32 [n].
 
