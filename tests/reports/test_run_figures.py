@@ -195,9 +195,9 @@ def test_report_has_all_figures(grid_of_runs, tmp_path, capsys):
     capsys.readouterr()
 
     names = {path.stem for path in (out / "figures").iterdir()}
-    kinds = {"over_rounds", "bars", "danger_zones", "scores", "geometry"}
+    kinds = {"over_rounds", "bars", "danger_zones", "scores", "geometry", "triggers"}
     assert names == {f"report_{kind}" for kind in kinds}
-    assert (out / "report.html").read_text().count("data:image/svg+xml") == 5
+    assert (out / "report.html").read_text().count("data:image/svg+xml") == len(kinds)
     drawn = (out / "figures" / "report_danger_zones.svg").read_bytes()
     assert drawn.count(b"url(#h") == 8
 
