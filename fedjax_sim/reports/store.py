@@ -66,9 +66,9 @@ import duckdb
 
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.progress import note
-from fedjax_sim.experiment.config import flatten
+from fedjax_sim.experiment.config import flatten, resolve, to_dict
 from fedjax_sim.metrics.over_rounds import consistency
-from fedjax_sim.runs.files import Rows, read_json
+from fedjax_sim.runs.files import Rows, plain, read_json
 from fedjax_sim.runs.rows import PHASES, mean_known
 from fedjax_sim.runs.summary import ACCEPTABLE_MTA
 from fedjax_sim.sweeps import executors
@@ -228,8 +228,9 @@ def _run_row(folder: Path, evaluated: list[Row]) -> Row:
         row["error"] = (folder / "error.txt").read_text().partition("\n")[0]
     if (folder / "config.json").exists():
         config = read_json(folder / "config.json")
-        row |= {k.replace(".", "_"): v for k, v in flatten(config).items()}
         fakes = config["attack"]["num_fake"]
+        whole = with_new_keys(config)
+        row |= {k.replace(".", "_"): v for k, v in flatten(whole).items()}
         population = config["partition"]["num_clients"] + fakes
         row["mcr"] = 100 * (config["attack"]["num_malicious"] + fakes) / population
     if evaluated:
@@ -254,6 +255,18 @@ def _run_row(folder: Path, evaluated: list[Row]) -> Row:
     if row["status"] == executors.FINISHED:
         row |= _final_numbers(read_json(folder / "summary.json"))
     return row
+
+
+def with_new_keys(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a recorded config with the keys that came later, at their defaults.
+
+    A run of an older version belongs to the cells that it belonged to then. A config
+    that does not resolve here (a rule of a module that is not here) stays as it is.
+    """
+    try:
+        return plain(to_dict(resolve(config)))
+    except InputError:
+        return config
 
 
 def _final_numbers(summary: Mapping[str, Any]) -> Row:

@@ -208,3 +208,17 @@ def test_sql_reaches_no_file_but_those_of_the_report(make_run, tmp_path):
         "rounds.parquet",
     ]
     assert not (tmp_path / "new.csv").exists()
+
+
+def test_a_key_that_came_later_has_its_default(make_run):
+    """In the config of an older version it is missing."""
+    folder = make_run("old", {"defense.name": "droplet"}, mta=1, asr=1)
+    config = json.loads((folder / "config.json").read_text())
+    del config["defense"]["clustering"]
+    (folder / "config.json").write_text(json.dumps(config))
+    (run,) = store.select(store.gather(make_run.results), None)
+    assert run["defense_clustering"] is True
+    config["defense"]["name"] = "no.module:rule"  # of somebody else
+    (folder / "config.json").write_text(json.dumps(config))
+    (run,) = store.select(store.gather(make_run.results), None)
+    assert run["defense_name"] == "no.module:rule" and run["defense_penalty"] == 1.0
