@@ -26,6 +26,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_multi_string("python", [], "PACKAGE=PYTHON of its environment.")
 flags.DEFINE_string("out", str(HERE.parents[1] / "docs/peers.md"), "The page.")
 flags.DEFINE_string("json", None, "Also write the figures to this file.")
+flags.DEFINE_list("only", [], "Rules of the table; all unless given.")
 flags.DEFINE_integer("repeats", 5, "Turns that are timed.")
 flags.DEFINE_integer("clients", 50, "n of the timed updates.")
 flags.DEFINE_integer("parameters", 1_200_000, "d of the timed updates.")
@@ -101,6 +102,11 @@ class Peer:
         return json.loads(line)
 
 
+def chosen() -> list[str]:
+    """The rows of ours that are looked at."""
+    return [rule for rule in OURS if not FLAGS.only or rule in FLAGS.only]
+
+
 def base(rule: str) -> str:
     """The row of ours that a peer's row is compared with."""
     return rule if rule in OURS else rule.split(" (")[0]
@@ -128,12 +134,14 @@ def differences(peers: list[Peer], folder: Path) -> dict[str, dict[str, Any]]:
         np.save(folder / f"{name}.npy", rows)
         present = rows[np.isfinite(rows).all(1)].astype(np.float64)
         usual = usual_distance(present)
-        for rule in OURS:
+        for rule in chosen():
             wanted = PAPER[rule](present, BYZANTINE)
             own = found.setdefault(rule, {}).setdefault("", {})
             own[name] = apart(value(rule, rows, BYZANTINE), wanted, usual)
         for peer in peers:
             for rule in peer.rules:
+                if base(rule) not in chosen():
+                    continue
                 wanted = PAPER[base(rule)](present, BYZANTINE)
                 answer = peer.ask(rule, name, BYZANTINE)
                 of = found.setdefault(rule, {}).setdefault(peer.package, {})
@@ -150,7 +158,7 @@ def times(peers: list[Peer], folder: Path) -> dict[str, dict[str, float]]:
     rows = 0.01 * rng.standard_normal(shape, np.float32)
     np.save(folder / "large.npy", rows)
     shortest: dict[str, dict[str, float]] = {}
-    for rule in OURS:
+    for rule in chosen():
         f = FEW.get(rule, FLAGS.clients // 5)
         once = timed(rule, rows, f)
         theirs = [
@@ -221,7 +229,9 @@ def page(peers: list[Peer], found: dict, shortest: dict) -> str:
         "peer / ours |",
         "|---|---|" + "---|" * (len(peers) + 1),
     ]
-    for rule in OURS:
+    for rule in shortest:
+        if rule not in OURS:
+            continue
         own = shortest[rule][""]
         theirs = [shortest[rule].get(peer.package) for peer in peers]
         known = [seconds for seconds in theirs if seconds is not None]

@@ -7,10 +7,10 @@
         --out=runs/adaptive_small/report
 
 The embedded digits and a multi-layer perceptron; 20 clients, all in every round, 4 of
-them malicious; 30 rounds, 3 seeds. A backdoor, whose success is ASR, and inner product
-manipulation, whose success is the accuracy that it costs; each as it is, as strong as
-it keeps half of an equal weight (scale), and as moves the server's answer farthest
-(search).
+them malicious; 30 rounds, 3 seeds. Inner product manipulation, whose success is the
+accuracy that it costs, and a backdoor from all classes, whose success is ASR; each as
+it is, as strong as it keeps half of an equal weight (scale), and as moves the server's
+answer farthest (search).
 """
 
 from fedjax_sim.sweeps import Sweep, product, seeds
@@ -18,7 +18,7 @@ from fedjax_sim.sweeps import Sweep, product, seeds
 BASE = {
     "rounds": 30,
     "data": {"name": "digits"},
-    "partition": {"name": "drop_iid", "num_clients": 20},
+    "partition": {"name": "random_equal", "num_clients": 20},
     "model": {"name": "mlp", "width": 32},
     "client": {"lr": 0.1, "batch_size": 16, "epochs": 1},
     "participation": {"name": "uniform", "clients_per_round": 20},
@@ -26,8 +26,8 @@ BASE = {
     "evaluation": {"every": 5},
 }
 ATTACKS = (
-    {"name": "backdoor", "dpr": 0.5, "victim_class": 0, "target_class": 7},
     {"name": "ipm", "epsilon": 0.5},
+    {"name": "backdoor", "dpr": 0.5, "victim_class": None, "target_class": 7},
 )
 DEFENSES = (
     {"name": "fedavg"},

@@ -197,9 +197,11 @@ class Attack(NamedTuple):
     how success is measured; `report(state) -> {name: number}` goes into the round's
     row. With `trains=False` attacking clients do no local work: their rows of
     `CraftView.updates` are zero. `repartition(spec) -> Partition`, after `poison`,
-    moves samples between malicious clients. `takes_over(view) -> bool [n]` says which
-    rows `craft` writes, where these are not those of the attacking clients: a quirk of
-    LeadFL's code, in which copies of one attacker displace benign clients.
+    moves samples between malicious clients. `rests(owed f32 [n]) -> bool [n]`, of what
+    the rule holds against the clients of the round (`Defense.owed`), says which
+    attackers work as benign clients until it is less. `takes_over(view) -> bool [n]`
+    says which rows `craft` writes, where these are not those of the attacking clients:
+    a quirk of LeadFL's code, in which copies of one attacker displace benign clients.
     """
 
     knowledge: tuple[Knowledge, ...]
@@ -219,6 +221,7 @@ class Attack(NamedTuple):
     report: Callable[[PyTree], dict[str, Array]] | None = None
     trains: bool = True
     repartition: Callable[[AttackSpec], Partition] | None = None
+    rests: Callable[[Array], Array] | None = None
     takes_over: Callable[[CraftView], Array] | None = None
 
     @property

@@ -99,6 +99,9 @@ class AttackSection(Named):
     # None: clients of the round over attackers.
     adapt_largest: Annotated[float, Field(gt=1, le=1e6)] | None = None
     adapt_knows: Literal["benign", "own"] = "benign"  # updates to try it with
+    # An attacker works honestly in rounds in which the server's rule holds more than
+    # this against it (the penalties of DROP); None: it never rests.
+    rest_above: NonNegative | None = None
 
 
 class DefenseSection(Named):

@@ -151,6 +151,8 @@ class Defense(NamedTuple):
       client_side: what the rule asks of benign clients, where it is made of two halves
         (FLIP).
       eligible: `(state) -> bool [N]`, which clients may be sampled.
+      owed: `(state) -> f32 [N]`, what the rule holds against each client from earlier
+        rounds, 0 for nothing; an attacker who knows the rule may wait until it is less.
       broadcast: `(state, global model, client_id) -> model`, where clients do not all
         start from the global model.
       groups: the clients that share a model; an attacker of one group sees nothing
@@ -174,6 +176,7 @@ class Defense(NamedTuple):
     start: Callable[[GlobalModel, Root | None, Array], GlobalModel] | None = None
     client_side: ClientSide | None = None
     eligible: Callable[[PyTree], Array] | None = None
+    owed: Callable[[PyTree], Array] | None = None
     broadcast: Callable[[PyTree, GlobalModel, Array], GlobalModel] | None = None
     groups: Groups | None = None
     memory: Callable[[FederationSpec], int] | None = None

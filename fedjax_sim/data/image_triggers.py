@@ -99,7 +99,8 @@ def wanet(
 ) -> Trigger:
     """A smooth warping that depends on the image: Nguyen, Tran, ICLR 2021.
 
-    Without the noise mode of its training. The field is drawn with a seed.
+    The field is drawn with a seed. (The noise mode of its training: the attack
+    `wanet`.)
     """
     del normalization  # pixels move, and keep their values
     height, width, _ = shape

@@ -106,7 +106,7 @@ def _first_coefficients(
     updates: Array, start: Array, shares: Array, tau: Array | float
 ) -> tuple[Array, Array]:
     """The coefficients f32 [n] after one step, and whether float32 holds them."""
-    lengths = row_lengths(0.5 * updates - 0.5 * start[None])
+    lengths = row_lengths(updates, start)
     factors = clip_factors(lengths, 0.5 * tau).value
     return shares * factors, (lengths.units <= _LONG).all()
 

@@ -85,10 +85,10 @@ def droplet(
         monitoring=monitoring,
     )
     banned = None if blacklist_threshold is None else not_banned
+    owed = owed_penalties if monitoring else None
     if base == "fedavg":
-        return pipeline(*stages, eligible=banned)
-    front = in_turn(*stages)
-    return filtered(front, _BASES[base](), eligible=banned)
+        return pipeline(*stages, eligible=banned, owed=owed)
+    return filtered(in_turn(*stages), _BASES[base](), eligible=banned, owed=owed)
 
 
 def droplet_stages(
@@ -141,6 +141,12 @@ def not_banned(state: Any) -> Array:
     """Returns bool [N]: clients below the threshold, from the state of a pipeline."""
     (_, activity), _ = state
     return ~activity.banned
+
+
+def owed_penalties(state: Any) -> Array:
+    """Returns the penalties f32 [N], from the state of a pipeline."""
+    (_, activity), _ = state
+    return activity.penalties
 
 
 ENTRY = Entry(

@@ -89,7 +89,7 @@ def monna(
 def keep_nearest(cohort: Cohort, reference: Array, f: Array | int) -> Cohort:
     """Keeps the n - f clients nearest to `reference` f32 [d]; ties by client id."""
     mask = included(cohort)
-    halves = in_float32(row_lengths(0.5 * cohort.updates - 0.5 * reference[None]))
+    halves = in_float32(row_lengths(cohort.updates, reference))
     halves = without_noise(jnp.where(mask, halves, 0.0))
     cohort = with_score(cohort, "distance", jnp.where(mask, 2.0 * halves, jnp.inf))
     f = jnp.minimum(f, (mask.sum() - 1) // 2)

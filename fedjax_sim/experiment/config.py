@@ -260,6 +260,11 @@ def _check(config: Config) -> None:
             f"config.attack.adapt = {config.attack.adapt!r} needs an attack; "
             "config.attack.name = 'none'"
         )
+    if config.attack.name == "none" and config.attack.rest_above is not None:
+        raise InputError(
+            f"config.attack.rest_above = {config.attack.rest_above} needs an attack; "
+            "config.attack.name = 'none'"
+        )
     first = config.attack.options.get("start_round", 1)
     if first > config.rounds:
         raise InputError(
@@ -309,10 +314,7 @@ def override(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     A change of a section's `name` drops the options that belonged to the old choice
     and that the new one does not know.
     """
-    values = {
-        key: dict(value) if isinstance(value, Mapping) else value
-        for key, value in base.items()
-    }
+    values = _copied(base)
     for path, value in changes.items():
         section, _, key = path.partition(".")
         if key != "name" or section not in TABLES or not isinstance(value, str):
@@ -336,5 +338,12 @@ def override(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
             if not isinstance(place, dict):
                 above = ".".join(parents[:depth])
                 raise InputError(f"config.{path}: config.{above} is a value, no group")
-        place[key] = value
+        place[key] = _copied(value)
     return values
+
+
+def _copied(value: Any) -> Any:
+    """The value, with groups of its own: a later change stays out of the caller's."""
+    if isinstance(value, Mapping):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return value

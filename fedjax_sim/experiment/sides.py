@@ -49,7 +49,8 @@ def sides_of(
         defense = _in_front(config, options, rule("defense"))
         defense = adapt(defense)
         client = _joined(config, rule("client_defense"), defense.client_side)
-        return Sides(_adapted(config, rule("attack")), defense, client)
+        attack = _adapted(config, rule("attack"))
+        return Sides(_resting(config, attack, defense), defense, client)
 
     return make
 
@@ -66,6 +67,23 @@ def _adapted(config: Config, attack: Attack) -> Attack:
         trials=section.adapt_trials,
         largest=section.adapt_largest,
         knows=section.adapt_knows,
+    )
+
+
+def _resting(config: Config, attack: Attack, defense: Defense) -> Attack:
+    """The attack, whose clients wait while too much is held against them."""
+    limit = config.attack.rest_above
+    if limit is None:
+        return attack
+    if defense.owed is None:
+        raise InputError(
+            f"config.attack.rest_above = {limit}: config.defense.name = "
+            f"{config.defense.name!r} holds nothing against clients from round to "
+            "round (`Defense.owed`), as penalties do; allowed: None"
+        )
+    return attack._replace(
+        rests=lambda owed: owed > limit,
+        knowledge=tuple(dict.fromkeys((*attack.knowledge, "aggregation_rule"))),
     )
 
 

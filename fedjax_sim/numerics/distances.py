@@ -20,7 +20,7 @@ from jax import Array, lax
 
 from fedjax_sim.core.compiled import compiled
 from fedjax_sim.numerics import order_statistics
-from fedjax_sim.numerics.gram import ORDINARY, row_units, scaled_gram
+from fedjax_sim.numerics.gram import ORDINARY, row_squares, row_units, scaled_gram
 
 # Squared distances up to this share of |a|^2 + |b|^2 count as rounding errors of
 # float32: storing the three terms of |a|^2 + |b|^2 - 2ab alone costs up to 2^-23 of
@@ -126,24 +126,27 @@ def pairwise_distances(updates: Array) -> Array:
 
 
 @compiled()
-def row_lengths(updates: Array) -> Lengths:
+def row_lengths(updates: Array, centre: Array | None = None) -> Lengths:
     """Returns the Euclidean norms of rows, of any finite numbers.
+
+    The units are 1 where all rows are of ordinary length.
 
     Args:
       updates: f32 [n, d].
+      centre: f32 [d]: instead of the rows, half their differences to it.
     """
-    squares = (updates * updates).sum(1)
+    squares = row_squares(updates, centre)
     low, high = ORDINARY
 
-    def scaled() -> Lengths:
-        units = row_units(updates)
-        rows = (1.0 / units)[:, None] * updates
-        return Lengths(jnp.linalg.norm(rows, axis=1), units)
+    def in_units() -> Lengths:
+        rows = updates if centre is None else 0.5 * updates - 0.5 * centre[None]
+        units = row_units(rows)
+        return Lengths(jnp.linalg.norm((1.0 / units)[:, None] * rows, axis=1), units)
 
     return lax.cond(
         ((low <= squares) & (squares <= high)).all(),
         lambda: Lengths(jnp.sqrt(squares), jnp.ones_like(squares)),
-        scaled,
+        in_units,
     )
 
 

@@ -245,6 +245,8 @@ def open_round(parts: Parts, state: FedState, inputs: Inputs) -> Opened:
         eligible(parts, state, inputs),
     )
     attacking = inputs.malicious[ids] & active & present
+    if sides.attack.rests is not None and sides.defense.owed is not None:
+        attacking &= ~sides.attack.rests(sides.defense.owed(state.defense)[ids])
     if sides.attack.prepare is not None:
         first = jnp.where(attacking, ids, parts.spec.population).min()
         tools = partial(

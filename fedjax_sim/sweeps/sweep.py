@@ -67,6 +67,7 @@ _ADDED: dict[str, Any] = {
     "attack.adapt_trials": 8,
     "attack.adapt_largest": None,
     "attack.adapt_knows": "benign",
+    "attack.rest_above": None,
     "participation.rounding": "exact",
 }
 

@@ -447,3 +447,13 @@ def test_flcert_takes_full_steps(server):
 def test_numbers_that_no_program_holds_are_refused(section, key, value):
     message = message_of(resolve, {section: {key: value}})
     assert message.startswith(f"config.{section}.{key} = {value!r}")
+
+
+def test_changes_are_not_changed():
+    base, changes = (
+        {"client": {"lr": 0.1}},
+        {"attack": {"name": "lie"}, "attack.z": 2.0},
+    )
+    changed = override(base, {**changes, "client.lr": 0.2})
+    assert changed == {"client": {"lr": 0.2}, "attack": {"name": "lie", "z": 2.0}}
+    assert (base["client"], changes["attack"]) == ({"lr": 0.1}, {"name": "lie"})

@@ -26,7 +26,7 @@ from fedjax_sim.attacks.parts.optimal import moments
 from fedjax_sim.attacks.parts.optimal import search as optimal_search
 from fedjax_sim.attacks.parts.projection import onto_ball, project
 from fedjax_sim.client_defenses import CLIENT_DEFENSES
-from fedjax_sim.contracts.attack import CraftView
+from fedjax_sim.contracts.attack import Answer, CraftView
 from fedjax_sim.contracts.client import Batch
 from fedjax_sim.defenses import DEFENSES
 from fedjax_sim.defenses.parts.before import stages_before
@@ -188,8 +188,10 @@ def check_optimal_attack(case: Case) -> None:
     state, context = rule.init(spec), make_context(np.zeros(honest.shape[1]))
     base = make_cohort(np.zeros((n, honest.shape[1])))
 
-    def answer(updates: Array) -> Array:
-        return rule.aggregate(state, base._replace(updates=updates), context)[2].update
+    def answer(updates: Array) -> Answer:
+        sent = base._replace(updates=updates)
+        _, cohort, result = rule.aggregate(state, sent, context)
+        return Answer(result.update, cohort.weights)
 
     view = attackers_view(honest, f)._replace(answer=answer)
     for method, suffix in (("byzfl", ""), ("line_maximize", "_line_maximize")):
@@ -231,7 +233,7 @@ def _searched(view: CraftView, method: str, case: Case, alie: Array, tried: Arra
         sent = jnp.where(
             view.malicious[:, None], line(mean, std, factor)[None], view.updates
         )
-        return jnp.linalg.norm(view.answer(sent) - mean)
+        return jnp.linalg.norm(view.answer(sent).update - mean)
 
     return found, line(mean, std, found.best), jax.lax.map(distance, tried)
 

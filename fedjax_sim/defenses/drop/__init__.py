@@ -18,7 +18,7 @@ from fedjax_sim.core.options import (
 )
 from fedjax_sim.defenses.drop.distillation import distill, replay_bytes
 from fedjax_sim.defenses.drop.schedule import FloatType, Loss, Schedule, StorageType
-from fedjax_sim.defenses.droplet import droplet_stages, not_banned
+from fedjax_sim.defenses.droplet import droplet_stages, not_banned, owed_penalties
 from fedjax_sim.defenses.parts.activity_monitor import (
     BlacklistThreshold,
     Penalty,
@@ -142,6 +142,7 @@ def drop(
         distills=schedule.due,
         memory=replay_bytes(schedule),
         eligible=None if blacklist_threshold is None else not_banned,
+        owed=owed_penalties if monitoring else None,
     )
 
 

@@ -66,6 +66,7 @@ def stages_before(name: str, stages: Mapping[str, Stage], defense: Defense) -> D
         aggregate=aggregate,
         after=after,
         eligible=_of_rule(defense.eligible),
+        owed=_of_rule(defense.owed),
         broadcast=_of_rule(defense.broadcast),
         predict=_of_rule(defense.predict),
     )
