@@ -77,6 +77,7 @@ def test_out_writes_tables_figures_and_parquet(results, tmp_path, capsys):
         "figures/drop_table3_bars.svg",
         "figures/drop_table3_over_rounds.svg",
         "figures/drop_table3_mta_asr_by_dpr.svg",
+        "figures/drop_table3_triggers.svg",
     }
     text = (out / "drop_table3.md").read_text()
     # Mean ± spread (published, difference).
@@ -119,7 +120,7 @@ def test_page_needs_nothing_else(results, tmp_path, capsys):
     outline.feed(text)
 
     assert outline.open == []
-    assert len(outline.sources) == 3
+    assert len(outline.sources) == 4
     assert all(s.startswith("data:image/svg+xml;base64,") for s in outline.sources)
     assert "url(" not in text and "<script" not in text
     assert 'name="viewport"' in text
