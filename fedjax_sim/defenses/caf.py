@@ -25,9 +25,8 @@ from fedjax_sim.core.options import Natural, Traced, checked
 from fedjax_sim.defenses.parts.building import stateless, with_count
 from fedjax_sim.defenses.parts.byzantine import byzantine_count, check_quorum
 from fedjax_sim.defenses.parts.pipeline import pipeline
-from fedjax_sim.numerics.common_part import half_offsets
+from fedjax_sim.numerics.common_part import centred_gram, half_offsets
 from fedjax_sim.numerics.distances import finite
-from fedjax_sim.numerics.gram import scaled_gram
 
 Variant = Literal["active", "paper", "byzfl"]
 
@@ -110,8 +109,9 @@ def filter_outliers(
     mask = included(cohort)
     m = mask.sum()
     least = m - 2 * jnp.minimum(f, (m - 1) // 2)
-    rows = half_offsets(cohort.updates, mask, jnp.argsort(cohort.client_ids))
-    products, units = scaled_gram(rows)
+    order = jnp.argsort(cohort.client_ids)
+    products, units = centred_gram(cohort.updates, mask, order)
+    rows = half_offsets(cohort.updates, mask, order)  # for the variant `byzfl`
 
     def step(carry: tuple) -> tuple:
         c, found, scale, _ = carry

@@ -63,6 +63,7 @@ NUMBERS = {
     "norm_bound": 1.0,
     "nu": 0.01,
     "blacklist_threshold": 3.0,
+    "tau_b": 1.5,
 }
 
 

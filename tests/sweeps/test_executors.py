@@ -183,7 +183,8 @@ def test_missing_flags_are_named(sweep_file, capfd, flag):
     code = cli.main(["sweep.py", *(f"--{k}={v}" for k, v in given.items())])
 
     assert code == 2
-    assert f"--{flag} must be given" in capfd.readouterr().err
+    names = {"sweep": "--sweep or --layout"}
+    assert f"{names.get(flag, '--' + flag)} must be given" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
