@@ -97,6 +97,8 @@ def bench_defenses(
                 root=Root(images, labels, lambda model, key: model),
                 network=network,
                 malicious=jnp.arange(n) < n // 5,
+                local_lr=jnp.float32(0.1),
+                local_steps=jnp.full(n, 20.0),
             )
             cohort = Cohort(
                 updates=updates,

@@ -20,7 +20,7 @@ from blazefl.contrib import (
     FedAvgProcessPoolClientTrainer,
 )
 from blazefl.contrib.fedavg import FedAvgProcessPoolUplinkPackage, FedAvgUplinkPackage
-from blazefl.core import SHMHandle, serialize_model
+from blazefl.core import SHMHandle, deserialize_model, serialize_model
 
 
 class Name(StrEnum):
@@ -51,7 +51,7 @@ class InTurn(FedAvgBaseClientTrainer):
     """One client after the other, each with its twenty steps."""
 
     def train(self, model_parameters, train_loader, cid):
-        torch.nn.utils.vector_to_parameters(model_parameters, self.model.parameters())
+        deserialize_model(self.model, model_parameters)
         task.train(self.model, *train_loader)
         parameters = serialize_model(self.model)
         return FedAvgUplinkPackage(cid, parameters, len(train_loader[1]))
@@ -62,10 +62,9 @@ class InProcesses(FedAvgProcessPoolClientTrainer):
 
     @staticmethod
     def worker(config, payload, device, stop_event, *, shm_buffer=None):
+        torch.set_num_threads(1)
         model = task.network()
-        torch.nn.utils.vector_to_parameters(
-            payload.model_parameters, model.parameters()
-        )
+        deserialize_model(model, payload.model_parameters)
         pixels, labels = config.dataset.get_dataloader(None, config.cid, None, None)
         task.train(model, pixels, labels)
         shm_buffer.model_parameters.copy_(serialize_model(model))
