@@ -47,10 +47,15 @@ class Standing(NamedTuple):
     behind: Difference | None  # the best row minus this one; None: it is the best
 
 
-def less_is_better(metric: str) -> bool:
-    """Whether a small number is a good one: success of attacks, losses, times."""
-    words = ("asr", "loss", "error", "seconds", "bytes", "false_", "target_confidence")
-    return any(word in metric for word in words)
+def better_sign(metric: str) -> int:
+    """Returns 1 where more is better, -1 where less is, 0 where neither is known."""
+    if any(word in metric for word in _LESS):
+        return -1
+    return 1 if any(word in metric for word in _MORE) else 0
+
+
+_LESS = ("asr", "loss", "test_error", "seconds", "bytes", "mitigation_rounds")
+_MORE = ("mta", "dacc", "accuracy")
 
 
 def standings(table: Table) -> list[Standing]:
@@ -60,7 +65,7 @@ def standings(table: Table) -> list[Standing]:
     many the one with the better mean.
     """
     found = []
-    for metric in table.values:
+    for metric in filter(better_sign, table.values):
         values = {row: _by_pair(table, row, metric) for row in table.rows}
         differences: dict[tuple[Labels, Labels], Difference] = {}
         for one, other in combinations(table.rows, 2):
@@ -101,12 +106,18 @@ def _turned(difference: Difference) -> Difference:
 
 
 def _by_pair(table: Table, row: Labels, metric: str) -> dict[tuple, float]:
-    """The values of a row's finished runs by column and seeds."""
+    """The values of a row's finished runs by column and seeds.
+
+    Cells whose runs differ in more than their seed are left out: nothing says which of
+    them would be a pair.
+    """
     name = column_of(metric)
     found: dict[tuple, list[float]] = {}
     for column in table.columns:
         cell = table.cells.get((row, column))
-        for run in cell.runs if cell else ():
+        if cell is None or "m" in cell.values[metric].flags:
+            continue
+        for run in cell.runs:
             if run["status"] == FINISHED and run[name] is not None:
                 seeds = tuple(run.get(column_of(key)) for key in SEEDS)
                 found.setdefault((column, seeds), []).append(run[name])
@@ -118,7 +129,7 @@ def _ranked(
     rows: Sequence[Labels],
     differences: dict[tuple[Labels, Labels], Difference],
 ) -> list[Standing]:
-    sign = -1 if less_is_better(metric) else 1
+    sign = better_sign(metric)
     counts = {}
     for row in rows:
         own = [d for (one, _), d in differences.items() if one == row]

@@ -5,7 +5,7 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 
 from fedjax_sim.reports.paired import LEAST_PAIRS, Standing, standings
-from fedjax_sim.reports.tables import FLAGS, Table, Value
+from fedjax_sim.reports.tables import FLAGS, Table, Value, decimals_of
 
 _RANKED = "Danger zones, the most successful first"
 _SETTINGS = "Options other than the rules' own defaults"
@@ -109,7 +109,9 @@ def standing_cells(standing: Standing) -> list[str]:
     if standing.behind is not None:
         mean, low, high, pairs = standing.behind
         noise = "" if standing.behind.clear else ", noise"
-        behind = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}], {pairs} pairs{noise}"
+        digits = decimals_of(standing.metric)
+        interval = f"[{low:+.{digits}f}, {high:+.{digits}f}]"
+        behind = f"{mean:+.{digits}f} {interval}, {pairs} pairs{noise}"
     counts = (standing.better, standing.unclear, standing.worse)
     row = " / ".join(standing.row)
     return [label(standing.metric), row, *map(str, counts), behind]

@@ -248,14 +248,17 @@ def _value(runs: Sequence[Row], name: str, published, doubtful: bool) -> Value:
         num_runs=len(numbers),
         published=published,
         flags="".join(letter for letter, is_set in flags.items() if is_set),
-        decimals=1 if _is_percent(name) else 3,
+        decimals=decimals_of(name),
     )
 
 
-def _is_percent(name: str) -> bool:
-    """Losses, errors and inverse rounds are of order one, rates are percentages."""
+def decimals_of(name: str) -> int:
+    """Returns the decimals to show of a metric.
+
+    Losses, errors and inverse rounds are of order one, rates are percentages.
+    """
     small = name.startswith("reconstruction_error") or name == "recovery_rate"
-    return not small and not name.endswith("_loss")
+    return 3 if small or name.endswith("_loss") else 1
 
 
 def column_of(key: str) -> str:

@@ -39,20 +39,22 @@ def triggered_images(runs: Sequence[Row], results: Path) -> bytes | None:
       SVG; None if none of the runs has a backdoor with a trigger.
     """
     rows: dict[str, np.ndarray] = {}
+    looked_at = set()
     for run in runs:
-        config = resolve(read_json(results / run["run"] / "config.json"))
-        attack, data = config.attack, config.data
-        name = f"{attack.name}, {attack.options.get('trigger', '')}".rstrip(", ")
-        name += f", {data.name}"
-        if name in rows or len(rows) == _ATTACKS or not _may_stamp(config):
+        kind = tuple(run.get(k) for k in ("attack_name", "attack_trigger", "data_name"))
+        if kind in looked_at or len(rows) == _ATTACKS:
             continue
+        looked_at.add(kind)
         try:
+            config = resolve(read_json(results / run["run"] / "config.json"))
+            if not _may_stamp(config):
+                continue
             shown = pictures(config, load_data(config))
-        except InputError as error:
+        except InputError as error:  # data, or a rule from elsewhere, is not at hand
             print(f"no picture of the trigger of {run['run']}: {error}")
             continue
         if shown is not None:
-            rows[name] = shown
+            rows[", ".join(str(part) for part in kind if part is not None)] = shown
     return _drawn(rows) if rows else None
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedjax_sim.reports import store
-from fedjax_sim.reports.paired import paired, standings
+from fedjax_sim.reports.paired import better_sign, paired, standings
 from fedjax_sim.reports.render import markdown, page
 from fedjax_sim.reports.tables import grid
 
@@ -82,3 +82,22 @@ def test_noise_is_called_noise(make_run, noise):
     )
     first = next(s for s in standings(table) if s.metric == "mta")
     assert first.unclear == (noise > 0)
+
+
+def test_runs_that_differ_in_more_than_their_seed_are_no_pairs(make_run):
+    for rule, dpr in (("fedavg", 1.0), ("fedavg", 0.5), ("krum", 1.0), ("krum", 0.5)):
+        for seed in range(8):
+            changes = {"defense.name": rule, "seed": seed, "attack.dpr": dpr}
+            make_run(f"{rule}{seed}{dpr}", changes, mta=90 * dpr, asr=0)
+    runs = store.select(store.gather(make_run.results), None)
+    keys = {"rows": ["defense.name"], "values": ["mta"]}
+    assert standings(grid(runs, columns=["rounds"], **keys)) == []
+    apart = standings(grid(runs, columns=["attack.dpr"], **keys))
+    assert {s.behind.pairs for s in apart if s.behind} == {16}
+
+
+def test_a_metric_of_unknown_direction_has_no_winner(make_run):
+    table = table_of(make_run, lambda rule, seed: (90 + (rule == "krum"), 0))
+    assert better_sign("reconstruction_error_malicious") == 0
+    assert better_sign("global_step_norm") == 0
+    assert [s.metric for s in standings(table._replace(values=("mta",)))] == ["mta"] * 2

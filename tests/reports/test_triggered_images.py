@@ -48,3 +48,12 @@ def test_each_backdoor_is_drawn_once(make_run, capsys):
     pictures = [one for one in tree.iter() if one.tag.endswith("image")]
     assert len(pictures) == 2 * 9
     assert "no picture of the trigger of far" in capsys.readouterr().out
+
+
+def test_a_rule_that_is_not_here_any_more_ends_no_report(make_run, capsys):
+    folder = make_run("gone", mta=90.0, asr=1.0)
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"backdoor"', '"nolab:rule"'))
+    runs = store.select(store.gather(make_run.results), None)
+    assert triggered_images(runs, make_run.results) is None
+    assert "nolab" in capsys.readouterr().out
