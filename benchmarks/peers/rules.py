@@ -26,6 +26,9 @@ FLAGS = flags.FLAGS
 flags.DEFINE_multi_string("python", [], "PACKAGE=PYTHON of its environment.")
 flags.DEFINE_string("out", str(HERE.parents[1] / "docs/peers.md"), "The page.")
 flags.DEFINE_string("json", None, "Also write the figures to this file.")
+flags.DEFINE_multi_string(
+    "known", [], "Figures written before (`--json`), for the rules not looked at now."
+)
 flags.DEFINE_list("only", [], "Rules of the table; all unless given.")
 flags.DEFINE_integer("repeats", 5, "Turns that are timed.")
 flags.DEFINE_integer("clients", 50, "n of the timed updates.")
@@ -229,9 +232,7 @@ def page(peers: list[Peer], found: dict, shortest: dict) -> str:
         "peer / ours |",
         "|---|---|" + "---|" * (len(peers) + 1),
     ]
-    for rule in shortest:
-        if rule not in OURS:
-            continue
+    for rule in (rule for rule in OURS if rule in shortest):
         own = shortest[rule][""]
         theirs = [shortest[rule].get(peer.package) for peer in peers]
         known = [seconds for seconds in theirs if seconds is not None]
@@ -282,6 +283,9 @@ def main(argv: list[str]) -> None:
         shortest = times(peers, Path(folder))
         for peer in peers:
             peer.process.terminate()
+    for file in FLAGS.known:
+        known = json.loads(Path(file).read_text())
+        found, shortest = known[0] | found, known[1] | shortest
     Path(FLAGS.out).write_text(page(peers, found, shortest))
     if FLAGS.json:
         Path(FLAGS.json).write_text(json.dumps([found, shortest], indent=1))
