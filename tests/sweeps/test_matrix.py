@@ -62,7 +62,7 @@ def test_what_cannot_go_together_has_no_runs_and_a_reason(matrix):
     assert "\n" not in reason
     assert any(reason in line for line in cli.refused_lines(cells))
     only = matrix_cells(matrix, [*chosen[:2], "defense=flcert"], small=True)
-    with pytest.raises(InputError, match="no cell can be run: .*adapt"):
+    with pytest.raises(InputError, match=r"no cell can be run: .*adapt"):
         matrix_sweep(matrix, only)
 
 
