@@ -11,7 +11,7 @@ half of an equal weight (`config.attack.adapt=scale`). The server rules have the
 defaults, too; where a rule has none for this model (a bound), it is said here.
 
 The small version is a multi-layer perceptron without client-side defences and without
-DeepSight, whose 60,000 random images take seconds of every round. What is not
+DeepSight and FLARE, whose servers compute for seconds in every round. What is not
 here takes minutes a run (DROP, FedREDefense, FLIP, adaptive label flips) or other
 images (edge cases, mislabelled images, LeadFL's trigger of 26 columns).
 """
@@ -67,7 +67,6 @@ ATTACKS = {
     "poisonedfl": {},
     "sign_flip": {},
     # Targeted.
-    "a3fl": {"dpr": 0.5, "trigger_epochs": 20},
     "backdoor": _ALL_CLASSES,
     "block_backdoor": {"alpha": 0.5},
     "chameleon": _ALL_CLASSES,
@@ -80,6 +79,7 @@ ATTACKS = {
     "scaling": {"trigger": "4pixel"},
     "targeted_label_flip": {},
     "wanet": {"dpr": 0.5},
+    "a3fl": {"dpr": 0.5, "trigger_epochs": 20},
 }
 DEFENSES = {
     "fedavg": {},
@@ -128,7 +128,7 @@ def _named(section, options):
 
 def _quick() -> list[str]:
     """Without what takes the server seconds of every round."""
-    return [name for name in DEFENSES if name != "deepsight"]
+    return [name for name in DEFENSES if name not in ("deepsight", "flare")]
 
 
 def get_matrix() -> Matrix:

@@ -60,6 +60,11 @@ def trains_as_benign(attack: Attack) -> bool:
     return not attack.trains_otherwise and all(seam is None for seam in seams)
 
 
+def adapts_trained(attack: Attack) -> bool:
+    """Whether what is made adaptive was trained, and not only crafted."""
+    return attack.craft is None or attack.trains_otherwise
+
+
 def reaches_clients(defense: Defense) -> bool:
     """Whether the rule changes what clients do, beside who is sampled."""
     return defense.broadcast is not None or defense.client_side is not None
@@ -172,10 +177,11 @@ def adapt(
       plain: the attack; only what it is said to be matters.
       adapted: makes an attack adaptive.
     """
+    informed = "benign_updates" in plain.knowledge
     stand_in = Attack(
-        knowledge=plain.knowledge,
-        craft=plain.craft and (lambda state, view: (state, crafted)),
-        trains=not plain.trains_otherwise,
+        knowledge=("benign_updates",) if informed else (),
+        craft=lambda state, view: (state, crafted),
+        trains=not adapts_trained(plain),
     )
     own = lambda sides: sides._replace(attack=adapted(stand_in))
     trained = trained._replace(attack=((), trained.attack))

@@ -87,7 +87,9 @@ class Programs:
 
 def takes(built: Experiment) -> bool:
     """Whether a run can be carried out in pieces."""
-    return built.twin is None and separate.separable(built.parts)
+    section = built.config.attack
+    idle = section.name == "none" and section.adapt != "none"
+    return built.twin is None and not idle and separate.separable(built.parts)
 
 
 class Separate:
@@ -388,7 +390,7 @@ def _common(key: str) -> bool:
 
 def _kind(attack: Attack) -> str:
     """What matters of an attack to whoever makes it adaptive."""
-    kind = attack.craft is None, attack.trains_otherwise, attack.knowledge
+    kind = separate.adapts_trained(attack), "benign_updates" in attack.knowledge
     return repr(kind)
 
 
