@@ -8,6 +8,7 @@ from absl import flags
 from duckdb import DuckDBPyConnection
 
 from fedjax_sim.commands.flags import run_command
+from fedjax_sim.commands.matrix import report_matrix
 from fedjax_sim.commands.text_table import text_table
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.paths import local_path
@@ -24,6 +25,7 @@ from fedjax_sim.reports.tables import (
 )
 from fedjax_sim.reports.triggered_images import triggered_images
 from fedjax_sim.reports.update_plane import update_geometry
+from fedjax_sim.sweeps.matrix import matrices
 
 USAGE = (
     "usage: report.py --results=DIR [--where=SQL] [--sql=SQL] "
@@ -39,7 +41,8 @@ def make_flags() -> flags.FlagValues:
         "results": "Folder of the run directories (at any depth).",
         "where": "SQL condition on the columns of `runs`: only these runs.",
         "sql": "Prints the answer to a query over the tables `runs` and `rounds`.",
-        "layout": f"A paper's table or figure: {', '.join(layouts())}.",
+        "layout": "A paper's table or figure, or a matrix: "
+        f"{', '.join(sorted([*layouts(), *matrices()]))}.",
         "out": "Folder for the report and the tables as parquet.",
     }.items():
         flags.DEFINE_string(name, None, text, flag_values=values)
@@ -94,6 +97,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _report(values: flags.FlagValues, _: Mapping[str, Any]) -> int:
+    if values.layout in matrices():
+        return report_matrix(values)
     layout = load_layout(values.layout) if values.layout else None
     if layout and (values.rows or values.columns):
         raise InputError("--layout has its own rows and columns: give one or the other")

@@ -17,10 +17,19 @@ from fedjax_sim.experiment.config_files import parse_value
 from fedjax_sim.experiment.memory import GIB
 from fedjax_sim.papers import layouts, load_layout
 from fedjax_sim.papers.cells import points_of
-from fedjax_sim.round.execution import Strategy, parse_strategy
+from fedjax_sim.round.execution import parse_strategy
 from fedjax_sim.runs.files import read_json
 from fedjax_sim.runs.loop import EXIT_INTERRUPTED
+from fedjax_sim.runs.separate import Programs
 from fedjax_sim.sweeps import executors
+from fedjax_sim.sweeps.matrix import (
+    PIECES,
+    MatrixCell,
+    load_matrix,
+    matrices,
+    matrix_cells,
+    matrix_sweep,
+)
 from fedjax_sim.sweeps.sweep import Run, Sweep, expand, load_sweep
 
 EXIT_FAILED = 1
@@ -41,7 +50,7 @@ def make_flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "layout",
         None,
-        f"A paper's table or figure: {', '.join(layouts())}.",
+        f"A paper's table or figure, or a matrix: {', '.join(_layouts())}.",
         flag_values=values,
     )
     flags.DEFINE_multi_string(
@@ -89,9 +98,11 @@ def make_flags() -> flags.FlagValues:
     )
     flags.DEFINE_string(
         "together",
-        "auto",
+        None,
         "Runs with the same program: map (compiled once, one at a time), vmap or "
-        "chunk:K (stacked), alone; auto: map on a CPU, what fits the memory elsewhere.",
+        "chunk:K (stacked), alone; auto: map on a CPU, what fits the memory elsewhere. "
+        "pieces: one at a time, with programs for training, attack and rule that are "
+        "shared by all runs with the same; by default as the sweep says, or auto.",
         flag_values=values,
     )
     flags.DEFINE_multi_string(
@@ -104,6 +115,17 @@ def make_flags() -> flags.FlagValues:
         "dry_run", False, "List the runs and how far they are.", flag_values=values
     )
     return values
+
+
+def _layouts() -> list[str]:
+    return sorted([*layouts(), *matrices()])
+
+
+def refused_lines(cells: Sequence[MatrixCell]) -> list[str]:
+    """How many cells cannot be, and why; a reason a line."""
+    reasons = Counter(cell.refused for cell in cells if cell.refused is not None)
+    total = f"{len(cells)} cells, {reasons.total()} of them cannot be"
+    return [total, *(f"  {number}: {why}" for why, number in reasons.items())]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -123,10 +145,21 @@ def _sweep(values: flags.FlagValues, changes: Mapping[str, Any]) -> int:
         if values.cells or values.small:
             raise InputError("--cells and --small belong to a --layout")
         sweep = load_sweep(values.sweep)
+    elif values.layout in matrices():
+        found = load_matrix(values.layout)
+        cells = matrix_cells(found, values.cells, values.small)
+        print("\n".join(refused_lines(cells)), flush=True)
+        sweep = matrix_sweep(found, cells)
     else:
         layout = load_layout(values.layout)
         sweep = Sweep("", points_of(layout, values.cells, values.small))
     runs = expand(sweep, changes, values.only)
+    if planned and sweep.together == PIECES:
+        from fedjax_sim.commands.plan import plan_in_pieces
+
+        root = values.results and local_path("--results", values.results)
+        print(plan_in_pieces(runs, root))
+        return 0
     if planned:
         from fedjax_sim.commands.plan import plan  # which counts with JAX
 
@@ -137,14 +170,16 @@ def _sweep(values: flags.FlagValues, changes: Mapping[str, Any]) -> int:
     if values.dry_run:
         print(listing(runs, root))
         return 0
-    return _run_all(runs, root, values)
+    return _run_all(runs, root, values, sweep.together)
 
 
-def _strategy(text: str) -> Strategy | None:
-    """How many runs of one program are stacked; None: as it fits."""
+def _how(text: str) -> executors.How:
+    """How runs are carried out; None: those of one program together, as it fits."""
     if text in ("auto", "alone"):
         return None
-    return parse_strategy(text, key="--together", others="auto, alone")
+    if text == PIECES:
+        return Programs()
+    return parse_strategy(text, key="--together", others=f"auto, alone, {PIECES}")
 
 
 def _executor(values: flags.FlagValues) -> Executor:
@@ -180,13 +215,16 @@ def _executor(values: flags.FlagValues) -> Executor:
     )
 
 
-def carry_out(runs: Sequence[Run], root: Path, values: flags.FlagValues) -> bool:
+def carry_out(
+    runs: Sequence[Run], root: Path, values: flags.FlagValues, usual: str = "auto"
+) -> bool:
     """Carries out the runs that are not finished, and tells of each.
 
     Args:
       runs: of a sweep.
       root: folder of the run directories.
       values: of `make_flags`, which say how.
+      usual: `--together`, where it is not given.
 
     Returns:
       False if a signal stopped it.
@@ -194,8 +232,9 @@ def carry_out(runs: Sequence[Run], root: Path, values: flags.FlagValues) -> bool
     Raises:
       InputError: the folder cannot be written; see also `executors.check`.
     """
-    strategy = _strategy(values.together)
-    limit = 1 if values.together == "alone" else executors.GROUP_LIMIT
+    together = values.together or usual
+    strategy = _how(together)
+    limit = 1 if together == "alone" else executors.GROUP_LIMIT
     execute = _executor(values)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -203,8 +242,12 @@ def carry_out(runs: Sequence[Run], root: Path, values: flags.FlagValues) -> bool
         raise InputError(f"--results={root}: {error.strerror}") from None
     waiting = [r for r in runs if not (root / r.folder / "summary.json").exists()]
     width = values.jobs if values.cluster else values.processes
-    groups = executors.grouped(waiting, width, limit)
-    print(f"{counts(runs, root)}; to compile: {len(groups)} programs", flush=True)
+    if together == PIECES:
+        groups = executors.in_pieces(waiting, width, limit)
+        print(f"{counts(runs, root)}; in {len(groups)} groups", flush=True)
+    else:
+        groups = executors.grouped(waiting, width, limit)
+        print(f"{counts(runs, root)}; to compile: {len(groups)} programs", flush=True)
     ended = 0
 
     def report(run: Run, outcome: str) -> None:
@@ -222,8 +265,8 @@ def carry_out(runs: Sequence[Run], root: Path, values: flags.FlagValues) -> bool
     return execute(groups, root, report=report, strategy=strategy)
 
 
-def _run_all(runs: list[Run], root: Path, values: flags.FlagValues) -> int:
-    completed = carry_out(runs, root, values)
+def _run_all(runs: list[Run], root: Path, values: flags.FlagValues, usual: str) -> int:
+    completed = carry_out(runs, root, values, usual)
     found = {run.folder: executors.status(root / run.folder) for run in runs}
     done = [run for run in runs if found[run.folder] == executors.FINISHED]
     if done:

@@ -90,8 +90,12 @@ def _search(given: list[Problem], values: flags.FlagValues) -> int:
     seeds = max(len(c.all_runs) for p in given for c in (p.default, *p.others))
     rounds = given[0].default.runs[0].config.rounds
     least = values.least_rounds or -(-rounds // worst_case.REDUCTION**2)
-    ladder = worst_case.plan(candidates, seeds, rounds, values.budget, least)
-    print(_plan(given, ladder, seeds, candidates, values.budget), flush=True)
+    every = None
+    if worst_case.goes_on(given):
+        every = given[0].default.runs[0].config.evaluation.every
+    ladder = worst_case.plan(candidates, seeds, rounds, values.budget, least, every)
+    most = worst_case.cost(ladder, seeds, continues=every is not None)
+    print(_plan(given, ladder, seeds, candidates, values.budget, most), flush=True)
     if values.dry_run:
         return 0
     found = worst_case.search(
@@ -117,6 +121,7 @@ def _plan(
     seeds: int,
     candidates: int,
     budget: float,
+    most: float,
 ) -> str:
     """What will be run, in two or three lines."""
     names = ", ".join(problem.name for problem in given)
@@ -126,7 +131,7 @@ def _plan(
     lines = [
         f"searched: {names}; each up to {candidates} configurations and the default, "
         f"{seeds} run{'s' * (seeds != 1)} of each",
-        f"configurations: {steps}; at most {worst_case.cost(ladder, seeds):.4g} of "
+        f"configurations: {steps}; at most {most:.4g} of "
         f"{budget:g} runs of full length each",
     ]
     if ladder[0].candidates < candidates:

@@ -37,8 +37,8 @@ def traced_options(config: Config) -> dict[str, np.generic]:
     return found
 
 
-def identity(config: Config) -> str:
-    """Returns a text that is equal for runs with the same program."""
+def shape(config: Config) -> dict[str, Any]:
+    """Returns what shapes the program of a run: {"section.key": value}."""
     traced = traced_options(config)
     values: dict[str, Any] = {
         # Of the partition, only the number of clients is a shape.
@@ -48,4 +48,9 @@ def identity(config: Config) -> str:
         and (not key.startswith("partition.") or key == "partition.num_clients")
     }
     values["model.init"] = config.model.init is not None  # which one is an input
-    return json.dumps(values, sort_keys=True, default=str)
+    return values
+
+
+def identity(config: Config) -> str:
+    """Returns a text that is equal for runs with the same program."""
+    return json.dumps(shape(config), sort_keys=True, default=str)

@@ -49,13 +49,19 @@ def sides_of(
         defense = _in_front(config, options, rule("defense"))
         defense = adapt(defense)
         client = _joined(config, rule("client_defense"), defense.client_side)
-        attack = _adapted(config, rule("attack"))
+        if config.attack.adapt != "none" and defense.groups is not None:
+            raise InputError(
+                f"config.attack.adapt = {config.attack.adapt!r} tries what it sends on "
+                f"the server's rule; config.defense.name = {config.defense.name!r} "
+                "answers groups of clients apart and cannot be simulated; allowed: none"
+            )
+        attack = with_factor(config, rule("attack"))
         return Sides(_resting(config, attack, defense), defense, client)
 
     return make
 
 
-def _adapted(config: Config, attack: Attack) -> Attack:
+def with_factor(config: Config, attack: Attack) -> Attack:
     """The attack, with the factor that the config asks for."""
     section = config.attack
     if section.adapt == "none":

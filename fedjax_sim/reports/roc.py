@@ -2,7 +2,9 @@
 
 For each score of rounds.jsonl, over all clients in all rounds of a cell: the share of
 malicious clients above a threshold against that of benign ones, the area below, and the
-threshold of the largest difference (Youden 1950). Run FedREDefense with `observe` for
+threshold of the largest difference (Youden 1950). A defence has one threshold for all
+rounds: how far the best one moves from round to round, and what a fixed one gives away,
+is said beside it. Run FedREDefense with `observe` for
 the errors of clients that it would have expelled.
 """
 
@@ -59,6 +61,53 @@ def _flagging(scores: Scores, sign: float) -> Roc | None:
     return Roc(errors, hits, area, sign * threshold, sign > 0)
 
 
+class Stability(NamedTuple):
+    """How the best threshold moves over the rounds in which both kinds took part."""
+
+    rounds: int
+    low: float  # the tenth percentile of the rounds' best thresholds
+    middle: float  # their median
+    high: float  # the ninetieth percentile
+    fixed: float  # Youden's J of the threshold of all rounds, mean of the rounds
+    own: float  # ... of each round's best threshold
+
+
+def stability(scores: Scores, overall: Roc) -> Stability | None:
+    """Returns how stable a threshold is; None without a round with both kinds.
+
+    Args:
+      scores: with rounds.
+      overall: the curve of all of them, `roc(scores)`.
+    """
+    assert scores.rounds is not None, "scores of which rounds?"
+    sign = 1.0 if overall.above else -1.0
+    best, fixed, own = [], [], []
+    for index in np.unique(scores.rounds):
+        here = scores.rounds == index
+        part = Scores(scores.values[here], scores.malicious[here])
+        curve = _flagging(part, sign)
+        if curve is None:
+            continue
+        best.append(curve.threshold)
+        own.append((curve.true_positives - curve.false_positives).max())
+        flagged = sign * part.values > sign * overall.threshold
+        flagged |= np.isnan(part.values)
+        fixed.append(
+            flagged[part.malicious].mean() - flagged[~part.malicious].mean(),
+        )
+    if not best:
+        return None
+    low, middle, high = np.quantile(best, (0.1, 0.5, 0.9), method="nearest")
+    return Stability(
+        rounds=len(best),
+        low=float(low),
+        middle=float(middle),
+        high=float(high),
+        fixed=float(np.mean(fixed)),
+        own=float(np.mean(own)),
+    )
+
+
 def curves(table: Table, results: Path) -> bytes | None:
     """Draws the ROC of every score of a table, a line for each cell.
 
@@ -70,21 +119,22 @@ def curves(table: Table, results: Path) -> bytes | None:
       SVG; None if no cell has a score of both kinds of clients.
     """
     names = dict(zip(table.columns, column_names(table), strict=True))
-    found: dict[str, dict[str, Roc]] = {}
+    found: dict[str, dict[str, tuple[Roc, Stability | None]]] = {}
     for (row, column), cell in table.cells.items():
         folders = [results / run["run"] for run in cell.runs]
         for score, values in read_scores(folders).items():
             curve = roc(values)
             if curve is not None:
                 name = ", ".join(filter(None, (" / ".join(row), names[column])))
-                found.setdefault(score, {})[name] = curve
+                moved = stability(values, curve)
+                found.setdefault(score, {})[name] = curve, moved
     if not found:
         return None
     figure = Figure(figsize=(8.5, 4.2 * len(found) + 0.5), layout="constrained")
     axes = figure.subplots(len(found), 1, squeeze=False)[:, 0]
     handles, labels = [], []
     for axis, (score, cells) in zip(axes, found.items(), strict=True):
-        for k, (name, curve) in enumerate(cells.items()):
+        for k, (name, (curve, moved)) in enumerate(cells.items()):
             (line,) = axis.plot(
                 100 * curve.false_positives, 100 * curve.true_positives, **look(k)
             )
@@ -92,6 +142,7 @@ def curves(table: Table, results: Path) -> bytes | None:
             labels.append(
                 f"{name}: {score.replace('_', ' ')}, area {curve.area:.3f}, best "
                 f"{'above' if curve.above else 'below'} {curve.threshold:.3g}"
+                + _moved(moved)
             )
         axis.plot([0, 100], [0, 100], color="0.7", linewidth=0.8)
         axis.set_xlabel("benign clients flagged %")
@@ -99,3 +150,12 @@ def curves(table: Table, results: Path) -> bytes | None:
         axis.grid(alpha=0.3)
     place_legend(figure, handles, labels)
     return svg(figure)
+
+
+def _moved(found: Stability | None) -> str:
+    if found is None:
+        return ""
+    return (
+        f" (a round's own {found.low:.3g} to {found.high:.3g}; "
+        f"J {found.fixed:.2f}, {found.own:.2f} with its own)"
+    )

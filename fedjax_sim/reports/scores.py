@@ -30,6 +30,7 @@ class Scores(NamedTuple):
 
     values: np.ndarray  # f64 [k]; NaN = undefined, as an infinite one is recorded
     malicious: np.ndarray  # bool [k]
+    rounds: np.ndarray | None = None  # i64 [k], in which round of its run
 
 
 def read_scores(folders: Sequence[Path]) -> dict[str, Scores]:
@@ -37,7 +38,7 @@ def read_scores(folders: Sequence[Path]) -> dict[str, Scores]:
 
     Flags, labels, and values that all clients of a round share are left out.
     """
-    found: dict[str, tuple[list[float], list[bool]]] = {}
+    found: dict[str, tuple[list[float], list[bool], list[int]]] = {}
     shared: dict[str, bool] = {}
     for folder in folders:
         for row in Rows(folder / "rounds.jsonl").read():
@@ -46,17 +47,18 @@ def read_scores(folders: Sequence[Path]) -> dict[str, Scores]:
                 if any(isinstance(value, bool) for value in values):
                     continue
                 numbers = [np.nan if value is None else value for value in values]
-                kept = found.setdefault(name, ([], []))
+                kept = found.setdefault(name, ([], [], []))
                 kept[0].extend(numbers)
                 kept[1].extend(attacking)
+                kept[2].extend([row["round"]] * len(attacking))
                 alike = len(set(values)) <= 1
                 shared[name] = shared.get(name, True) and alike
     scores = {}
-    for name, (values, attacking) in found.items():
+    for name, (values, attacking, when) in found.items():
         array = np.array(values, float)
         distinct = np.unique(array[np.isfinite(array)])
         if not shared[name] and len(distinct) > _LABELS:
-            scores[name] = Scores(array, np.array(attacking))
+            scores[name] = Scores(array, np.array(attacking), np.array(when))
     return scores
 
 

@@ -11,6 +11,7 @@
     metrics.jsonl    one row per evaluated round
     rounds.jsonl     one row per round
     summary.json     written last: its presence means that the run is finished
+    continued.json   of a run that began where a shorter one ended (`runs.continued`)
     geometry/        updates of some rounds in a plane: `runs.update_plane`
     checkpoints/     orbax checkpoints of the federation's state, the newest two
     tensorboard/     the numbers of metrics.jsonl (config.log.tensorboard)

@@ -31,6 +31,7 @@ from fedjax_sim.runs.fitting import fit, laid_out_as
 from fedjax_sim.runs.interrupt import Interrupt
 from fedjax_sim.runs.listener import Listener
 from fedjax_sim.runs.run import Job, Run
+from fedjax_sim.runs.separate import Programs, Separate, takes
 from fedjax_sim.runs.together import Together, pick
 
 EXIT_INTERRUPTED = 75  # a checkpoint was written, the same command resumes
@@ -44,6 +45,7 @@ def run(
     name: str = "run",
     listeners: Sequence[Listener] = (),
     dataset: Dataset | None = None,
+    programs: Programs | None = None,
 ) -> tuple[int, dict[str, Any]]:
     """Runs a config in a directory, or goes on with what is there.
 
@@ -53,6 +55,8 @@ def run(
       name: for messages and the summary.
       listeners: told what happens, beside the run's own; see `runs.listener`.
       dataset: of the caller, where the config says `data.name = "arrays"`.
+      programs: pieces of rounds that other runs have compiled, to use them and to add
+        to them; results are the same up to the rounding of another compilation.
 
     Returns:
       (exit code, summary); the code is `EXIT_INTERRUPTED` after SIGTERM or SIGINT,
@@ -70,11 +74,14 @@ def run(
         if not isinstance(listener, Listener):
             raise InputError(f"run() takes objects of Listener, not {listener!r}")
     folder = local_path("workdir", workdir)
-    return run_together([Job(config, folder, name, listeners, dataset)])[0]
+    job = Job(config, folder, name, listeners, dataset)
+    return run_together([job], programs=programs)[0]
 
 
 def run_together(
-    jobs: Sequence[Job], strategy: Strategy | None = None
+    jobs: Sequence[Job],
+    strategy: Strategy | None = None,
+    programs: Programs | None = None,
 ) -> list[tuple[int, dict[str, Any]]]:
     """Carries out runs that share a program, compiled once.
 
@@ -85,6 +92,7 @@ def run_together(
       jobs: runs of one `program.identity`, on one data set.
       strategy: how many are stacked, as for clients; None: one after the other on a
         CPU, as many as fit the memory elsewhere.
+      programs: see `run`; the runs then go one after the other.
 
     Returns:
       What `run` returns, for each job.
@@ -110,7 +118,7 @@ def run_together(
         for run in runs:
             if run not in waiting:
                 run.say_finished()
-        _carry_out(waiting, jobs[0].dataset, strategy, interrupt)
+        _carry_out(waiting, jobs[0].dataset, strategy, programs, interrupt)
         return [
             (EXIT_INTERRUPTED, {}) if run.summary is None else (0, run.summary)
             for run in runs
@@ -121,6 +129,7 @@ def _carry_out(
     runs: Sequence[Run],
     given: Dataset | None,
     strategy: Strategy | None,
+    programs: Programs | None,
     interrupt: Interrupt,
 ) -> None:
     """Begins the runs, and carries out as many at a time as the memory holds."""
@@ -133,7 +142,11 @@ def _carry_out(
         room = built[0].target.memory // max(built[0].estimated_bytes, 1)
         size = distributed.smallest(min(max(1, room), len(runs)))
         first = None
-        if built[0].target.backend != "cpu":  # the compiled program says what it needs
+        pieces = programs if takes(built[0]) else None
+        if pieces is not None:
+            size = 1
+        elif built[0].target.backend != "cpu":
+            # The compiled program says what it needs.
             fitted = fit(built[:size], strategy, _origin(built), _capacity(built))
             first = fitted.together
             built = [laid_out_as(fitted.built[0], one) for one in built]
@@ -143,9 +156,13 @@ def _carry_out(
     rounds = distributed.from_leader([run.done for run in runs])
     for run, done in zip(runs, rounds, strict=True):
         run.done = int(done)
+    together: Together | Separate
     for i in range(0, len(runs), size):
         part = slice(i, i + size)
-        together = first or Together(built[part], strategy, _origin(built))
+        if pieces is not None:
+            together = Separate(built[i], pieces, _origin(built))
+        else:
+            together = first or Together(built[part], strategy, _origin(built))
         first = None
         if not _loop(runs[part], built[part], together, interrupt):
             break
@@ -174,7 +191,7 @@ def _capacity(built: Sequence[Experiment]) -> int:
 def _loop(
     runs: Sequence[Run],
     built: Sequence[Experiment],
-    together: Together,
+    together: Together | Separate,
     interrupt: Interrupt,
 ) -> bool:
     """Runs to the end or to a signal; returns whether to the end."""
@@ -204,7 +221,6 @@ def _loop(
             took = time.monotonic() - begun
             pace = took / max(counts)
             stop = distributed.any_process(interrupt.requested)
-            own = distributed.local(states)
             phases: Mapping[str, float] = {"rounds": took}
             if origin is not None:
                 phases = _phases(clock, counts, begun - origin)
@@ -219,19 +235,19 @@ def _loop(
                 took = (time.monotonic() - begun) / len(arrived)
                 for k in arrived:
                     runs[k].add_seconds(evaluate=took)
-                    runs[k].add_evaluation(found[k], pick(own, k))
+                    runs[k].add_evaluation(found[k], together.of(states, k))
                 progress.show(until, [runs[k].metrics[-1] for k in arrived])
             behind = min(run.done for run in runs)
             progress.advance(behind)
             for k, run in enumerate(runs):
                 last = stop or run.done == config.rounds
-                run.reached(lambda own=own, k=k: pick(own, k), last)
+                run.reached(lambda own=states, k=k: together.of(own, k), last)
     for k, run in enumerate(runs):
         if run.done < config.rounds:
             continue
         expelled = None
         if federation.can_expel(parts):
-            main, inputs = distributed.local((pick(states, k)[0], built[k].inputs))
+            main, inputs = together.of(states, k)[0], distributed.local(built[k].inputs)
             expelled = ~np.asarray(federation.eligible(parts, main, inputs))
         run.finish(expelled)
     return all(run.summary is not None for run in runs)

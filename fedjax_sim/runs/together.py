@@ -111,6 +111,10 @@ class Together:
         stacked = jax.tree.map(lambda *own: np.stack(own), *old)
         return distributed.replicate(distributed.from_leader(stacked), self._mesh)
 
+    def of(self, states: PyTree, k: int) -> PyTree:
+        """The states of the k-th run, on this process's devices."""
+        return pick(distributed.local(states), k)
+
     def _first(self, inputs: Inputs, test_sets: PyTree) -> PyTree:
         del test_sets
         return self._init(inputs)

@@ -38,6 +38,7 @@ from fedjax_sim.runs import loop
 from fedjax_sim.runs.files import Busy
 from fedjax_sim.runs.loop import run_together
 from fedjax_sim.runs.run import Job
+from fedjax_sim.runs.separate import Programs
 from fedjax_sim.sweeps.sweep import Run
 
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
@@ -103,7 +104,27 @@ def check(runs: Sequence[Run]) -> dict[str, int]:
     return {folder: size for folder, size in estimates.items() if size is not None}
 
 
+def covering(runs: Sequence[Run]) -> list[Run]:
+    """Returns runs that hold every section that some run has, but for the seed."""
+    seen: set[str] = set()
+    found = []
+    for run in runs:
+        sections = run.config.model_dump(exclude={"seed"})
+        own = {f"{name}: {values}" for name, values in sections.items()}
+        if not own <= seen:
+            found.append(run)
+        seen |= own
+    return found
+
+
+def _to_check(runs: Sequence[Run], how: "How") -> Sequence[Run]:
+    """A matrix has too many runs: what is wrong with a pair alone, its run records."""
+    return covering(runs) if isinstance(how, Programs) else runs
+
+
 Group = Sequence[Run]  # runs that are carried out together
+# How: stacked, or one by one with programs of which each process keeps the pieces.
+How = Strategy | Programs | None
 
 
 def grouped(
@@ -128,13 +149,26 @@ def grouped(
     return groups
 
 
-def execute(group: Group, root: Path, strategy: Strategy | None = None) -> list[str]:
+def in_pieces(
+    runs: Sequence[Run], processes: int = 1, limit: int = GROUP_LIMIT
+) -> list[Group]:
+    """Returns the runs in groups of at most `limit`, as they come, for `Programs`.
+
+    As in `grouped`, there is one for each process.
+    """
+    size = max(1, min(limit, -(-len(runs) // processes)))
+    return [runs[i : i + size] for i in range(0, len(runs), size)]
+
+
+def execute(group: Group, root: Path, strategy: How = None) -> list[str]:
     """Carries out what is left of some runs together; returns how far each is then.
 
-    If that fails, each is carried out alone: one of them is to blame, or in use.
+    If that fails, each is carried out alone: one of them is to blame, or in use. With
+    `Programs` each is from the start.
     """
     waiting = [run for run in group if status(root / run.folder) != FINISHED]
-    if len(waiting) > 1:
+    programs = strategy if isinstance(strategy, Programs) else None
+    if len(waiting) > 1 and not isinstance(strategy, Programs):
         jobs = [Job(run.config, root / run.folder, run.name) for run in waiting]
         try:
             run_together(jobs, strategy)
@@ -152,18 +186,18 @@ def execute(group: Group, root: Path, strategy: Strategy | None = None) -> list[
         finally:
             jax.clear_caches()  # hundreds of compiled programs fill the memory
     for run in waiting:
-        if _execute_alone(run, root / run.folder) == INTERRUPTED:
+        if _execute_alone(run, root / run.folder, programs) == INTERRUPTED:
             break
     return [status(root / run.folder) for run in group]
 
 
-def _execute_alone(run: Run, folder: Path) -> str:
+def _execute_alone(run: Run, folder: Path, programs: Programs | None) -> str:
     error_file = folder / "error.txt"
     for attempt in range(ATTEMPTS):
         if status(folder) == FINISHED:  # by another process since we looked
             return FINISHED
         try:
-            code, _ = loop.run(run.config, folder, run.name)
+            code, _ = loop.run(run.config, folder, run.name, programs=programs)
         except Busy:
             time.sleep(0.1 * attempt)
             continue
@@ -174,7 +208,8 @@ def _execute_alone(run: Run, folder: Path) -> str:
             record_failure(folder, reason, traceback.format_exc())
             return FAILED
         finally:
-            jax.clear_caches()
+            if programs is None:  # which also has those of the small things around
+                jax.clear_caches()
         error_file.unlink(missing_ok=True)
         return INTERRUPTED if code else FINISHED
     return RUNNING
@@ -248,7 +283,7 @@ def run_here(
     groups: Sequence[Group],
     root: Path,
     report: Report,
-    strategy: Strategy | None = None,
+    strategy: How = None,
 ) -> bool:
     """Carries out groups one after the other; returns False if a signal stopped it.
 
@@ -258,7 +293,7 @@ def run_here(
     runs = [run for group in groups for run in group]
     ask_for_devices(runs)
     with Signals(leave=True) as signals:
-        check(runs)
+        check(_to_check(runs, strategy))
         for group in groups:
             outcomes = execute(group, root, strategy)
             for run, outcome in zip(group, outcomes, strict=True):
@@ -280,7 +315,7 @@ def run_pool(
     root: Path,
     processes: int,
     report: Report,
-    strategy: Strategy | None = None,
+    strategy: How = None,
 ) -> bool:
     """Carries out groups in local processes; returns False if a signal stopped it.
 
@@ -432,7 +467,7 @@ def _work(
     processes: int,
     runs: list[Run],
     root: Path,
-    strategy: Strategy | None,
+    strategy: How,
 ) -> None:
     """A worker: carries out the groups that come through the pipe, until None.
 
@@ -447,7 +482,7 @@ def _work(
     with contextlib.suppress(EOFError, ConnectionError), Signals(leave=True) as signals:
         while not signals.requested and (group := pipe.recv()) is not None:
             if group == CHECK:
-                pipe.send(_complaint(runs))
+                pipe.send(_complaint(_to_check(runs, strategy)))
                 continue
             folder = root / group[0].folder
             folder.mkdir(parents=True, exist_ok=True)

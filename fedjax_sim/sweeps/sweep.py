@@ -80,6 +80,7 @@ class Sweep(NamedTuple):
     # Keeps a run? Takes {"section.key": value} of the resolved config and, as
     # ":argument", the arguments of the config file.
     where: Callable[[dict[str, Any]], bool] | None = None
+    together: str = "auto"  # how, where --together does not say
 
 
 class Run(NamedTuple):

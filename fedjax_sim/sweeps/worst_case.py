@@ -15,14 +15,15 @@ a defence is the sweep's base, with what all points have in common.
 
 Successive halving (Jamieson, Talwalkar 2016, arXiv 1502.07943; the factor 3 is that of
 Li et al. 2018, arXiv 1603.06560): all candidates run for a few rounds, the best third
-runs three times as long, and so on up to the full length. Acceptable candidates come
-first, by their ASR, then the others by their MTA (the rule of Deb 2000 for constrained
-searches). In short runs the ASR is often still 0 for all; of equal ones, that of the
-lower backdoor loss is ahead. A candidate that learns slowly may still be lost there: a
-larger budget makes the first runs longer.
+runs three times as long, and so on up to the full length; where rounds do not depend on
+how many there will be, a longer run goes on from the shorter one. Acceptable candidates
+come first, by their ASR, then the others by their MTA (the rule of Deb 2000 for
+constrained searches). In short runs the ASR is often still 0 for all; of equal ones,
+that of the lower backdoor loss is ahead. A candidate that learns slowly may still be
+lost there: a larger budget makes the first runs longer.
 
 A budget counts runs of full length for each defence: one of a third of the rounds
-counts a third; runs without attack count, too.
+counts a third, one that goes on from it two thirds; runs without attack count, too.
 """
 
 import json
@@ -39,6 +40,7 @@ from fedjax_sim.contracts.config import Config
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.experiment.config import flatten, resolve, to_dict
 from fedjax_sim.metrics.over_rounds import consistency
+from fedjax_sim.runs.continued import begin_from, foresees, rounds_before
 from fedjax_sim.runs.files import Rows, plain, read_json
 from fedjax_sim.sweeps.executors import FAILED, FINISHED, status
 from fedjax_sim.sweeps.sweep import Run, Sweep, expand, folder_name
@@ -258,7 +260,12 @@ def _names(groups: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def plan(
-    candidates: int, seeds: int, rounds: int, budget: float, least_rounds: int
+    candidates: int,
+    seeds: int,
+    rounds: int,
+    budget: float,
+    least_rounds: int,
+    every: int | None = None,
 ) -> list[Rung]:
     """Returns the fewest rungs that the budget allows, the default's runs included.
 
@@ -270,12 +277,16 @@ def plan(
       rounds: of a run of full length.
       budget: in runs of full length.
       least_rounds: of the shortest runs.
+      every: rounds between evaluations, where longer runs go on from shorter ones,
+        which end with one then; None: they begin anew.
 
     Raises:
       InputError: the budget does not allow for a single candidate.
     """
+    unit = every or 1
+    shorten = lambda length: math.ceil(length / REDUCTION / unit) * unit
     lengths = [rounds]
-    while least_rounds <= (shorter := math.ceil(lengths[-1] / REDUCTION)) < lengths[-1]:
+    while least_rounds <= (shorter := shorten(lengths[-1])) < lengths[-1]:
         lengths.append(shorter)
     for number in range(candidates, 0, -1):
         for steps in range(1, len(lengths) + 1):
@@ -283,7 +294,7 @@ def plan(
                 Rung(lengths[steps - 1 - k], math.ceil(number / REDUCTION**k))
                 for k in range(steps)
             ]
-            if cost(ladder, seeds) <= budget:
+            if cost(ladder, seeds, continues=every is not None) <= budget:
                 return ladder
     raise InputError(
         f"--budget={budget:g} must be at least {cost([Rung(rounds, 1)], seeds):g}: a "
@@ -291,10 +302,28 @@ def plan(
     )
 
 
-def cost(ladder: Sequence[Rung], seeds: int) -> float:
-    """Runs of full length that a search takes at most, its default included."""
-    rounds = ladder[-1].rounds
-    return seeds * (1 + sum(r.candidates * r.rounds / rounds for r in ladder))
+def cost(ladder: Sequence[Rung], seeds: int, continues: bool = False) -> float:
+    """Runs of full length that a search takes at most, its default included.
+
+    Args:
+      ladder: of `plan`.
+      seeds: of a candidate.
+      continues: longer runs go on from shorter ones.
+    """
+    lengths = [rung.rounds for rung in ladder]
+    before = [0, *lengths[:-1]] if continues else [0] * len(ladder)
+    rounds = sum(
+        rung.candidates * (rung.rounds - done)
+        for rung, done in zip(ladder, before, strict=True)
+    )
+    return seeds * (1 + rounds / lengths[-1])
+
+
+def goes_on(given: Sequence[Problem]) -> bool:
+    """Whether longer runs can go on from shorter ones, in all searches."""
+    runs = [run for p in given for c in (p.default, *p.others) for run in c.all_runs]
+    every = {run.config.evaluation.every for run in runs}
+    return len(every) == 1 and not any(foresees(run.config) for run in runs)
 
 
 # ----------------------------------------------------------------------- the search
@@ -323,10 +352,14 @@ def search(
     alive = [_drawn(problem.others, ladder[0].candidates) for problem in given]
     used: list[dict[str, Run]] = [{} for _ in given]
     kept = [rung.candidates for rung in ladder[1:]] + [1]
+    earlier: Rung | None = None
     for rung, number in zip(ladder, kept, strict=True):
         runs: dict[str, Run] = {}
         for problem, candidates, own in zip(given, alive, used, strict=True):
             wave = [_cut(candidate, rung.rounds) for candidate in candidates]
+            if earlier is not None:
+                shorter = [_cut(candidate, earlier.rounds) for candidate in candidates]
+                _go_on(shorter, wave, root)
             if rung is ladder[0]:  # so that a mistake in it shows early
                 wave.append(problem.default)
             entered = {run.folder: run for c in wave for run in c.all_runs}
@@ -341,10 +374,20 @@ def search(
             return _order(outcome(_cut(candidate, rounds), least_mta, root), least_mta)
 
         alive = [sorted(candidates, key=order)[:number] for candidates in alive]
+        earlier = rung
     return [
         _answer(problem, last, list(own.values()), least_mta, root)
         for problem, (last,), own in zip(given, alive, used, strict=True)
     ]
+
+
+def _go_on(
+    shorter: Sequence[Candidate], longer: Sequence[Candidate], root: Path
+) -> None:
+    """Lets the runs of a rung begin where those of the rung before it ended."""
+    for before, after in zip(shorter, longer, strict=True):
+        for old, new in zip(before.all_runs, after.all_runs, strict=True):
+            begin_from(new.config, root / new.folder, root / old.folder)
 
 
 def _answer(
@@ -356,8 +399,8 @@ def _answer(
     worse = _order(other, least_mta)[:2] < _order(default, least_mta)[:2]
     best = other if worse else default
     rounds = problem.default.runs[0].config.rounds
-    cost = sum(run.config.rounds for run in used) / rounds
-    return Found(problem, default, best, used, cost)
+    computed = [r.config.rounds - rounds_before(root / r.folder) for r in used]
+    return Found(problem, default, best, used, sum(computed) / rounds)
 
 
 def _drawn(candidates: list[Candidate], number: int) -> list[Candidate]:

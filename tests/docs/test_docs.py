@@ -25,6 +25,7 @@ from fedjax_sim.commands.main import COMMANDS
 from fedjax_sim.experiment.build import build
 from fedjax_sim.experiment.config_files import load_file, resolve_variants
 from fedjax_sim.papers import load_layout
+from fedjax_sim.sweeps.matrix import load_matrix, matrices
 from fedjax_sim.sweeps.sweep import expand, load_sweep
 
 WITH_PYTHON = [page for page in pages() if blocks(page, "python")]
@@ -105,8 +106,9 @@ def test_commands_resolve(page, folder):
         if name in ("sweep", "worst-case") and values.sweep:
             sweep = load_sweep(values.sweep)
             assert expand(sweep._replace(points=sweep.points[:1]), changes, [])
-        if name == "report" and values.layout:
-            load_layout(values.layout)
+        if name in ("sweep", "report") and values.layout:
+            load = load_matrix if values.layout in matrices() else load_layout
+            load(values.layout)
 
 
 def test_samples_are_found():

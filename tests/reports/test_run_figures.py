@@ -9,7 +9,7 @@ import pytest
 from fedjax_sim.commands import report as cli
 from fedjax_sim.reports import store
 from fedjax_sim.reports.danger_zones import danger_zones, ranking, zones
-from fedjax_sim.reports.roc import roc
+from fedjax_sim.reports.roc import roc, stability
 from fedjax_sim.reports.scores import Scores, distributions, read_scores
 from fedjax_sim.reports.tables import grid
 from fedjax_sim.reports.update_plane import update_geometry
@@ -246,3 +246,36 @@ def test_equal_and_undefined_values_of_a_roc():
     assert roc(Scores(np.array([1.0, 1.0]), kinds)).area == 0.5
     assert roc(Scores(np.array([np.nan, 1.0]), kinds)).area == 1.0
     assert roc(Scores(np.array([1.0, 2.0]), np.array([True, True]))) is None
+
+
+def test_a_threshold_that_moves_over_the_rounds():
+    """Malicious clients are above 1 in the first round, above 3 in the second."""
+    values = np.array([0.0, 2.0, 0.5, 2.0, 4.0, 2.5, 9.0])
+    kinds = np.array([False, True, False, False, True, False, False])
+    scores = Scores(values, kinds, np.array([1, 1, 1, 2, 2, 2, 3]))
+    overall = roc(scores)
+    # 9.0 is of a benign client in a round without attackers. Above 1.25 are 2 of 2
+    # malicious and 3 of 5 benign clients (J 0.4), above 3.25 1 and 1 (0.3).
+    assert overall.above and overall.threshold == pytest.approx(1.25)
+    found = stability(scores, overall)
+
+    assert found.rounds == 2
+    assert (found.low, found.high) == (1.25, 3.25)
+    assert found.own == 1.0
+    # Above 1.25 is the attacker alone in the first round, and everybody in the second.
+    assert found.fixed == pytest.approx((1 + 0) / 2)
+    steady = scores._replace(values=np.array([0.0, 2.0, 0.5, 0.2, 2.0, 0.1, 0.0]))
+    found = stability(steady, roc(steady))
+    assert found.fixed == found.own == 1.0
+
+
+def test_a_threshold_below_and_undefined_values_are_flagged():
+    values = np.array([0.1, 0.9, np.nan, 0.8, 0.2])
+    kinds = np.array([True, False, True, False, True])
+    scores = Scores(values, kinds, np.ones(5, int))
+    overall = roc(scores)
+    assert not overall.above and overall.area == 1.0
+    found = stability(scores, overall)
+    assert (found.fixed, found.own) == (1.0, 1.0)
+    nobody = scores._replace(malicious=np.zeros(5, bool))
+    assert stability(nobody, overall) is None

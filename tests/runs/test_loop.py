@@ -18,6 +18,7 @@ from fedjax_sim.round.execution import Strategy
 from fedjax_sim.runs import loop
 from fedjax_sim.runs.listener import Listener
 from fedjax_sim.runs.run import Job
+from fedjax_sim.runs.separate import Programs
 
 CHANGES = {
     "first": {},
@@ -177,6 +178,76 @@ def test_runs_of_different_programs_are_refused():
     configs = [resolve(override(BASE, {"rounds": rounds})) for rounds in (1, 2)]
     with pytest.raises(ValueError, match="different programs"):
         loop.run_together([Job(config, None) for config in configs])
+
+
+# --------------------------------------------------------------------------- pieces
+
+
+def test_runs_in_pieces_end_as_each_alone(alone, tmp_path):
+    programs = Programs()
+    names = ("first", "seed", "numbers")
+    loop.run_together(jobs(tmp_path, names), programs=programs)
+
+    for name in names:
+        assert_same_run(tmp_path / name, alone / name)
+    # A start for clients and for the server, who may be sampled, training, rule and
+    # evaluation: once for the three.
+    assert programs.compiled == 6
+    # Other clients are the largest, in the same room.
+    loop.run_together(jobs(tmp_path, ("partition",)), programs=programs)
+    assert_same_run(tmp_path / "partition", alone / "partition")
+    assert programs.compiled == 6
+
+
+def crafted(root, attack="ipm", defense="droplet", **extra):
+    changes = {
+        "attack": {"name": attack, "num_malicious": 2},
+        "defense": {"name": defense},
+        "rounds": 2,
+        "checkpoint.every_rounds": 1,
+        **extra,
+    }
+    return Job(resolve(override(BASE, changes)), root / f"{attack}-{defense}", attack)
+
+
+@pytest.mark.slow
+def test_an_adapted_attack_in_pieces_ends_as_in_one_and_resumes(tmp_path):
+    """Bit by bit in pieces; there is a state of all three sides."""
+    adapted = {"attack.adapt": "scale", "attack.adapt_trials": 2}
+    whole, own, cut = (
+        crafted(tmp_path / name, **adapted) for name in ("whole", "own", "cut")
+    )
+    loop.run(*whole[:3])
+    loop.run(*own[:3], programs=Programs())
+    assert_same_run(own.workdir, whole.workdir)
+
+    shutil.copytree(own.workdir, cut.workdir)
+    (cut.workdir / "summary.json").unlink()
+    shutil.rmtree(cut.workdir / "checkpoints" / "2")
+    loop.run(*cut[:3], programs=Programs())
+    for name, value in parameters(own.workdir).items():
+        np.testing.assert_array_equal(parameters(cut.workdir)[name], value, name)
+
+
+def test_attacks_and_rules_share_what_they_have_in_common(tmp_path):
+    programs = Programs()
+    for attack in ("ipm", "lie"):
+        for defense in ("fedavg", "median"):
+            job = crafted(tmp_path, attack, defense)
+            loop.run(*job[:3], programs=programs)
+    # Start, training, evaluation; two attacks; start, eligible and step of two rules.
+    assert programs.compiled == 3 + 2 + 2 * 3
+    losses = [rows(path)[-1]["losses"] for path in tmp_path.rglob("rounds.jsonl")]
+    assert len({tuple(own) for own in losses}) == 4
+
+
+@pytest.mark.slow
+def test_what_cannot_be_cut_is_carried_out_whole(tmp_path):
+    """Groups of clients with models of their own."""
+    programs = Programs()
+    job = crafted(tmp_path, defense="flcert", **{"defense.num_groups": 2})
+    assert loop.run(*job[:3], programs=programs)[0] == 0
+    assert programs.compiled == 0
 
 
 # ------------------------------------------------------------------------ listeners

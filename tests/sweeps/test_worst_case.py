@@ -145,6 +145,15 @@ def test_the_fewest_rungs_that_fit(budget, ladder):
     assert plan(18, 3, 90, 3 * budget, 10) == found
 
 
+def test_runs_that_go_on_cost_their_new_rounds_and_end_with_an_evaluation():
+    # 18 for 10 rounds, 6 for 20 more, 2 for 60 more, and the default.
+    ladder = [Rung(10, 18), Rung(30, 6), Rung(90, 2)]
+    assert cost(ladder, 1, continues=True) == pytest.approx(1 + 2 + 6 * 2 / 9 + 4 / 3)
+    assert plan(18, 1, 90, 5.7, 10, every=1) == ladder
+    # Of five, to which lengths are rounded up: 90, 30 and 10; of four: 92, 32 and 12.
+    assert [r.rounds for r in plan(18, 1, 92, 5.7, 10, every=4)] == [12, 32, 92]
+
+
 def test_lengths_are_whole_and_end_at_one_round():
     assert [r.rounds for r in plan(50, 1, 4, 30, 1)] == [1, 2, 4]
 

@@ -1,0 +1,73 @@
+"""The report of a matrix: run directories in; heat maps, a table and numbers out."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.paths import local_path
+from fedjax_sim.reports.matrix import Entry, entries, maps
+from fedjax_sim.reports.matrix_page import markdown, page
+from fedjax_sim.runs.files import write_json
+from fedjax_sim.sweeps.matrix import load_matrix, matrix_cells
+
+_NOT_OF_A_MATRIX = ("rows", "columns", "ignore", "figure", "where", "sql")
+
+
+def report_matrix(values: flags.FlagValues) -> int:
+    """Prints a line a rule, and writes NAME.html, NAME.md and NAME.json to `--out`.
+
+    Args:
+      values: of `commands.report.make_flags`, with `layout` the name of a matrix.
+
+    Raises:
+      InputError: a flag that a matrix has no use for, cells that it does not have, or
+        a folder without any of its runs.
+    """
+    name = values.layout
+    for flag in _NOT_OF_A_MATRIX:
+        if values[flag].value:
+            raise InputError(
+                f"--{flag}={values[flag].value}: --layout={name} is a matrix, which "
+                "has rows and columns of its own; allowed: --cells, --small"
+            )
+    results = local_path("--results", values.results)
+    matrix = load_matrix(name)
+    found = entries(matrix, matrix_cells(matrix, values.cells, values.small), results)
+    if not any(entry.runs or entry.failed for entry in found):
+        raise InputError(
+            f"--results={results}: none of the runs of --layout={name} is there; "
+            f"fedjax-sim sweep --layout={name} carries them out"
+        )
+    drawn = maps(found)
+    text = markdown(matrix.title, drawn)
+    if values.out is not None:
+        out = local_path("--out", values.out)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--out={out}: {error.strerror}") from None
+        beside = Path(os.path.relpath(results.resolve(), out.resolve())).as_posix()
+        (out / f"{name}.html").write_text(page(matrix.title, drawn, beside))
+        (out / f"{name}.md").write_text(text)
+        write_json(out / f"{name}.json", [_record(entry) for entry in found])
+        print("written:", *(str(out / f"{name}.{x}") for x in ("html", "md", "json")))
+    print(text)
+    return 0
+
+
+def _record(entry: Entry) -> dict[str, Any]:
+    """What NAME.json holds of a cell; rates in percent, null = no finished run."""
+    spreads = {name: getattr(entry, name) for name in ("mta", "asr", "lost")}
+    return {
+        **entry.labels,
+        "refused": entry.refused,
+        "failed": entry.failed,
+        "runs": entry.runs,
+        "expected": entry.expected,
+        **{name: value and value._asdict() for name, value in spreads.items()},
+        "factor": entry.factor,
+        "server_ms": entry.server_ms,
+    }
