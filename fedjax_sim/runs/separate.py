@@ -87,9 +87,7 @@ class Programs:
 
 def takes(built: Experiment) -> bool:
     """Whether a run can be carried out in pieces."""
-    section = built.config.attack
-    idle = section.name == "none" and section.adapt != "none"
-    return built.twin is None and not idle and separate.separable(built.parts)
+    return built.twin is None and separate.separable(built.parts)
 
 
 class Separate:
