@@ -20,7 +20,7 @@ from fedjax_sim.papers.cells import points_of
 from fedjax_sim.round.execution import parse_strategy
 from fedjax_sim.runs.files import read_json
 from fedjax_sim.runs.loop import EXIT_INTERRUPTED
-from fedjax_sim.runs.separate import Programs
+from fedjax_sim.runs.programs import Programs
 from fedjax_sim.sweeps import executors
 from fedjax_sim.sweeps.matrix import (
     PIECES,
