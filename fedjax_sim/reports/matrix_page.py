@@ -142,9 +142,10 @@ def attack_name(attack: str, adapt: str) -> str:
 def _rule_rows(one: Map) -> list[tuple[str, list[str]]]:
     """What a rule costs where nobody attacks."""
     benign = [one.benign(rule) for rule in one.rules]
+    less = f"... less than with {html.escape(one.rules[0])}"
     return [
         ("MTA without attack", [_text(own.mta if own else None) for own in benign]),
-        ("... less than FedAvg's", [_number(one.cost(rule)) for rule in one.rules]),
+        (less, [_number(one.cost(rule)) for rule in one.rules]),
         (
             "server, ms a round",
             [_number(own.server_ms if own else None, 2) for own in benign],
