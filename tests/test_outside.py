@@ -192,7 +192,13 @@ def test_a_run(outside):
     assert len(last["malicious"]) == 1 and last["excluded"] == last["malicious"]
 
 
-@pytest.mark.parametrize("how", [["--processes=2"], ["--cluster=local", "--jobs=1"]])
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["--processes=2"],
+        pytest.param(["--cluster=local", "--jobs=1"], marks=pytest.mark.slow),
+    ],
+)
 def test_a_sweep_in_processes_and_jobs_and_its_report(outside, tmp_path, how):
     results = f"--results={tmp_path}"
     done = start(outside, "sweep", "--sweep=sweep.py", results, *how)

@@ -60,6 +60,7 @@ def test_it_is_the_installed_package(installed, tmp_path):
     assert done.stdout.count(str(installed)) == 2
 
 
+@pytest.mark.slow
 def test_a_run_and_its_report(command, tmp_path):
     done = command("run", "--config=quickstart", "--workdir=runs", "--config.rounds=2")
     assert done.returncode == 0, done.stderr

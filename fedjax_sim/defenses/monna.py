@@ -76,9 +76,10 @@ def monna(
                 model = GlobalModel(context.global_params, context.global_buffers)
                 own = root_of(context).train(model, context.key).params
                 trusted = own - context.global_params
-            else:
-                trusted = cohort.updates[_row_of(cohort, reference_client)]
-            return keep_nearest(cohort, trusted, f)
+                return keep_nearest(cohort, trusted, f)
+            row = _row_of(cohort, reference_client)
+            itself = jnp.arange(len(cohort.updates)) == row
+            return keep_nearest(cohort, cohort.updates[row], f, itself)
 
         return pipeline(stateless(judge))
 
@@ -86,10 +87,15 @@ def monna(
     return with_count(resolve, rule)._replace(root=request)
 
 
-def keep_nearest(cohort: Cohort, reference: Array, f: Array | int) -> Cohort:
-    """Keeps the n - f clients nearest to `reference` f32 [d]; ties by client id."""
+def keep_nearest(
+    cohort: Cohort, reference: Array, f: Array | int, itself: Array | None = None
+) -> Cohort:
+    """Keeps the n - f clients nearest to `reference` f32 [d]; ties by client id.
+
+    `itself` bool [n] is true of the row that is the reference, if one is.
+    """
     mask = included(cohort)
-    halves = in_float32(row_lengths(cohort.updates, reference))
+    halves = in_float32(row_lengths(cohort.updates, reference, itself))
     halves = without_noise(jnp.where(mask, halves, 0.0))
     cohort = with_score(cohort, "distance", jnp.where(mask, 2.0 * halves, jnp.inf))
     f = jnp.minimum(f, (mask.sum() - 1) // 2)

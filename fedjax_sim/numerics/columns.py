@@ -46,6 +46,36 @@ def reduce_columns(
     return lax.platform_dependent(rows, cpu=in_blocks, default=reduce)
 
 
+def map_columns(
+    change: Callable[[Array], Array], rows: Array, width: int = BLOCK
+) -> Array:
+    """Returns `change(rows)`, on a CPU from blocks of columns and in their place.
+
+    Args:
+      change: takes f32 [n, any number of columns] and returns the same shape; what
+        becomes of a column depends on that column alone.
+      rows: f32 [n, k].
+      width: columns in a block.
+    """
+
+    def in_blocks(rows: Array) -> Array:
+        n, k = rows.shape
+        size = min(width, k)
+        whole = k // size if k else 0
+
+        def block(i: Array, rows: Array) -> Array:
+            at = (0, i * size)
+            part = change(lax.dynamic_slice(rows, at, (n, size)))
+            return lax.dynamic_update_slice(rows, part, at)
+
+        rows = lax.fori_loop(0, whole, block, rows)
+        if k > whole * size:
+            rows = rows.at[:, whole * size :].set(change(rows[:, whole * size :]))
+        return rows
+
+    return lax.platform_dependent(rows, cpu=in_blocks, default=change)
+
+
 def masked_mean(rows: Array, mask: Array) -> Array:
     """Returns the mean f32 [k] of the rows of `mask` (bool [n]); 0 without any.
 

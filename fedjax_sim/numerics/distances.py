@@ -126,7 +126,9 @@ def pairwise_distances(updates: Array) -> Array:
 
 
 @compiled()
-def row_lengths(updates: Array, centre: Array | None = None) -> Lengths:
+def row_lengths(
+    updates: Array, centre: Array | None = None, zeros: Array | None = None
+) -> Lengths:
     """Returns the Euclidean norms of rows, of any finite numbers.
 
     The units are 1 where all rows are of ordinary length.
@@ -134,9 +136,14 @@ def row_lengths(updates: Array, centre: Array | None = None) -> Lengths:
     Args:
       updates: f32 [n, d].
       centre: f32 [d]: instead of the rows, half their differences to it.
+      zeros: bool [n], rows that are known to be 0. (Any other square of 0 may be that
+        of small numbers, for which all rows are looked at once more.)
     """
     squares = row_squares(updates, centre)
     low, high = ORDINARY
+    ordinary = (low <= squares) & (squares <= high)
+    if zeros is not None:
+        ordinary |= zeros
 
     def in_units() -> Lengths:
         rows = updates if centre is None else 0.5 * updates - 0.5 * centre[None]
@@ -144,7 +151,7 @@ def row_lengths(updates: Array, centre: Array | None = None) -> Lengths:
         return Lengths(jnp.linalg.norm((1.0 / units)[:, None] * rows, axis=1), units)
 
     return lax.cond(
-        ((low <= squares) & (squares <= high)).all(),
+        ordinary.all(),
         lambda: Lengths(jnp.sqrt(squares), jnp.ones_like(squares)),
         in_units,
     )

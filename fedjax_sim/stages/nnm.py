@@ -16,6 +16,7 @@ from fedjax_sim.core.errors import check_range
 from fedjax_sim.core.options import Natural, Traced, checked
 from fedjax_sim.defenses.parts.byzantine import byzantine_count
 from fedjax_sim.defenses.parts.ranking import ranks
+from fedjax_sim.numerics.columns import map_columns
 from fedjax_sim.numerics.common_part import close_distances, without_noise
 from fedjax_sim.numerics.distances import finite
 
@@ -48,14 +49,13 @@ def nnm(*, num_byzantine: Traced[Natural] | None = None) -> Stage:
         count = jnp.maximum(mask.sum() - f, 1)
         near = neighbours(cohort.updates, mask, cohort.client_ids, count)
         shares = near / count
-        # Who does not count keeps what it sent, which nobody reads.
+
+        def mix(rows: Array) -> Array:
+            # Who does not count keeps what it sent, which nobody reads.
+            return jnp.where(mask[:, None], finite(shares @ rows), rows)
+
         mixed = cohort._replace(
-            updates=jnp.where(
-                mask[:, None], finite(shares @ cohort.updates), cohort.updates
-            ),
-            buffers=jnp.where(
-                mask[:, None], finite(shares @ cohort.buffers), cohort.buffers
-            ),
+            updates=map_columns(mix, cohort.updates), buffers=mix(cohort.buffers)
         )
         return f, mixed
 

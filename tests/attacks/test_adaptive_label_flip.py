@@ -29,6 +29,7 @@ def test_factors_are_found_by_halving_steps():
 @pytest.mark.parametrize(
     "name", [NAMES[0], pytest.param(NAMES[1], marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_scales_with_the_server_s_threshold(name):
     """With no threshold to fear the update grows to its limit; with one of 0, not."""
     built = build(SERVER | {"attack.name": name})

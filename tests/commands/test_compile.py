@@ -1,6 +1,8 @@
 """`fedjax-sim compile`: what it refuses, and a config on the CPU."""
 
 import json
+import os
+from types import SimpleNamespace
 
 import pytest
 from helpers import BASE, write_config
@@ -53,6 +55,23 @@ def test_a_target_without_its_extra_is_one_line(name, extra, monkeypatch):
         target.described(name)
     assert f"--target={name}: refused" in str(error.value)
     assert "no such backend" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_card_is_described_without_its_libraries(monkeypatch):
+    """cuDNN is for running; the plugin asks for it unless it is told not to."""
+    from jax.experimental import topologies
+
+    monkeypatch.setenv("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "")
+    monkeypatch.delenv("JAX_SKIP_CUDA_CONSTRAINTS_CHECK")
+    seen = []
+
+    def described(*_, **__):
+        seen.append(os.environ.get("JAX_SKIP_CUDA_CONSTRAINTS_CHECK"))
+        return SimpleNamespace(devices=["card"])
+
+    monkeypatch.setattr(topologies, "get_topology_desc", described)
+    assert target.described("cuda:h100").devices == ("card",)
+    assert seen == ["1"]
 
 
 def test_a_mesh_larger_than_the_cohort_is_one_line(tmp_path, capsys, monkeypatch):

@@ -50,6 +50,7 @@ def events():
     jax.monitoring.unregister_event_listener(count)
 
 
+@pytest.mark.slow
 def test_a_run_reads_what_another_compiled_and_gives_the_same_bits(
     fresh, events, tmp_path
 ):

@@ -69,6 +69,7 @@ def assert_same_run(first, second):
         np.testing.assert_array_equal(one[name], other[name])
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
     """Of one device each, against one process of two devices."""
     config = write_config(tmp_path)

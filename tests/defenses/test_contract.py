@@ -209,7 +209,7 @@ def test_weights_matter_to_those_that_say_so(name, index, make):
     state, cohort, context = trial.start()
     results = [
         trial.jitted(state, cohort._replace(weights=weights), context)[2].update
-        for weights in (jnp.ones(9), jnp.full(9, 100.0), jnp.arange(1.0, 10.0))
+        for weights in np.float32([np.ones(9), np.full(9, 100), np.arange(1, 10)])
     ]
     np.testing.assert_allclose(results[0], results[1], rtol=1e-4, atol=1e-5)
     moved = not np.allclose(results[0], results[2], rtol=1e-4, atol=1e-4)

@@ -344,6 +344,7 @@ def test_the_variant_of_the_paper_starts_from_uniform_noise(make_spec, network):
 
 
 @jax.numpy_rank_promotion("allow")
+@pytest.mark.slow
 def test_a_short_federation():
     """Two malicious clients send noise: round by round they are gone."""
     built = build(

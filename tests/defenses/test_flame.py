@@ -41,7 +41,9 @@ def test_authors_shrink_the_models_of_the_admitted(one_round, survivors):
     np.testing.assert_allclose(result.buffers, [4.25 / 5], rtol=1e-6)
 
 
-@pytest.mark.parametrize("variant", ["paper", "authors"])
+@pytest.mark.parametrize(
+    "variant", ["paper", pytest.param("authors", marks=pytest.mark.slow)]
+)
 def test_noise_has_the_stated_deviation(make_cohort, make_context, make_spec, variant):
     d, b, sigma = 4000, 3000, 0.5
     updates = np.zeros((3, d))

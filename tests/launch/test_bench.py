@@ -42,6 +42,7 @@ def test_chosen_parts_run_and_their_results_are_kept(monkeypatch, tmp_path, caps
     assert '"of": "gram"' in text and '"cnn"' in text and "waste" not in text
 
 
+@pytest.mark.slow
 def test_it_starts_from_any_folder(tmp_path):
     command = [sys.executable, str(ROOT / "launch" / "bench.py"), "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

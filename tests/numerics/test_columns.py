@@ -4,7 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_sim.numerics.columns import BLOCK, masked_mean, masked_std, reduce_columns
+from fedjax_sim.numerics.columns import (
+    BLOCK,
+    map_columns,
+    masked_mean,
+    masked_std,
+    reduce_columns,
+)
 
 ROWS = jnp.array([True, False, True, True, False])
 
@@ -40,3 +46,10 @@ def test_the_last_block_overlaps():
     rows = jnp.arange(22.0).reshape(2, 11)
     reduced = reduce_columns(lambda block: block[0] * block[1], rows, width=4)
     np.testing.assert_array_equal(reduced, rows[0] * rows[1])
+
+
+@pytest.mark.parametrize("columns", [0, 3, 4, 11])
+def test_every_column_is_changed_once(columns):
+    rows = jnp.arange(2.0 * columns).reshape(2, columns)
+    changed = map_columns(lambda block: block[::-1] + 1, rows, width=4)
+    np.testing.assert_array_equal(changed, rows[::-1] + 1)

@@ -187,3 +187,18 @@ def test_cosine_distances_of_any_size(start, scale):
     exact = cosine_reference(origin.astype(np.float64) + updates)
     actual = np.asarray(jax.jit(cosines.cosine_distances)(updates, origin))
     np.testing.assert_allclose(actual, exact, rtol=1e-4, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-25, 1e25])
+def test_a_row_that_is_known_to_be_zero_changes_no_length(scale):
+    drawn = scale * np.random.default_rng(0).normal(size=(4, 30))
+    rows = jax.numpy.asarray(drawn, np.float32)
+    centre = rows[2]
+    known = distances.row_lengths(rows, centre, jax.numpy.arange(4) == 2)
+    unknown = distances.row_lengths(rows, centre)
+    lengths = (distances.in_float32(found) for found in (known, unknown))
+    np.testing.assert_allclose(*lengths, rtol=1e-6)
+    assert distances.in_float32(known)[2] == 0
+    halves = np.asarray(rows, np.float64) - np.asarray(centre, np.float64)
+    expected = np.linalg.norm(halves / 2, axis=1)
+    np.testing.assert_allclose(distances.in_float32(known), expected, rtol=1e-5)

@@ -87,7 +87,13 @@ def watched_keys():
 WATCHED = watched_keys()
 
 
-@pytest.mark.parametrize("case", CASES)
+LONG = {"coded flip", "flip and ldp", "flip and fl_wbc"}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=pytest.mark.slow if c in LONG else ()) for c in CASES],
+)
 def test_no_key_serves_two_purposes(case):
     built = build({"client.steps": 2, **CASES[case]})
     key = jax.random.key(7, impl=WATCHED)

@@ -80,7 +80,11 @@ def assert_same_run(folder, expected):
 
 @pytest.mark.parametrize(
     "strategy",
-    [Strategy(1), Strategy(None), pytest.param(Strategy(3), marks=pytest.mark.slow)],
+    [
+        Strategy(1),
+        pytest.param(Strategy(None), marks=pytest.mark.slow),
+        pytest.param(Strategy(3), marks=pytest.mark.slow),
+    ],
 )
 def test_runs_together_end_as_each_alone(strategy, alone, tmp_path):
     outcomes = loop.run_together(jobs(tmp_path), strategy)
@@ -123,6 +127,7 @@ def test_runs_behind_catch_up(alone, tmp_path):
         assert_same_run(tmp_path / name, alone / name)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_leaves_the_others_alone(alone, tmp_path):
     broken = override(BASE, {"defense.name": "droplet", "rounds": 2})
     own = jobs(tmp_path, ("first", "seed"))

@@ -405,7 +405,10 @@ def test_killed_before_the_summary(droplet_flags, finished, tmp_path, capfd):
     assert_same_run(workdir, finished)
 
 
-@pytest.mark.parametrize("kept", [lambda size: size // 2, lambda size: 10])
+@pytest.mark.parametrize(
+    "kept",
+    [lambda size: size // 2, pytest.param(lambda size: 10, marks=pytest.mark.slow)],
+)
 def test_a_damaged_checkpoint_is_refused(
     droplet_flags, finished, tmp_path, capfd, kept
 ):
@@ -802,6 +805,7 @@ def test_attack_effect_is_the_distance_from_the_run_without_attack(tmp_path, cap
     assert measured[-1] > 0
 
 
+@pytest.mark.slow
 def test_attack_effect_estimate_begins_with_the_attack(tmp_path, monkeypatch):
     # Run and twin are two programs; the code generator of a user rounds them alike.
     monkeypatch.delenv("XLA_FLAGS", raising=False)
@@ -854,7 +858,16 @@ def test_checkpoints_of_another_config_are_refused(
     assert_refused(command(capfd, *flags), str(unfinished), wanted)
 
 
-@pytest.mark.parametrize("part", ["train_images", "train_labels", "test_labels"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "train_labels",
+        *(
+            pytest.param(part, marks=pytest.mark.slow)
+            for part in ("train_images", "test_labels")
+        ),
+    ],
+)
 def test_checkpoints_on_other_data_are_refused(tmp_path, part):
     data = digits()
     config = resolve(override(BASE, {"data": {"name": "arrays"}}))
@@ -891,8 +904,18 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
     checkpoints.close()
 
 
-@pytest.mark.parametrize("after", [0.1, 0.6, 1.5, 2.5])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "after"),
+    [
+        (signal.SIGINT, 0.6),
+        (signal.SIGTERM, 2.5),
+        *(
+            pytest.param(number, after, marks=pytest.mark.slow)
+            for number in (signal.SIGINT, signal.SIGTERM)
+            for after in (0.1, 1.5)
+        ),
+    ],
+)
 def test_a_signal_at_any_time_before_the_first_round(
     droplet_flags, tmp_path, after, number
 ):

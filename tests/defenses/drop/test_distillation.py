@@ -543,6 +543,7 @@ def test_images_that_the_generator_cannot_make():
     assert "\n" not in str(problem.value)
 
 
+@pytest.mark.slow
 def test_a_short_federation():
     """Round 1 is DROplet's, in round 2 a fresh clone takes the model's place."""
     built = build(32)

@@ -363,6 +363,7 @@ def test_as_coded_too_large_a_trigger_skips_the_batch(model, params):
     assert not trained and new.sizes[0, 1] > 1e-3 * 9
 
 
+@pytest.mark.slow
 def test_as_coded_the_largest_change_among_a_hundred():
     classes = 12
     change = np.arange(classes**2, dtype=np.float32).reshape(classes, classes)
@@ -438,6 +439,7 @@ def rounds():
     return built, states, reports
 
 
+@pytest.mark.slow
 def test_memory_is_of_each_client_and_survives_rounds(rounds):
     """33 samples in batches of 16: three a batch, six a round, ten classes to warm."""
     built, states, reports = rounds

@@ -23,7 +23,17 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "krum",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in RULES
+            if name != "krum"
+        ),
+    ],
+)
 def test_scores_equal_up_to_rounding(one_round, name):
     rng = np.random.default_rng(0)
     # Twelve updates at equal distances, but for the last digits.

@@ -263,6 +263,7 @@ def test_the_variant_of_the_paper_evaluates_after_the_last_update(
         np.testing.assert_allclose(found.error[i], wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_network_with_batch_statistics_can_be_reconstructed():
     """By those of the synthetic images: its own training is explained to the bit."""
     model = models.build("leadfl_fashion", num_classes=CLASSES, image_shape=(28, 28, 1))
