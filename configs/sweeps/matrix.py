@@ -55,6 +55,7 @@ ATTACKS = {
     "altermin": {},
     "fang": {},
     "fang_krum": {},
+    "framing": {},
     "gaussian": {},
     "ipm": {"epsilon": 0.5},
     "label_flip": {},
