@@ -11,7 +11,8 @@ half of an equal weight (`config.attack.adapt=scale`). The server rules have the
 defaults, too; where a rule has none for this model (a bound), it is said here.
 
 The small version is a multi-layer perceptron without client-side defences and without
-DeepSight and FLARE, whose servers compute for seconds in every round. What is not
+DeepSight and FLARE, whose servers compute for seconds in every round, and RFLBAT and
+SMEA, for which an adapted attacker does. What is not
 here takes minutes a run (DROP, FedREDefense, FLIP, adaptive label flips) or other
 images (edge cases, mislabelled images, LeadFL's trigger of 26 columns).
 """
@@ -54,6 +55,7 @@ ATTACKS = {
     "altermin": {},
     "fang": {},
     "fang_krum": {},
+    "framing": {},
     "gaussian": {},
     "ipm": {"epsilon": 0.5},
     "label_flip": {},
@@ -127,8 +129,9 @@ def _named(section, options):
 
 
 def _quick() -> list[str]:
-    """Without what takes the server seconds of every round."""
-    return [name for name in DEFENSES if name not in ("deepsight", "flare")]
+    """Without what takes the server, or who imitates it, seconds of every round."""
+    slow = ("deepsight", "flare", "rflbat", "smea")
+    return [name for name in DEFENSES if name not in slow]
 
 
 def get_matrix() -> Matrix:

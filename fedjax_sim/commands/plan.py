@@ -13,7 +13,8 @@ from fedjax_sim.experiment.build import build
 from fedjax_sim.experiment.target import published_chip
 from fedjax_sim.runs.cost import RunCost, run_cost, speed_here
 from fedjax_sim.runs.files import SUMMARY, read_json
-from fedjax_sim.runs.separate import Programs, Separate, takes
+from fedjax_sim.runs.programs import Programs
+from fedjax_sim.runs.separate import Separate, takes
 from fedjax_sim.sweeps.executors import FINISHED, WAITING, grouped, status
 from fedjax_sim.sweeps.sweep import Run
 

@@ -9,6 +9,7 @@ from duckdb import DuckDBPyConnection
 
 from fedjax_sim.commands.flags import run_command
 from fedjax_sim.commands.matrix import report_matrix
+from fedjax_sim.commands.sweep import check_layout
 from fedjax_sim.commands.text_table import text_table
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.paths import local_path
@@ -99,6 +100,8 @@ def main(argv: Sequence[str]) -> int:
 def _report(values: flags.FlagValues, _: Mapping[str, Any]) -> int:
     if values.layout in matrices():
         return report_matrix(values)
+    if values.layout:
+        check_layout(values.layout)
     layout = load_layout(values.layout) if values.layout else None
     if layout and (values.rows or values.columns):
         raise InputError("--layout has its own rows and columns: give one or the other")

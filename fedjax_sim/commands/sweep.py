@@ -11,7 +11,7 @@ from absl import flags
 
 from fedjax_sim.commands.flags import run_command
 from fedjax_sim.commands.run import table
-from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.errors import InputError, did_you_mean
 from fedjax_sim.core.paths import local_path
 from fedjax_sim.experiment.config_files import parse_value
 from fedjax_sim.experiment.memory import GIB
@@ -20,7 +20,7 @@ from fedjax_sim.papers.cells import points_of
 from fedjax_sim.round.execution import parse_strategy
 from fedjax_sim.runs.files import read_json
 from fedjax_sim.runs.loop import EXIT_INTERRUPTED
-from fedjax_sim.runs.separate import Programs
+from fedjax_sim.runs.programs import Programs
 from fedjax_sim.sweeps import executors
 from fedjax_sim.sweeps.matrix import (
     PIECES,
@@ -121,6 +121,17 @@ def _layouts() -> list[str]:
     return sorted([*layouts(), *matrices()])
 
 
+def check_layout(name: str) -> None:
+    """Refuses a name that is neither of a paper's table or figure nor of a matrix.
+
+    Raises:
+      InputError: with what there is.
+    """
+    if name not in _layouts():
+        hint = did_you_mean(name, _layouts())
+        raise InputError(f"--layout={name} does not exist; {hint}")
+
+
 def refused_lines(cells: Sequence[MatrixCell]) -> list[str]:
     """How many cells cannot be, and why; a reason a line."""
     reasons = Counter(cell.refused for cell in cells if cell.refused is not None)
@@ -139,22 +150,24 @@ def _sweep(values: flags.FlagValues, changes: Mapping[str, Any]) -> int:
     planned = values.layout is not None and values.dry_run
     if values.results is None and not planned:
         raise InputError(f"--results must be given; {USAGE}")
-    if values.target is not None and not planned:
-        raise InputError("--target belongs to --layout with --dry_run")
+    matrix = values.layout in matrices()
+    if values.target is not None and (matrix or not planned):
+        raise InputError("--target belongs to a paper's --layout with --dry_run")
     if values.sweep is not None:
         if values.cells or values.small:
             raise InputError("--cells and --small belong to a --layout")
         sweep = load_sweep(values.sweep)
-    elif values.layout in matrices():
+    elif matrix:
         found = load_matrix(values.layout)
         cells = matrix_cells(found, values.cells, values.small)
         print("\n".join(refused_lines(cells)), flush=True)
         sweep = matrix_sweep(found, cells)
     else:
+        check_layout(values.layout)
         layout = load_layout(values.layout)
         sweep = Sweep("", points_of(layout, values.cells, values.small))
     runs = expand(sweep, changes, values.only)
-    if planned and sweep.together == PIECES:
+    if planned and matrix:
         from fedjax_sim.commands.plan import plan_in_pieces
 
         root = values.results and local_path("--results", values.results)

@@ -14,7 +14,9 @@ from fedjax_sim.runs.files import write_json
 from fedjax_sim.runs.loop import EXIT_INTERRUPTED
 from fedjax_sim.sweeps import worst_case
 from fedjax_sim.sweeps.executors import FAILED, status
+from fedjax_sim.sweeps.frontier import frontier
 from fedjax_sim.sweeps.sweep import load_sweep
+from fedjax_sim.sweeps.undetected import Undetected, bisect
 from fedjax_sim.sweeps.worst_case import Found, Outcome, Problem, Rung
 
 USAGE = (
@@ -62,6 +64,22 @@ def make_flags() -> flags.FlagValues:
         flag_values=values,
     )
     flags.DEFINE_string(
+        "undetected",
+        None,
+        "KEY=LOW,HIGH: instead of a search, the largest value between them, such as of "
+        "attack.dpr, with which the default of a defence lets attackers through.",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "flagged",
+        50.0,
+        "With --undetected: attackers are found out where more than this share of what "
+        "they send is excluded, percent.",
+        lower_bound=0.0,
+        upper_bound=100.0,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
         "out", None, "JSON file; by default worst_case.json there.", flag_values=values
     )
     return values
@@ -78,7 +96,80 @@ def _run(values: flags.FlagValues, changes: Mapping[str, Any]) -> int:
     given = worst_case.problems(
         sweep, changes, values.only, values.per, values.objective
     )
+    if values.undetected is not None:
+        return _bisect(given, values)
     return _search(given, values)
+
+
+def _bisect(given: list[Problem], values: flags.FlagValues) -> int:
+    root = local_path("--results", values.results)
+    key, low, high = parse_between(values.undetected)
+    seeds = max(len(problem.default.runs) for problem in given)
+    trials = int(values.budget // seeds)
+    if trials < 2:
+        raise InputError(
+            f"--budget={values.budget:g} must be at least {2 * seeds}: both ends of "
+            f"--undetected={values.undetected}, each with all its seeds"
+        )
+    print(
+        f"{key} between {low:g} and {high:g}: {trials} values of it, with {seeds} runs "
+        f"of each of {len(given)} defences",
+        flush=True,
+    )
+    if values.dry_run:
+        return 0
+    found = bisect(
+        given,
+        key,
+        (low, high),
+        trials,
+        values.flagged,
+        root,
+        lambda runs: sweep_command.carry_out(runs, root, values),
+    )
+    if found is None:
+        print("not finished; the same command goes on from there")
+        return EXIT_INTERRUPTED
+    print(undetected_table(found, key))
+    path = local_path("--out", values.out or root / "undetected.json")
+    write_json(path, {one.name: one._asdict() for one in found})
+    print(f"written: {path}")
+    return 0
+
+
+def parse_between(text: str) -> tuple[str, float, float]:
+    """Reads KEY=LOW,HIGH.
+
+    Raises:
+      InputError: anything else.
+    """
+    key, _, ends = text.partition("=")
+    try:
+        low, high = map(float, ends.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not key or not low < high:
+        raise InputError(
+            f"--undetected={text}: KEY=LOW,HIGH is expected, two numbers, the smaller "
+            "one first"
+        )
+    return key, low, high
+
+
+def undetected_table(found: Sequence[Undetected], key: str) -> str:
+    """A line for each defence."""
+    rows = [
+        {
+            "defence": one.name,
+            f"largest {key}": one.largest,
+            "found out from": one.found_out,
+            "flagged %": one.flagged,
+            "MTA %": one.mta,
+            "ASR %": one.asr,
+        }
+        for one in found
+    ]
+    return text_table(list(rows[0]), rows)
 
 
 def _search(given: list[Problem], values: flags.FlagValues) -> int:
@@ -109,6 +200,7 @@ def _search(given: list[Problem], values: flags.FlagValues) -> int:
         print("not finished; the same command goes on from there")
         return EXIT_INTERRUPTED
     print(table(found, values.mta, values.asr))
+    print(frontier_table(found))
     write_json(path, record(found, ladder, values))
     print(f"written: {path}")
     states = [status(root / run.folder) for answer in found for run in answer.used]
@@ -168,6 +260,27 @@ def table(found: Sequence[Found], least_mta: float, least_asr: float) -> str:
     return "\n".join([text_table(columns, rows), *remarks])
 
 
+def frontier_table(found: Sequence[Found]) -> str:
+    """What harm is to be had at which cost of accuracy, with bands of the seeds."""
+    rows = [
+        {
+            "defence": answer.problem.name,
+            **point.settings,
+            "benign cost %": _band(point.cost, point.cost_std),
+            "harm %": _band(point.harm, point.harm_std),
+        }
+        for answer in found
+        for point in frontier(answer.full)
+    ]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    head = "frontier of what ran in full (mean ± std of the seeds):"
+    return "\n".join([head, text_table(columns, rows)]) if rows else f"{head} empty"
+
+
+def _band(mean: float, std: float | None) -> str:
+    return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
+
+
 def _row(
     name: str, kind: str, found: Outcome, least_mta: float, least_asr: float
 ) -> dict[str, Any]:
@@ -225,6 +338,7 @@ def record(
             f.problem.name: {
                 "default": entry(f.default),
                 "worst": entry(f.best) if f.best.acceptable(values.mta) else None,
+                "frontier": [point._asdict() for point in frontier(f.full)],
                 "runs": len(f.used),
                 "cost": f.cost,
             }

@@ -92,8 +92,10 @@ class AttackSection(Named):
     num_fake: Attackers = 0  # malicious clients beyond them, no data
     malicious_clients: str = "random"  # or last, leadfl
     # Attackers who try the server's rule first: as strong as they keep `adapt_share` of
-    # an equal weight, or as moves its answer farthest.
-    adapt: Literal["none", "scale", "search"] = "none"
+    # an equal weight (scale), or as moves its answer farthest (search); who stay in the
+    # benign one of two Ward clusters (ward); who send what FedREDefense's
+    # reconstruction makes of their update (reconstruct).
+    adapt: Literal["none", "scale", "search", "ward", "reconstruct"] = "none"
     adapt_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     adapt_trials: Annotated[int, Field(ge=1, le=1000)] = 8  # of the rule, in a round
     # None: clients of the round over attackers.

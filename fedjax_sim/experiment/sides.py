@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 from fedjax_sim.attacks.none import none as no_attack
-from fedjax_sim.attacks.parts.adaptive import adapted
+from fedjax_sim.attacks.parts.adaptive import TRIES_RULE, adapted
 from fedjax_sim.contracts.attack import Attack
 from fedjax_sim.contracts.client import ClientSide, Options
 from fedjax_sim.contracts.config import Config
 from fedjax_sim.contracts.defense import Defense, Stage
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.defenses.parts.before import stages_before, weighed_by_examples
+from fedjax_sim.defenses.parts.reconstruction import Reconstruction
 from fedjax_sim.experiment.config import TABLES, find_stage, stage_prefix
 from fedjax_sim.round.state import MakeSides, Sides
 
@@ -49,12 +50,7 @@ def sides_of(
         defense = _in_front(config, options, rule("defense"))
         defense = adapt(defense)
         client = _joined(config, rule("client_defense"), defense.client_side)
-        if config.attack.adapt != "none" and defense.groups is not None:
-            raise InputError(
-                f"config.attack.adapt = {config.attack.adapt!r} tries what it sends on "
-                f"the server's rule; config.defense.name = {config.defense.name!r} "
-                "answers groups of clients apart and cannot be simulated; allowed: none"
-            )
+        _check_simulated(config, defense)
         attack = with_factor(config, rule("attack"))
         return Sides(_resting(config, attack, defense), defense, client)
 
@@ -74,6 +70,24 @@ def with_factor(config: Config, attack: Attack) -> Attack:
         largest=section.adapt_largest,
         knows=section.adapt_knows,
     )
+
+
+def _check_simulated(config: Config, defense: Defense) -> None:
+    """Refuses an adaptive attacker who could not do what the server does."""
+    how, name = config.attack.adapt, config.defense.name
+    if how in TRIES_RULE and defense.groups is not None:
+        raise InputError(
+            f"config.attack.adapt = {how!r} tries what it sends on the server's rule; "
+            f"config.defense.name = {name!r} answers groups of clients apart and "
+            "cannot be simulated; allowed: none, ward"
+        )
+    rebuilds = isinstance(defense.settings, Reconstruction)
+    if how == "reconstruct" and not rebuilds:
+        raise InputError(
+            f"config.attack.adapt = {how!r} imitates the server's reconstruction; "
+            f"config.defense.name = {name!r} reconstructs nothing; allowed: "
+            "fedredefense"
+        )
 
 
 def _resting(config: Config, attack: Attack, defense: Defense) -> Attack:

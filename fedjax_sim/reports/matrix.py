@@ -146,12 +146,12 @@ class Map(NamedTuple):
         """The runs of a rule without attack."""
         return self.entries.get((NO_ATTACK, AS_IT_IS, rule))
 
-    def cost(self, rule: str, base: str = "fedavg") -> float | None:
-        """The accuracy that a rule costs without attack, against FedAvg's."""
-        own, mean_rule = self.benign(rule), self.benign(base)
-        if own is None or mean_rule is None or not (own.mta and mean_rule.mta):
+    def cost(self, rule: str) -> float | None:
+        """The accuracy that a rule costs without attack, against the first rule."""
+        own, first = self.benign(rule), self.benign(self.rules[0])
+        if own is None or first is None or not (own.mta and first.mta):
             return None
-        return mean_rule.mta.mean - own.mta.mean
+        return first.mta.mean - own.mta.mean
 
     def worst(self, rule: str, targeted: bool) -> Entry | None:
         """The entry of the most harm to a rule, among attacks of one kind."""

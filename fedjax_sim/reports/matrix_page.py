@@ -47,6 +47,21 @@ for (const table of document.querySelectorAll("table")) {
   }));
 }
 """
+_SCRIPT += """
+document.querySelector("select").addEventListener("change", event => {
+  const mta = event.target.value === "mta";
+  for (const cell of document.querySelectorAll("td.harm")) {
+    const shown = parseFloat(mta ? cell.dataset.m : cell.dataset.v);
+    const share = Math.min(Math.max(mta ? 100 - shown : shown, 0), 100);
+    cell.querySelector("a").textContent = shown.toFixed(1);
+    cell.style.setProperty("--h", share.toFixed(0));
+  }
+});
+"""
+_CHOICE = (
+    '<p><label>Shown: <select><option value="harm">harm (ASR, or lost accuracy)'
+    '</option><option value="mta">MTA</option></select></label></p>'
+)
 _LEGEND = (
     "A cell is the attack success rate (of attacks with a target) or the accuracy lost "
     "against the same seeds without attack, in percent, mean of the seeds; its colour "
@@ -69,7 +84,7 @@ def page(title: str, found: Sequence[Map], results: str) -> str:
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>",
-        f"<body><h1>{html.escape(title)}</h1><p>{_LEGEND}</p>",
+        f"<body><h1>{html.escape(title)}</h1><p>{_LEGEND}</p>{_CHOICE}",
     ]
     for one in found:
         parts += [f"<h2>{html.escape(one.title)}</h2>", f"<p>{_count(one)}</p>"]
@@ -127,9 +142,10 @@ def attack_name(attack: str, adapt: str) -> str:
 def _rule_rows(one: Map) -> list[tuple[str, list[str]]]:
     """What a rule costs where nobody attacks."""
     benign = [one.benign(rule) for rule in one.rules]
+    less = f"... less than with {html.escape(one.rules[0])}"
     return [
         ("MTA without attack", [_text(own.mta if own else None) for own in benign]),
-        ("... less than FedAvg's", [_number(one.cost(rule)) for rule in one.rules]),
+        (less, [_number(one.cost(rule)) for rule in one.rules]),
         (
             "server, ms a round",
             [_number(own.server_ms if own else None, 2) for own in benign],
@@ -148,10 +164,12 @@ def _cell(entry: Entry | None, results: str) -> str:
     links = [f"{results}/{html.escape(run)}/" for run in entry.runs]
     others = "".join(f' <a href="{x}">{i}</a>' for i, x in enumerate(links[1:], 2))
     others = f"<small>{others}</small>" if others else ""
+    mta = entry.mta.mean if entry.mta is not None else float("nan")
+    share = min(max(harm, 0), 100)
     return (
-        f'<td class="harm" data-v="{harm:.3f}" style="--h:{min(max(harm, 0), 100):.0f}"'
-        f' title="{html.escape(_title(entry))}"><a href="{links[0]}">{harm:.1f}</a>'
-        f"{others}</td>"
+        f'<td class="harm" data-v="{harm:.3f}" data-m="{mta:.3f}" '
+        f'style="--h:{share:.0f}" title="{html.escape(_title(entry))}">'
+        f'<a href="{links[0]}">{harm:.1f}</a>{others}</td>'
     )
 
 

@@ -30,8 +30,9 @@ from fedjax_sim.runs.files import plain
 from fedjax_sim.runs.fitting import fit, laid_out_as
 from fedjax_sim.runs.interrupt import Interrupt
 from fedjax_sim.runs.listener import Listener
+from fedjax_sim.runs.programs import Programs
 from fedjax_sim.runs.run import Job, Run
-from fedjax_sim.runs.separate import Programs, Separate, takes
+from fedjax_sim.runs.separate import Separate, takes
 from fedjax_sim.runs.together import Together, pick
 
 EXIT_INTERRUPTED = 75  # a checkpoint was written, the same command resumes

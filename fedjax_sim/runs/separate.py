@@ -9,87 +9,45 @@ nothing beside the compilation where models are small.
 The numbers are those of the whole round up to the rounding of another compilation.
 """
 
-import json
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fedjax_sim.contracts.attack import Attack
 from fedjax_sim.contracts.federation import GlobalModel
-from fedjax_sim.core.compiled import compiler_options
-from fedjax_sim.experiment import program
 from fedjax_sim.experiment.build import Experiment
-from fedjax_sim.experiment.sides import sides_of, with_factor
+from fedjax_sim.experiment.sides import with_factor
 from fedjax_sim.round import federation, separate
 from fedjax_sim.round.adversary import adversary
-from fedjax_sim.round.batches import TrainData
-from fedjax_sim.round.federation import Parts, Sent
 from fedjax_sim.round.state import FedState, Inputs, RoundReport
+from fedjax_sim.runs.piece_inputs import (
+    ADAPTS,
+    Identity,
+    Seen,
+    kind_of,
+    not_adapted,
+    of_attack,
+    of_nobody,
+    of_server,
+    only,
+    padded,
+    without_samples,
+)
+from fedjax_sim.runs.programs import Piece, Programs
 
 PyTree = Any
-MOST_PROGRAMS = 1000  # that are kept; some MiB each
-
 # Seconds and microseconds on the host's clock after the training and the server.
 Ends = tuple[tuple[int, int], tuple[int, int]]
 
 
-class Piece(NamedTuple):
-    """A compiled function, and the shapes of what it returns."""
-
-    call: Callable[..., Any]
-    gives: PyTree
-
-
-class Programs:
-    """What this process has compiled, for all runs that come.
-
-    Attributes:
-      compiled: how many programs so far.
-    """
-
-    def __init__(self) -> None:
-        self._pieces: dict[Hashable, Piece] = {}
-        self.compiled = 0
-
-    def piece(
-        self, name: str, identity: str, function: Callable, given: Sequence[PyTree]
-    ) -> Piece:
-        """Returns a pure function, compiled.
-
-        Args:
-          name: of the piece.
-          identity: all that shapes it beside what it is given.
-          function: the piece.
-          given: its arguments, or their shapes.
-        """
-        leaves, structure = jax.tree.flatten(tuple(given))
-        shapes = tuple((np.shape(x), str(x.dtype)) for x in leaves)
-        key = name, identity, structure, shapes
-        found = self._pieces.pop(key, None)
-        if found is None:
-            options = compiler_options(
-                jax.default_backend(), once=name.startswith("start")
-            )
-            traced = jax.jit(function, compiler_options=options).trace(*given)
-            found = Piece(traced.lower().compile(), traced.out_info)
-            self.compiled += 1
-        self._pieces[key] = found  # the last used is the last to go
-        if len(self._pieces) > MOST_PROGRAMS:
-            del self._pieces[next(iter(self._pieces))]
-        return found
-
-
 def takes(built: Experiment) -> bool:
     """Whether a run can be carried out in pieces."""
-    section = built.config.attack
-    idle = section.name == "none" and section.adapt != "none"
-    return built.twin is None and not idle and separate.separable(built.parts)
+    return built.twin is None and separate.separable(built.parts)
 
 
 class Separate:
@@ -109,7 +67,7 @@ class Separate:
         self, built: Experiment, programs: Programs, clock_origin: float | None
     ):
         self.origin, self._programs, self._built = clock_origin, programs, built
-        self._parts = _not_adapted(built)
+        self._parts = not_adapted(built)
         attack, rule, _ = self._parts.sides({})
         self._attack = attack
         self._adapts = built.config.attack.adapt != "none"
@@ -120,26 +78,26 @@ class Separate:
         targeted = built.test_sets.triggered is not None
 
         # What shapes each piece, and what it is given.
-        inputs = _padded(built.inputs)._replace(start=None)
-        blind = inputs._replace(data=_without_samples(inputs.data))
+        inputs = padded(built.inputs)._replace(start=None)
+        blind = inputs._replace(data=without_samples(inputs.data))
         rootless = blind._replace(root=None)
-        whose = _Identity(built)
+        whose = Identity(built)
         side = lambda name, wanted: [name] if wanted else []
         of_rule = side("defense", self._reaches)
 
         sides = ["client_defense", *of_rule]
-        self._start = whose.of(*sides), _only(rootless, sides)
+        self._start = whose.of(*sides), only(rootless, sides)
         sides = [*sides, *side("attack", self._trains)]
-        self._clients = whose.of(*sides), _only(inputs._replace(root=None), sides)
+        self._clients = whose.of(*sides), only(inputs._replace(root=None), sides)
         sides = ["attack", *side("defense", self._knows)]
         given = blind if self._knows else rootless
-        self._attackers = whose.of(*sides), _only(given, sides)
-        self._server = whose.of("defense"), _only(blind, ["defense"])
-        self._adapting = whose.of("defense", ADAPTS, also=_kind(attack))
+        self._attackers = whose.of(*sides), only(given, sides)
+        self._server = whose.of("defense"), only(blind, ["defense"])
+        self._adapting = whose.of("defense", ADAPTS, also=kind_of(attack))
         sides = [*side("attack", targeted), *side("defense", self._sees.rule)]
         adaptive = side(ADAPTS, targeted and self._adapts)
         evaluated = whose.of("evaluation", *sides, *adaptive)
-        self._evaluation = evaluated, _only(rootless, sides)
+        self._evaluation = evaluated, only(rootless, sides)
 
     @property
     def identities(self) -> set[tuple[str, str]]:
@@ -187,7 +145,7 @@ class Separate:
             "start eligible",
             identity,
             partial(federation.eligible, server),
-            _of_server(state),
+            of_server(state),
             given,
         )
         return (state,)
@@ -229,20 +187,20 @@ class Separate:
         sent, told = trained, {}
         if self._send is not None:
             sent, told = self._send.call(
-                self._known(state), self._attackers[1], meeting, _of_attack(trained)
+                self._known(state), self._attackers[1], meeting, of_attack(trained)
             )
         attack = sent.attack
         if self._adapt is not None:
             sent, found = self._adapt.call(
-                _of_server(state),
+                of_server(state),
                 self._server[1],
                 meeting,
-                _of_attack(trained)._replace(attack=factor),
+                of_attack(trained)._replace(attack=factor),
                 sent.updates,
             )
             attack, told = (attack, sent.attack), {**told, **found}
         after, report, self._eligible = self._judge.call(
-            _of_server(state), self._server[1], meeting, _of_nobody(sent)
+            of_server(state), self._server[1], meeting, of_nobody(sent)
         )
         after = after._replace(
             attack=attack, clients=trained.clients, momentum=trained.momentum
@@ -282,7 +240,7 @@ class Separate:
                 self._known(state),
                 self._attackers[1],
                 meeting,
-                _of_attack(trained),
+                of_attack(trained),
             )
             sent, _ = self._send.gives
         server = separate.without_clients(parts)
@@ -292,10 +250,10 @@ class Separate:
                 "adapt",
                 self._adapting,
                 partial(separate.adapt, server, plain=plain, adapted=factored),
-                _of_server(state),
+                of_server(state),
                 self._server[1],
                 meeting,
-                _of_attack(trained)._replace(attack=factor),
+                of_attack(trained)._replace(attack=factor),
                 sent.updates,
             )
             sent, _ = self._adapt.gives
@@ -303,10 +261,10 @@ class Separate:
             "server",
             self._server[0],
             partial(separate.server, server),
-            _of_server(state),
+            of_server(state),
             self._server[1],
             meeting,
-            _of_nobody(sent),
+            of_nobody(sent),
         )
 
     def _met(self, state: FedState, index: int, inner: PyTree) -> tuple[PyTree, ...]:
@@ -322,7 +280,7 @@ class Separate:
 
     def _known(self, state: FedState) -> FedState:
         """What attackers may read of a state."""
-        state = _of_server(state)._replace(server=())
+        state = of_server(state)._replace(server=())
         return state if self._knows else state._replace(defense=())
 
     def _client_start(self, inputs: Inputs) -> PyTree:
@@ -336,105 +294,3 @@ class Separate:
 
     def _run(self, name: str, identity: str, function: Callable, *given: Any) -> Any:
         return self._get(name, identity, function, *given).call(*given)
-
-
-class Seen(NamedTuple):
-    """What an evaluation reads of a state beside the model."""
-
-    attack: bool
-    rule: bool
-
-    def of(self, state: FedState) -> FedState:
-        """The state without the rest."""
-        return FedState(
-            round=state.round,
-            params=state.params,
-            buffers=state.buffers,
-            server=(),
-            defense=state.defense if self.rule else (),
-            attack=state.attack if self.attack else (),
-        )
-
-
-class _Identity:
-    """What shapes the pieces of a run: parts of its `program.shape`."""
-
-    def __init__(self, built: Experiment):
-        self._values = program.shape(built.config)
-        parts = built.parts
-        # What the config does not say, or says in the section of a side.
-        sizes = (parts.spec.population, parts.spec.cohort_size)
-        self._common = [
-            *(f"{k}={v}" for k, v in self._values.items() if _common(k)),
-            *map(repr, (*sizes, parts.spec.num_malicious)),
-            *map(repr, (parts.work, parts.strategy, parts.network.lowering)),
-        ]
-
-    def of(self, *sections: str, also: str = "") -> str:
-        """The values that all sides share, and those of these sections."""
-        own = [f"{k}={v}" for k, v in self._values.items() if _section(k) in sections]
-        return json.dumps([*self._common, *own, also])
-
-
-ADAPTS = "adapt"  # the section of these keys of attack
-
-
-def _section(key: str) -> str:
-    return ADAPTS if key.startswith("attack.adapt") else key.partition(".")[0]
-
-
-def _common(key: str) -> bool:
-    apart = ("attack", ADAPTS, "defense", "client_defense", "evaluation")
-    return _section(key) not in (*apart, "checkpoint", "log")
-
-
-def _kind(attack: Attack) -> str:
-    """What matters of an attack to whoever makes it adaptive."""
-    kind = separate.adapts_trained(attack), "benign_updates" in attack.knowledge
-    return repr(kind)
-
-
-def _not_adapted(built: Experiment) -> Parts:
-    """The parts with the attack as it is without `config.attack.adapt`."""
-    if built.config.attack.adapt == "none":
-        return built.parts
-    plain = built.config.attack.model_copy(update={"adapt": "none"})
-    config = built.config.model_copy(update={"attack": plain})
-    return built.parts._replace(sides=sides_of(config))
-
-
-def _of_server(state: FedState) -> FedState:
-    """What the server's half reads of a state."""
-    return state._replace(attack=(), clients=(), momentum=())
-
-
-def _of_attack(sent: Sent) -> Sent:
-    return sent._replace(clients=(), momentum=())
-
-
-def _of_nobody(sent: Sent) -> Sent:
-    return sent._replace(attack=(), clients=(), momentum=())
-
-
-def _only(inputs: Inputs, sections: Sequence[str]) -> Inputs:
-    """The inputs with the options of these sides."""
-    options = {
-        key: value
-        for key, value in inputs.hyper.options.items()
-        if _section(key) in sections
-    }
-    return inputs._replace(hyper=inputs.hyper._replace(options=options))
-
-
-def _without_samples(data: TrainData) -> TrainData:
-    """The data for whoever reads only how many samples each client has."""
-    nothing: Any = ()
-    return TrainData(nothing, nothing, nothing, data.counts, nothing)
-
-
-def _padded(inputs: Inputs) -> Inputs:
-    """Lets clients have room for a power of two of samples, so that more runs agree."""
-    width = inputs.data.indices.shape[1]
-    room = 1 << (width - 1).bit_length()
-    indices = np.pad(np.asarray(inputs.data.indices), [(0, 0), (0, room - width)])
-    return inputs._replace(data=inputs.data._replace(indices=jnp.asarray(indices)))

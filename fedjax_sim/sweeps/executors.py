@@ -37,8 +37,8 @@ from fedjax_sim.round.execution import Strategy
 from fedjax_sim.runs import loop
 from fedjax_sim.runs.files import Busy
 from fedjax_sim.runs.loop import run_together
+from fedjax_sim.runs.programs import Programs
 from fedjax_sim.runs.run import Job
-from fedjax_sim.runs.separate import Programs
 from fedjax_sim.sweeps.sweep import Run
 
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"

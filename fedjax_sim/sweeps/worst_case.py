@@ -88,6 +88,8 @@ class Outcome(NamedTuple):
     least_asr: float | None  # over seeds and rounds of acceptable MTA; None: no such
     least_rounds: int  # of acceptable MTA, in the seed that has fewest
     clean_mta: float | None = None  # mean MTA without attack; None: not asked for
+    # Of each seed: the MTA by which it is acceptable, and the harm.
+    by_seed: tuple[tuple[float, float], ...] = ()
 
     @property
     def useful_mta(self) -> float | None:
@@ -115,6 +117,7 @@ class Found(NamedTuple):
     best: Outcome
     used: list[Run]  # for the search
     cost: float  # of them, in runs of full length
+    full: tuple[Outcome, ...] = ()  # of all that ran to the full length
 
 
 # ------------------------------------------------------------------------ the space
@@ -373,12 +376,17 @@ def search(
         def order(candidate: Candidate, rounds: int = rung.rounds):
             return _order(outcome(_cut(candidate, rounds), least_mta, root), least_mta)
 
+        entered_last = alive
         alive = [sorted(candidates, key=order)[:number] for candidates in alive]
         earlier = rung
-    return [
-        _answer(problem, last, list(own.values()), least_mta, root)
-        for problem, (last,), own in zip(given, alive, used, strict=True)
-    ]
+    answers = []
+    for problem, (last,), own, full in zip(
+        given, alive, used, entered_last, strict=True
+    ):
+        answer = _answer(problem, last, list(own.values()), least_mta, root)
+        outcomes = [outcome(c, least_mta, root) for c in (problem.default, *full)]
+        answers.append(answer._replace(full=tuple(outcomes)))
+    return answers
 
 
 def _go_on(
@@ -441,8 +449,11 @@ def outcome(candidate: Candidate, least_mta: float, root: Path) -> Outcome:
             read_json(root / run.folder / "summary.json")["final"]["mta"]
             for run in candidate.clean
         ]
-        mta = mean(final["mta"] for final in finals)
-        return Outcome(candidate, mta, None, None, None, 0, clean_mta=mean(clean))
+        attacked = [final["mta"] for final in finals]
+        pairs = [(own, own - mta) for own, mta in zip(clean, attacked, strict=True)]
+        mta = mean(attacked)
+        found = Outcome(candidate, mta, None, None, None, 0, clean_mta=mean(clean))
+        return found._replace(by_seed=tuple(pairs))
     for run, final in zip(candidate.runs, finals, strict=True):
         if final["asr"] is None:
             raise InputError(
@@ -463,6 +474,7 @@ def outcome(candidate: Candidate, least_mta: float, root: Path) -> Outcome:
         backdoor_loss=None if None in losses else mean(losses),
         least_asr=min(known, default=None),
         least_rounds=min(s.rounds for s in steady),
+        by_seed=tuple((final["mta"], final["asr"]) for final in finals),
     )
 
 

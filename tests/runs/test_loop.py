@@ -17,8 +17,8 @@ from fedjax_sim.experiment.config import override, resolve
 from fedjax_sim.round.execution import Strategy
 from fedjax_sim.runs import loop
 from fedjax_sim.runs.listener import Listener
+from fedjax_sim.runs.programs import Programs
 from fedjax_sim.runs.run import Job
-from fedjax_sim.runs.separate import Programs
 
 CHANGES = {
     "first": {},

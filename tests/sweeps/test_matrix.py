@@ -78,6 +78,18 @@ def test_unknown_cells_are_named(matrix, text, message):
         matrix_cells(matrix, [text])
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--layout=matrx", "--results=x"], "did you mean 'matrix'"),
+        (["--layout=matrix", "--dry_run", "--target=cuda:h100"], "a paper's --layout"),
+    ],
+)
+def test_wrong_flags_are_refused(flags, message, capsys):
+    assert cli.main(["sweep.py", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_the_sweep_file_is_the_small_matrix(matrix):
     """One definition: the folders of both, which are a hash of the config."""
     sweep = load_sweep("matrix")

@@ -24,10 +24,19 @@ from fedjax_sim.contracts.attack import (
     taken_rows,
 )
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.defenses.parts.reconstruction import (
+    DistilledKnowledge,
+    Reconstruction,
+    explain,
+    inner_steps,
+)
+from fedjax_sim.defenses.parts.ward_clusters import judged_by_ward
 from fedjax_sim.numerics.columns import masked_mean
+from fedjax_sim.numerics.flat import ravel
 
 PyTree = Any
-Adapt = Literal["scale", "search"]
+Adapt = Literal["scale", "search", "ward", "reconstruct"]
+TRIES_RULE = ("scale", "search")
 Knows = Literal["benign", "own"]
 
 # `(view, what the attack sends f32 [n, d], rows that it writes bool [n]) ->
@@ -110,7 +119,11 @@ def adapted(
       attack: any.
       how: `scale` takes the largest factor with which the attackers keep so much
         weight; `search` the one that moves the server's answer farthest from the benign
-        mean in the attackers' direction.
+        mean in the attackers' direction; `ward`, without knowing the rule, the largest
+        with which that share of the attackers is in the larger of two Ward clusters
+        (those of DROP), of so many factors.
+        `reconstruct` scales nothing: what FedREDefense's reconstruction makes of an
+        update is sent in its place, the nearest one that it finds reconstructible.
       share: of an equal weight, that the attackers keep together.
       trials: simulations of the rule in a round.
       largest: factor; None is the number of clients over that of attackers, with which
@@ -120,8 +133,11 @@ def adapted(
 
     Raises:
       InputError: attackers who never train honestly have no honest updates; in the
-        first round, a rule that answers groups of clients apart.
+        first round, a rule that answers groups of clients apart, or one that
+        reconstructs nothing.
     """
+    if how == "reconstruct":
+        return scaled(attack, reconstructible, ("own_updates", "aggregation_rule"))
     if knows == "own" and attack.trains_otherwise:
         raise InputError(
             "config.attack.adapt_knows = 'own': with this config.attack.name the "
@@ -131,13 +147,12 @@ def adapted(
     crafted_only = attack.craft is not None and not attack.trains_otherwise
 
     def find(view: CraftView, updates: Array, rows: Array) -> tuple[Array, Array]:
-        if view.answer is None:
+        if view.answer is None and how in TRIES_RULE:
             raise InputError(
                 f"config.attack.adapt = {how!r} tries what it sends on the server's "
                 "rule; config.defense.name must be a rule with one model for all "
                 "clients"
             )
-        answer = view.answer
         benign = view.present & ~rows
         others = view.updates if knows == "benign" else _drawn_like_own(view)
         mean = masked_mean(others, benign)
@@ -149,6 +164,12 @@ def adapted(
 
         present = view.present.sum()
         bound = largest or jnp.maximum(present / jnp.maximum(rows.sum(), 1), 2.0)
+
+        answer: Any = view.answer  # of a rule that is tried
+
+        def inside(factor: Array) -> Array:
+            _, apart = judged_by_ward(sent(factor), view.present, view.client_ids)
+            return (rows & ~apart).sum() / rows.sum()
 
         def keeps(factor: Array) -> Array:
             weights = jnp.where(view.present, answer(sent(factor)).weights, 0.0)
@@ -163,19 +184,69 @@ def adapted(
 
         if how == "scale":
             factor = largest_kept(keeps, bound, trials)
+        elif how == "ward":
+            factor = largest_inside(inside, bound, share, trials)
         else:
             factor = maximize(
                 progress, evals=trials, start=1.0, step=1.0, ratio=0.5, method=_METHOD
             ).best
         return factor, sent(factor)
 
-    knowledge: tuple[Knowledge, ...] = ("own_updates", "aggregation_rule")
+    knowledge: tuple[Knowledge, ...] = ("own_updates",)
+    if how in TRIES_RULE:
+        knowledge += ("aggregation_rule",)
     if knows == "benign":
         knowledge = ("benign_updates", *knowledge)
     return scaled(attack, find, knowledge)
 
 
 _METHOD: Literal["line_maximize"] = "line_maximize"
+
+
+def reconstructible(
+    view: CraftView, updates: Array, rows: Array
+) -> tuple[Array, Array]:
+    """What FedREDefense makes of each attacker's update, and how much of its length.
+
+    The attacker mirrors the server, as in Algorithm 3: same settings, same knowledge
+    of its client to start from. What the inner steps on the synthetic images then
+    reach has a reconstruction error of 0.
+
+    Raises:
+      InputError: the rule reconstructs nothing.
+    """
+    settings = view.settings
+    if not isinstance(settings, Reconstruction):
+        raise InputError(
+            "config.attack.adapt = 'reconstruct' imitates the server's reconstruction: "
+            "it needs config.defense.name = 'fedredefense'"
+        )
+    server, _ = view.defense
+    found = explain(
+        settings._replace(mode="continuous"),
+        server,
+        updates,
+        view.client_ids,
+        rows,
+        round_=view.round,
+        params=view.global_params,
+        network=view.network,
+    )
+
+    def reached(knowledge: DistilledKnowledge) -> Array:
+        network, start = view.network, view.global_params
+        with network.in_precision():
+            steps = inner_steps(
+                network, start, knowledge, settings.inner_steps, settings.variant
+            )
+        return ravel(steps[-1]) - start
+
+    sent = lax.map(reached, found.knowledge)
+    # One that is no number would be found out; then the update itself is as good.
+    usable = jnp.isfinite(sent).all(1)[:, None]
+    sent = jnp.where(usable, sent, updates)
+    lengths = jnp.linalg.norm(updates, axis=1)
+    return jnp.linalg.norm(sent, axis=1) / jnp.where(lengths > 0, lengths, 1.0), sent
 
 
 def largest_kept(
@@ -201,6 +272,25 @@ def largest_kept(
 
     begin = jnp.float32(-1), jnp.float32(1)
     return power(lax.fori_loop(0, trials, halve, begin)[0])
+
+
+def largest_inside(
+    inside: Callable[[Array], Array], largest: Array | float, share: float, trials: int
+) -> Array:
+    """Returns the largest of some factors with which so many are inside, f32 [].
+
+    If there is none, the first of those with most. Clusters jump: what is inside at a
+    factor may be outside at a smaller one, so this is no bisection.
+
+    Args:
+      inside: f32 [] -> f32 [], a share.
+      largest: above 1; the factors lie between its inverse and it, evenly by logarithm.
+      share: that is wanted.
+      trials: factors.
+    """
+    factors = jnp.power(jnp.float32(largest), jnp.linspace(1.0, -1.0, trials))
+    found = lax.map(inside, factors)
+    return factors[jnp.argmax(jnp.minimum(found, share))]
 
 
 def _drawn_like_own(view: CraftView) -> Array:

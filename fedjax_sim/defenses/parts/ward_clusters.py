@@ -4,6 +4,7 @@ Syros, Suri, Koushanfar, Nita-Rotaru, Oprea, "DROP: Poison Dilution via Knowledg
 Distillation for Federated Learning", 2025 (arXiv 2502.07011), section 4.1, eq. 5.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -51,12 +52,9 @@ def ward_clusters(linkage: Linkage = "device", excludes: bool = True) -> Stage:
         state: tuple[()], cohort: Cohort, context: RoundContext
     ) -> tuple[tuple[()], Cohort]:
         del context
-        mask = included(cohort)
-        order = jnp.argsort(cohort.client_ids)
-        distances = distances_in(close_pairs(cohort.updates, mask, order), 1.0)
-        labels = label[linkage](distances, mask, cohort.client_ids)
-        benign = jnp.where((labels == 0).sum() > (labels == 1).sum(), 0, 1)
-        suspicious = (labels >= 0) & (labels != benign)
+        labels, suspicious = judged_by_ward(
+            cohort.updates, included(cohort), cohort.client_ids, label[linkage]
+        )
         # The released code fails on a NaN; no client should gain from sending one.
         suspicious |= cohort.scores.get("non_finite", False)
         cohort = with_score(cohort, "ward_label", labels)
@@ -64,6 +62,27 @@ def ward_clusters(linkage: Linkage = "device", excludes: bool = True) -> Stage:
         return state, exclude(cohort, suspicious) if excludes else cohort
 
     return Stage(init, apply)
+
+
+def judged_by_ward(
+    updates: Array,
+    mask: Array,
+    client_ids: Array,
+    label: Callable[[Array, Array, Array], Array] | None = None,
+) -> tuple[Array, Array]:
+    """Returns the labels i32 [n], and who is in the smaller cluster, bool [n].
+
+    Args:
+      updates: f32 [n, d].
+      mask: bool [n], clients to cluster.
+      client_ids: i32 [n], distinct.
+      label: `ward_labels` of some kind; by default the device's.
+    """
+    order = jnp.argsort(client_ids)
+    distances = distances_in(close_pairs(updates, mask, order), 1.0)
+    labels = (label or ward_labels_on_device)(distances, mask, client_ids)
+    benign = jnp.where((labels == 0).sum() > (labels == 1).sum(), 0, 1)
+    return labels, (labels >= 0) & (labels != benign)
 
 
 def _on_host(distances: Array, mask: Array, client_ids: Array) -> Array:
