@@ -6,7 +6,7 @@ threshold of the largest difference (Youden 1950). Run FedREDefense with `observ
 the errors of clients that it would have expelled.
 """
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +14,10 @@ from matplotlib.figure import Figure
 
 from fedjax_sim.reports.figures import look, place_legend, svg
 from fedjax_sim.reports.render import column_names
-from fedjax_sim.reports.scores import Scores, read_scores
+from fedjax_sim.reports.scores import CellScores, Scores
 from fedjax_sim.reports.tables import Table
+
+_LINES = 40  # that look different
 
 
 class Roc(NamedTuple):
@@ -59,25 +61,23 @@ def _flagging(scores: Scores, sign: float) -> Roc | None:
     return Roc(errors, hits, area, sign * threshold, sign > 0)
 
 
-def curves(table: Table, results: Path) -> bytes | None:
-    """Draws the ROC of every score of a table, a line for each cell.
+def curves(table: Table, scores: Sequence[CellScores]) -> bytes | None:
+    """Draws the ROC of the scores of a table, a line for each of the first 40 cells.
 
     Args:
-      table: its cells say which runs.
-      results: folder of the run directories.
+      table: of the cells.
+      scores: of `scores_of`.
 
     Returns:
       SVG; None if no cell has a score of both kinds of clients.
     """
     names = dict(zip(table.columns, column_names(table), strict=True))
     found: dict[str, dict[str, Roc]] = {}
-    for (row, column), cell in table.cells.items():
-        folders = [results / run["run"] for run in cell.runs]
-        for score, values in read_scores(folders).items():
-            curve = roc(values)
-            if curve is not None:
-                name = ", ".join(filter(None, (" / ".join(row), names[column])))
-                found.setdefault(score, {})[name] = curve
+    for row, column, score, values in scores[:_LINES]:
+        curve = roc(values)
+        if curve is not None:
+            name = ", ".join(filter(None, (" / ".join(row), names[column])))
+            found.setdefault(score, {})[name] = curve
     if not found:
         return None
     figure = Figure(figsize=(8.5, 4.2 * len(found) + 0.5), layout="constrained")
