@@ -154,7 +154,7 @@ def _report(command: str, values: flags.FlagValues, _: Mapping[str, Any]) -> int
             drawn |= drawn_figures(asked, table, database)
             if "danger_zones" in drawn:
                 table = with_ranking(table, values.mta, values.asr)
-            made_with = Asked(command, values.held, values.mta, values.asr)
+            made_with = Asked(command, values.held, values.mta, values.asr, out)
             pictures = _pictures(drawn)
             page = report_page(table, database, results, scores, pictures, made_with)
             written += write(table, drawn, page, out, name)

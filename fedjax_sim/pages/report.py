@@ -14,6 +14,7 @@ from fedjax_sim.pages.figures_data import scores_data, zones_data
 from fedjax_sim.pages.numbers import short
 from fedjax_sim.pages.run_data import (
     curves,
+    pages_of,
     provenances_of,
     run_columns,
     runs_of,
@@ -38,6 +39,7 @@ class Asked(NamedTuple):
     held: float  # the ASR in percent up to which a defence holds
     least_mta: float  # of danger zones, percent
     least_asr: float
+    out: Path  # where the page is written
 
 
 class Picture(NamedTuple):
@@ -76,7 +78,10 @@ def report_page(
         "held": asked.held,
         "settings": settings_of(runs),
         "curves": curves(table, runs, database),
-        "runs": run_columns(table, runs, provenances),
+        "runs": {
+            **run_columns(table, runs, provenances),
+            "pages": pages_of(runs, results, asked.out),
+        },
         "scores": scores_data(table, scores),
         "zones": zones_data(runs, asked.least_mta, asked.least_asr),
     }

@@ -5,9 +5,11 @@ provenance are numbers of a list), and curves share a budget of points.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from duckdb import DuckDBPyConnection
 
@@ -24,6 +26,7 @@ from fedjax_sim.reports.tables import Table, column_of, decimals_of
 _POINTS = 400_000  # of all curves of a page
 _LEAST, _LARGEST = 8, 200  # points of a curve
 _RATES = ("mta", "asr")
+RUN_PAGE = "page.html"  # in a run's folder
 _WHO = ("versions", "python", "platform", "backend", "devices", "git")
 
 
@@ -157,6 +160,14 @@ def _rounded(value: float | None, digits: int) -> float | int | None:
         return None
     rounded = round(value, digits)
     return int(rounded) if float(rounded).is_integer() else rounded
+
+
+def pages_of(runs: Sequence[Row], results: Path, out: Path) -> list[str | None]:
+    """The address of each run's page as seen from a folder; None: there is none."""
+    return [
+        quote(os.path.relpath(page, out)) if page.exists() else None
+        for page in (results / run["run"] / RUN_PAGE for run in runs)
+    ]
 
 
 def provenances_of(runs: Sequence[Row], results: Path) -> list[dict[str, Any]]:

@@ -2,10 +2,11 @@
 
 import json
 import re
-from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
+from pages_text import Outline
 
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.pages import run_data, summary
@@ -18,39 +19,7 @@ from fedjax_sim.reports.palette import COLORS, looks
 from fedjax_sim.reports.scores import CellScores, Scores
 from fedjax_sim.reports.tables import grid, published_table
 
-ASKED = Asked("fedjax-sim report --results='a <b>'", 10.0, 80.0, 85.0)
-
-
-class Outline(HTMLParser):
-    """Checks the nesting and collects what is outside, and the data."""
-
-    VOID = ("meta", "img", "br", "input")
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.sources, self.tags, self.charts = [], [], [], []
-        self.data = self.text = ""
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.sources += [attrs[key] for key in ("src", "href") if key in attrs]
-        self.tags.append(tag)
-        if tag not in self.VOID:
-            self.open.append(tag)
-        self.charts += ["chart"] * (attrs.get("class") == "chart")
-        self.is_data = attrs.get("type") == "application/json"
-
-    def handle_data(self, data):
-        if self.open[-1:] == ["script"]:
-            self.data += data if self.is_data else ""
-        elif self.open[-1:] != ["style"]:
-            self.text += " ".join(data.split()) + " "
-
-    def handle_endtag(self, tag):
-        if tag not in ("path",):
-            assert self.open.pop() == tag
+ASKED = Asked("fedjax-sim report --results='a <b>'", 10.0, 80.0, 85.0, Path())
 
 
 def page_of(make_run, rows=("defense.name",), columns=(), scores=(), **changes):
