@@ -81,7 +81,8 @@ def test_an_import_that_points_up_is_found(path, name):
 # Rules whose names are words of their own, too.
 WORDS = {"none", "backdoor", "median", "uniform", "explicit", "scaling"}
 GENERIC = (
-    "core numerics contracts round metrics experiment runs sweeps reports commands"
+    "core numerics contracts round metrics experiment runs sweeps reports pages "
+    "commands"
 )
 
 

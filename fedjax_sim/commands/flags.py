@@ -54,6 +54,13 @@ def run_command(
         return EXIT_INPUT
 
 
+def positional(argv: Sequence[str], name: str) -> list[str]:
+    """Lets the first argument stand without its flag: `COMMAND X` is `--NAME=X`."""
+    if len(argv) > 1 and not argv[1].startswith("-"):
+        return [argv[0], f"--{name}={argv[1]}", *argv[2:]]
+    return list(argv)
+
+
 def parse(
     argv: Sequence[str], values: flags.FlagValues, usage: str, configurable: bool = True
 ) -> dict[str, Any]:

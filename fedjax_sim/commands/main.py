@@ -16,6 +16,8 @@ COMMANDS = {
     "run": "fedjax_sim.commands.run",
     "sweep": "fedjax_sim.commands.sweep",
     "report": "fedjax_sim.commands.report",
+    "show": "fedjax_sim.commands.show",
+    "watch": "fedjax_sim.commands.watch",
     "worst-case": "fedjax_sim.commands.worst_case",
     "geometry": "fedjax_sim.commands.geometry",
     "export": "fedjax_sim.commands.export",

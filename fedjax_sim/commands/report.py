@@ -1,6 +1,8 @@
 """The command line of reports: run directories in; rows, tables and figures out."""
 
+import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,13 @@ from fedjax_sim.commands.sweep import check_layout
 from fedjax_sim.commands.text_table import text_table
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.paths import local_path
+from fedjax_sim.pages.report import Asked, Picture, report_page
 from fedjax_sim.papers import layouts, load_layout
 from fedjax_sim.reports import figures, render, store
 from fedjax_sim.reports.danger_zones import danger_zones, ranking
 from fedjax_sim.reports.drawings import drawing, parse_figure
 from fedjax_sim.reports.roc import curves
-from fedjax_sim.reports.scores import distributions
+from fedjax_sim.reports.scores import CellScores, distributions, scores_of
 from fedjax_sim.reports.tables import (
     Table,
     grid,
@@ -72,6 +75,15 @@ def make_flags() -> flags.FlagValues:
         "cells", [], "FIELD=LABEL[,LABEL]: only these of a layout.", flag_values=values
     )
     flags.DEFINE_float(
+        "held",
+        10.0,
+        "The page's summary says that a defence held where the ASR in percent is at "
+        "most this.",
+        lower_bound=0.0,
+        upper_bound=100.0,
+        flag_values=values,
+    )
+    flags.DEFINE_float(
         "mta",
         80.0,
         "Danger zones count where the MTA in percent is at least this.",
@@ -92,12 +104,13 @@ def make_flags() -> flags.FlagValues:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command line; returns the exit code."""
+    command = shlex.join(["fedjax-sim", "report", *argv[1:]])
     return run_command(
-        _report, argv, make_flags(), USAGE, ["results"], configurable=False
+        partial(_report, command), argv, make_flags(), USAGE, ["results"], False
     )
 
 
-def _report(values: flags.FlagValues, _: Mapping[str, Any]) -> int:
+def _report(command: str, values: flags.FlagValues, _: Mapping[str, Any]) -> int:
     if values.layout in matrices():
         return report_matrix(values)
     if values.layout:
@@ -144,11 +157,15 @@ def _report(values: flags.FlagValues, _: Mapping[str, Any]) -> int:
             raise InputError(f"--out={out}: {error.strerror}") from None
         written = store.write_parquet(database, out)
         if table is not None:
-            drawn = draw(table, database, results, values.mta, values.asr)
+            scores = scores_of(table, results)
+            drawn = draw(table, database, results, scores, values.mta, values.asr)
             drawn |= drawn_figures(asked, table, database)
             if "danger_zones" in drawn:
                 table = with_ranking(table, values.mta, values.asr)
-            written += write(table, drawn, out, name)
+            made_with = Asked(command, values.held, values.mta, values.asr, out)
+            pictures = _pictures(drawn)
+            page = report_page(table, database, results, scores, pictures, made_with)
+            written += write(table, drawn, page, out, name)
     # After the files: who reads only the first lines has them nevertheless.
     if table is None:
         keys = [*store.varying(runs), "status", "mta", "asr", "run"]
@@ -164,6 +181,7 @@ def draw(
     table: Table,
     database: DuckDBPyConnection,
     results: Path,
+    scores: Sequence[CellScores],
     least_mta: float,
     least_asr: float,
 ) -> dict[str, bytes]:
@@ -174,12 +192,35 @@ def draw(
         "danger_zones": danger_zones(list(runs.values()), least_mta, least_asr),
         "bars": figures.bars(table),
         "over_rounds": figures.over_rounds(table, rounds),
-        "scores": distributions(table, results),
-        "roc": curves(table, results),
+        "scores": distributions(table, scores),
+        "roc": curves(table, scores),
         "geometry": update_geometry(table, results),
         "triggers": triggered_images(list(runs.values()), results),
     }
     return {name: svg for name, svg in drawn.items() if svg is not None}
+
+
+# What is no chart of the page: the titles, and what they show.
+_TITLES = {
+    "triggers": (
+        "Triggers",
+        "Test images without and with the trigger of each backdoor, and the difference",
+    ),
+    "geometry": (
+        "Updates in a plane",
+        "The clients of projected rounds, by who attacks, cluster and exclusion",
+    ),
+}
+
+
+def _pictures(drawn: Mapping[str, bytes]) -> list[Picture]:
+    """The figures that the page has no chart for."""
+    charts = ("danger_zones", "bars", "over_rounds", "scores", "roc")
+    return [
+        Picture(*_TITLES.get(name, (name.replace("_", " "), "A figure asked for")), svg)
+        for name, svg in drawn.items()
+        if name not in charts
+    ]
 
 
 def with_ranking(table: Table, least_mta: float, least_asr: float) -> Table:
@@ -208,13 +249,15 @@ def drawn_figures(
     return drawn
 
 
-def write(table: Table, drawn: Mapping[str, bytes], out: Path, name: str) -> list[Path]:
+def write(
+    table: Table, drawn: Mapping[str, bytes], page: str, out: Path, name: str
+) -> list[Path]:
     """Writes NAME.md, NAME.tex, NAME.html and the figures; returns their paths."""
     drawn = {f"{name}_{k}": svg for k, svg in drawn.items()}
     contents = {
         f"{name}.md": render.markdown(table, drawn),
         f"{name}.tex": render.latex(table),
-        f"{name}.html": render.page(table, drawn),
+        f"{name}.html": page,
     }
     paths = []
     for file, text in contents.items():

@@ -19,7 +19,7 @@ from fedjax_sim.reports.render import label
 from fedjax_sim.reports.store import Row, varying
 from fedjax_sim.reports.tables import SEEDS
 
-_AXES = ("client_lr", "client_batch_size", "client_epochs")
+AXES = ("client_lr", "client_batch_size", "client_epochs")
 _COLORS = matplotlib.colormaps["viridis"]
 
 
@@ -38,7 +38,7 @@ def zones(runs: Sequence[Row]) -> list[Zones]:
     for name, own in _groups(known).items():
         cells: dict[tuple[float, int, int], list[Row]] = {}
         for run in own:
-            cells.setdefault(tuple(run[key] for key in _AXES), []).append(run)
+            cells.setdefault(tuple(run[key] for key in AXES), []).append(run)
         means = {
             place: (mean(r["mta"] for r in same), mean(r["asr"] for r in same))
             for place, same in cells.items()
@@ -140,7 +140,7 @@ def _groups(runs: Sequence[Row]) -> dict[str, list[Row]]:
     for key in varying(list(runs)):
         # An option of a defence tells nothing beside its name.
         finer = len(_places(runs, [*keys, key])) > len(_places(runs, keys))
-        if finer and key not in (*_AXES, *seeds):
+        if finer and key not in (*AXES, *seeds):
             keys.append(key)
     groups: dict[str, list[Row]] = {}
     for run in sorted(runs, key=lambda run: str(_place(run, keys))):

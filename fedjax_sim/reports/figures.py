@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
+from fedjax_sim.reports.palette import COLORS, DASHES, Look, looks
 from fedjax_sim.reports.render import column_names, label
 from fedjax_sim.reports.store import Row
 from fedjax_sim.reports.tables import Labels, Table
@@ -17,16 +18,20 @@ matplotlib.rcParams["svg.hashsalt"] = "fedjax_sim"  # the same file for the same
 matplotlib.rcParams["text.parse_math"] = False  # names of runs are text, never TeX
 _PANELS = 4  # side by side: what a page shows without scaling
 _ATTACK_RATES = ("asr", "asr_all", "asr_any_source")
-_STYLES = ("-", "--", ":", "-.")
 
 
 def look(index: int) -> dict[str, Any]:
     """Colour and dash of the index-th line; 40 of them differ."""
-    colors = matplotlib.colormaps["tab10"]
-    return {
-        "color": colors(index % 10),
-        "linestyle": _STYLES[index // 10 % len(_STYLES)],
-    }
+    return _drawn(Look(index % len(COLORS), index // len(COLORS) % len(DASHES)))
+
+
+def row_looks(table: Table) -> list[dict[str, Any]]:
+    """Colour and dash of each row, the same in every figure of the table."""
+    return [_drawn(one) for one in looks(table.rows, table.row_fields)]
+
+
+def _drawn(one: Look) -> dict[str, Any]:
+    return {"color": COLORS[one.color], "linestyle": (0, DASHES[one.dash])}
 
 
 def svg(figure: Figure) -> bytes:
@@ -79,8 +84,8 @@ def over_rounds(table: Table, rounds: Sequence[Row]) -> bytes | None:
         line, across = divmod(j, width)
         for i, rate in enumerate(rates):
             axis = axes[2 * line + i, across]
-            for k, cells in enumerate(table.rows):
-                _curve(axis, curves.get((cells, column), []), rate, cells, k)
+            for cells, style in zip(table.rows, row_looks(table), strict=True):
+                _curve(axis, curves.get((cells, column), []), rate, cells, style)
             axis.set_ylim(-3, 103)
             axis.grid(alpha=0.3)
             if across == 0:
@@ -99,7 +104,9 @@ def over_rounds(table: Table, rounds: Sequence[Row]) -> bytes | None:
     return svg(figure)
 
 
-def _curve(axis, runs: list[list[Row]], rate: str, row: Labels, index: int) -> None:
+def _curve(
+    axis, runs: list[list[Row]], rate: str, row: Labels, style: dict[str, Any]
+) -> None:
     by_round: dict[int, list[float]] = {}
     for rows in runs:
         for r in rows:
@@ -110,7 +117,6 @@ def _curve(axis, runs: list[list[Row]], rate: str, row: Labels, index: int) -> N
     x = np.array(sorted(by_round))
     center = np.array([np.mean(by_round[i]) for i in x])
     spread = np.array([np.std(by_round[i]) for i in x])
-    style = look(index)
     axis.plot(x, center, label=" / ".join(row), **style)
     axis.fill_between(
         x,
@@ -138,7 +144,9 @@ def bars(table: Table) -> bytes | None:
     )
     axes = figure.subplots(len(table.values), 1, squeeze=False, sharex=True)[:, 0]
     for axis, name in zip(axes, table.values, strict=True):
-        for k, row in enumerate(table.rows):
+        for k, (row, style) in enumerate(
+            zip(table.rows, row_looks(table), strict=True)
+        ):
             found = [
                 (j, cell.values[name])
                 for j, column in enumerate(table.columns)
@@ -150,11 +158,15 @@ def bars(table: Table) -> bytes | None:
                 [x for x, _ in drawn],
                 [v.mean for _, v in drawn],
                 width,
-                yerr=[v.spread or 0.0 for _, v in drawn],
+                # No rate, loss or time is below zero, nor is a bar of it.
+                yerr=[
+                    [min(v.spread or 0.0, abs(v.mean or 0.0)) for _, v in drawn],
+                    [v.spread or 0.0 for _, v in drawn],
+                ],
                 error_kw={"linewidth": 0.8},
                 # A row of which nothing is drawn would be a colour of its own.
                 label=" / ".join(row) if drawn else "_nothing",
-                color=look(k)["color"],
+                color=style["color"],
             )
             paper = [
                 (place[j], v.published) for j, v in found if v.published is not None

@@ -19,6 +19,9 @@ from fedjax_sim.sweeps.executors import FINISHED
 # and a bootstrap of three values knows nothing beyond the three.
 LEAST_PAIRS = 6
 
+# Of more rows each pair would take minutes in all.
+MOST_ROWS = 40
+
 _RESAMPLES = 4000
 
 
@@ -61,10 +64,14 @@ _MORE = ("mta", "dacc", "accuracy")
 def standings(table: Table) -> list[Standing]:
     """Returns the rows of each metric, the best first; [] if nothing can be compared.
 
+    Nothing is of more than `MOST_ROWS` rows.
+
     The best is the row that is clearly better than most others, and of those with as
     many the one with the better mean.
     """
-    found = []
+    found: list[Standing] = []
+    if len(table.rows) > MOST_ROWS:
+        return found
     for metric in filter(better_sign, table.values):
         values = {row: _by_pair(table, row, metric) for row in table.rows}
         differences: dict[tuple[Labels, Labels], Difference] = {}
@@ -77,6 +84,11 @@ def standings(table: Table) -> list[Standing]:
             continue
         found += _ranked(metric, table.rows, differences)
     return found
+
+
+def against(table: Table, one: Labels, other: Labels, metric: str) -> Difference | None:
+    """Returns row `one` minus row `other`; None if no two of their runs are a pair."""
+    return paired(_by_pair(table, one, metric), _by_pair(table, other, metric))
 
 
 def paired(one: dict, other: dict) -> Difference | None:

@@ -1,16 +1,14 @@
-"""Tables as text: Markdown, LaTeX, and one HTML page that needs nothing else."""
+"""Tables as text: Markdown and LaTeX, and the words that their page has too."""
 
-import html
-from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from fedjax_sim.reports.paired import LEAST_PAIRS, Standing, standings
 from fedjax_sim.reports.tables import FLAGS, Table, Value, decimals_of
 
-_RANKED = "Danger zones, the most successful first"
-_SETTINGS = "Options other than the rules' own defaults"
-_STANDINGS = "Who wins"
-_STANDINGS_HEAD = (
+RANKED = "Danger zones, the most successful first"
+SETTINGS = "Options other than the rules' own defaults"
+STANDINGS = "Who wins"
+STANDINGS_HEAD = (
     "metric",
     "row",
     "better than",
@@ -18,11 +16,12 @@ _STANDINGS_HEAD = (
     "worse than",
     "the best minus this",
 )
-_ON_STANDINGS = (
+ON_STANDINGS = (
     "Rows are compared in pairs of runs of one column and one seed; 95 % intervals by "
     f"the bootstrap. Told apart: {LEAST_PAIRS} pairs or more, and no 0 in the interval."
 )
 _NAMES = {
+    "seed": "seed",
     "mta": "MTA",
     "asr": "ASR",
     "asr_all": "ASR (all classes)",
@@ -72,7 +71,8 @@ def column_names(table: Table) -> list[str]:
     ]
 
 
-def _corner(table: Table) -> str:
+def corner(table: Table) -> str:
+    """The heading of the rows."""
     return " / ".join(label(field) for field in table.row_fields)
 
 
@@ -80,7 +80,7 @@ def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).removeprefix("-").isdigit()
 
 
-def _legend(table: Table) -> list[str]:
+def legend(table: Table) -> list[str]:
     """What the numbers and letters of a table mean, in short sentences."""
     values = [v for cell in table.cells.values() for v in cell.values.values()]
     counts = sorted({value.num_runs for value in values if value.num_runs})
@@ -119,9 +119,9 @@ def standing_cells(standing: Standing) -> list[str]:
 
 def markdown(table: Table, figures: Mapping[str, bytes]) -> str:
     """The table as Markdown; figures by file name."""
-    corner, columns = _corner(table), column_names(table)
+    columns = column_names(table)
     names = [label(value) for value in table.values]
-    head = [corner, *(f"{c} {n}".strip() for c in columns for n in names)]
+    head = [corner(table), *(f"{c} {n}".strip() for c in columns for n in names)]
     lines = [f"# {_plain(table.title)}", "", _pipe(head), _pipe(["---"] * len(head))]
     for row in table.rows:
         cells = [" / ".join(row)]
@@ -133,20 +133,20 @@ def markdown(table: Table, figures: Mapping[str, bytes]) -> str:
                 text += f" [{value.flags}]"
             cells.append(text)
         lines.append(_pipe(cells))
-    lines += ["", *(f"* {_plain(line)}" for line in _legend(table))]
+    lines += ["", *(f"* {_plain(line)}" for line in legend(table))]
     if table.deviations:
         lines += ["", "## Differences from the published protocol", ""]
         lines += [_pipe(["key", "published", "here", "cells"]), _pipe(["---"] * 4)]
         lines += [_pipe([str(part) for part in d]) for d in table.deviations]
     if found := standings(table):
-        lines += ["", f"## {_STANDINGS}", "", _ON_STANDINGS, ""]
-        lines += [_pipe(list(_STANDINGS_HEAD)), _pipe(["---"] * 6)]
+        lines += ["", f"## {STANDINGS}", "", ON_STANDINGS, ""]
+        lines += [_pipe(list(STANDINGS_HEAD)), _pipe(["---"] * 6)]
         lines += [_pipe(standing_cells(standing)) for standing in found]
     if table.ranked:
-        lines += ["", f"## {_RANKED}", ""]
+        lines += ["", f"## {RANKED}", ""]
         lines += [f"1. {_plain(line)}" for line in table.ranked]
     if table.settings:
-        lines += ["", f"## {_SETTINGS}", ""]
+        lines += ["", f"## {SETTINGS}", ""]
         lines += [f"* {_plain(line)}" for line in table.settings]
     if table.notes:
         lines += ["", "## Notes on the published values", ""]
@@ -197,21 +197,23 @@ def _tex(text: str) -> str:
 
 def latex(table: Table) -> str:
     """The table as LaTeX (packages booktabs and graphicx)."""
-    corner, columns = _corner(table), column_names(table)
+    columns = column_names(table)
     width = len(table.values)
     names = [label(value) for value in table.values]
     lines = [
         "% needs \\usepackage{booktabs,graphicx}",
         "\\begin{table}",
         "\\centering",
-        f"\\caption{{{_tex(table.title)}. {_tex(' '.join(_legend(table)))}}}",
+        f"\\caption{{{_tex(table.title)}. {_tex(' '.join(legend(table)))}}}",
         "\\resizebox{\\linewidth}{!}{%",
         f"\\begin{{tabular}}{{l{'r' * (width * len(columns))}}}",
         "\\toprule",
     ]
     groups = (f"\\multicolumn{{{width}}}{{c}}{{{_tex(c)}}}" for c in columns)
     lines.append(" & ".join(["", *groups]) + r" \\")
-    lines.append(" & ".join([_tex(corner), *map(_tex, names * len(columns))]) + r" \\")
+    lines.append(
+        " & ".join([_tex(corner(table)), *map(_tex, names * len(columns))]) + r" \\"
+    )
     lines.append("\\midrule")
     for row in table.rows:
         cells = [_tex(" / ".join(row))]
@@ -227,111 +229,3 @@ def latex(table: Table) -> str:
         lines.append(" & ".join(cells) + r" \\")
     lines += ["\\bottomrule", "\\end{tabular}}", "\\end{table}"]
     return "\n".join(lines) + "\n"
-
-
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #666; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --soft: #aaa; --bad: #ff8a80; } }
-body { font: 16px/1.45 system-ui, sans-serif; margin: 0 auto; padding: 1rem;
-  max-width: 80rem; }
-h1 { font-size: 1.35rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line);
-  text-align: right; white-space: nowrap; vertical-align: top; }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
-  background: Canvas; }
-thead th { border-bottom: 2px solid var(--line); }
-th.group { text-align: center; border-left: 1px solid var(--line); }
-td.first, th.first { border-left: 1px solid var(--line); }
-small { display: block; color: var(--soft); font-size: .78rem; }
-sup { color: var(--bad); font-weight: 600; }
-figure { margin: 1rem 0; overflow-x: auto; }
-figure img { max-width: max(100%, 75rem); height: auto; background: #fff; }
-li, p { overflow-wrap: anywhere; }
-"""
-
-
-def page(table: Table, figures: Mapping[str, bytes]) -> str:
-    """The table and its figures (SVG) as one HTML file."""
-    parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{html.escape(table.title)}</title><style>{_STYLE}</style></head>",
-        f"<body><h1>{html.escape(table.title)}</h1>",
-        f'<div class="wide">{_html_table(table)}</div>',
-        _html_list(_legend(table)),
-    ]
-    if table.deviations:
-        head = ("key", "published", "here", "cells")
-        parts += ["<h2>Differences from the published protocol</h2>"]
-        parts += [_html_rows(head, [list(map(str, d)) for d in table.deviations])]
-    if found := standings(table):
-        rows = [standing_cells(standing) for standing in found]
-        parts += [f"<h2>{_STANDINGS}</h2>", f"<p>{_ON_STANDINGS}</p>"]
-        parts += [_html_rows(_STANDINGS_HEAD, rows)]
-    if table.ranked:
-        parts += [f"<h2>{_RANKED}</h2>", _html_list(table.ranked)]
-    if table.settings:
-        parts += [f"<h2>{_SETTINGS}</h2>", _html_list(table.settings)]
-    if table.notes:
-        parts += ["<h2>Notes on the published values</h2>", _html_list(table.notes)]
-    for name, svg in figures.items():
-        data = b64encode(svg).decode()
-        parts.append(
-            f'<figure><img alt="{html.escape(name)}" '
-            f'src="data:image/svg+xml;base64,{data}"></figure>'
-        )
-    return "\n".join([*parts, "</body></html>"]) + "\n"
-
-
-def _html_rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    line = lambda tag, cells: "".join(
-        f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells
-    )
-    body = "".join(f"<tr>{line('td', cells)}</tr>" for cells in rows)
-    return (
-        f'<div class="wide"><table><thead><tr>{line("th", head)}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _html_list(lines) -> str:
-    return f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>"
-
-
-def _html_table(table: Table) -> str:
-    corner, columns = _corner(table), column_names(table)
-    width = len(table.values)
-    groups = "".join(
-        f'<th class="group" colspan="{width}">{html.escape(c)}</th>' for c in columns
-    )
-    starts = [' class="first"' if i == 0 else "" for i in range(width)]
-    names = "".join(
-        f"<th{start}>{html.escape(label(value))}</th>"
-        for _ in columns
-        for start, value in zip(starts, table.values, strict=True)
-    )
-    lines = [
-        f"<table><thead><tr><th></th>{groups}</tr>",
-        f"<tr><th>{html.escape(corner)}</th>{names}</tr></thead><tbody>",
-    ]
-    for row in table.rows:
-        cells = [f"<td>{html.escape(' / '.join(row))}</td>"]
-        for i, value in enumerate(_row_values(table, row)):
-            text = _html_value(value) if value else ""
-            cells.append(f"<td{starts[i % width]}>{text}</td>")
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return "\n".join([*lines, "</tbody></table>"])
-
-
-def _html_value(value: Value) -> str:
-    text = html.escape(_measured(value))
-    if value.flags:
-        meaning = "; ".join(FLAGS[letter] for letter in value.flags)
-        text += f'<sup title="{html.escape(meaning)}">{html.escape(value.flags)}</sup>'
-    if value.published is not None:
-        text += f"<small>{html.escape(_beside(value))}</small>"
-    return text

@@ -4,11 +4,11 @@ For each score of rounds.jsonl, over all clients in all rounds of a cell: the sh
 malicious clients above a threshold against that of benign ones, the area below, and the
 threshold of the largest difference (Youden 1950). A defence has one threshold for all
 rounds: how far the best one moves from round to round, and what a fixed one gives away,
-is said beside it. Run FedREDefense with `observe` for
-the errors of clients that it would have expelled.
+is said beside it. Run FedREDefense with `observe` for the errors of clients that it
+would have expelled.
 """
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +16,10 @@ from matplotlib.figure import Figure
 
 from fedjax_sim.reports.figures import look, place_legend, svg
 from fedjax_sim.reports.render import column_names
-from fedjax_sim.reports.scores import Scores, read_scores
+from fedjax_sim.reports.scores import CellScores, Scores
 from fedjax_sim.reports.tables import Table
+
+_LINES = 40  # that look different
 
 
 class Roc(NamedTuple):
@@ -108,26 +110,24 @@ def stability(scores: Scores, overall: Roc) -> Stability | None:
     )
 
 
-def curves(table: Table, results: Path) -> bytes | None:
-    """Draws the ROC of every score of a table, a line for each cell.
+def curves(table: Table, scores: Sequence[CellScores]) -> bytes | None:
+    """Draws the ROC of the scores of a table, a line for each of the first 40 cells.
 
     Args:
-      table: its cells say which runs.
-      results: folder of the run directories.
+      table: of the cells.
+      scores: of `scores_of`.
 
     Returns:
       SVG; None if no cell has a score of both kinds of clients.
     """
     names = dict(zip(table.columns, column_names(table), strict=True))
     found: dict[str, dict[str, tuple[Roc, Stability | None]]] = {}
-    for (row, column), cell in table.cells.items():
-        folders = [results / run["run"] for run in cell.runs]
-        for score, values in read_scores(folders).items():
-            curve = roc(values)
-            if curve is not None:
-                name = ", ".join(filter(None, (" / ".join(row), names[column])))
-                moved = stability(values, curve)
-                found.setdefault(score, {})[name] = curve, moved
+    for row, column, score, values in scores[:_LINES]:
+        curve = roc(values)
+        if curve is not None:
+            name = ", ".join(filter(None, (" / ".join(row), names[column])))
+            moved = stability(values, curve)
+            found.setdefault(score, {})[name] = curve, moved
     if not found:
         return None
     figure = Figure(figsize=(8.5, 4.2 * len(found) + 0.5), layout="constrained")

@@ -14,15 +14,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from fedjax_sim.core.progress import note
 from fedjax_sim.reports.figures import svg
+from fedjax_sim.reports.palette import COLORS
 from fedjax_sim.reports.render import column_names
-from fedjax_sim.reports.tables import Table
+from fedjax_sim.reports.tables import Labels, Table
 from fedjax_sim.runs.files import Rows
 
 _PANELS = 4  # in a line
 _BINS = 40
+MOST_PANELS = 120  # of a page, where one is chosen
+_DRAWN = 24  # of a figure, where all are side by side
 _LABELS = 3  # as many values, or fewer, are flags or labels and no score
-_LOOK = {False: ("benign", "tab:blue"), True: ("malicious", "tab:red")}
+_LOOK = {False: ("benign", COLORS[0]), True: ("malicious", COLORS[6])}
 
 
 class Scores(NamedTuple):
@@ -62,26 +66,52 @@ def read_scores(folders: Sequence[Path]) -> dict[str, Scores]:
     return scores
 
 
-def distributions(table: Table, results: Path) -> bytes | None:
-    """Draws a panel for each cell of a table and each score.
+class CellScores(NamedTuple):
+    """A score of the runs of a cell."""
+
+    row: Labels
+    column: Labels
+    score: str
+    values: Scores
+
+
+def scores_of(table: Table, results: Path, most: int = MOST_PANELS) -> list[CellScores]:
+    """Reads the scores of the cells of a table, at most so many of them.
 
     Args:
       table: its cells say which runs.
       results: folder of the run directories.
+      most: where there are more, those of the first cells are read.
+    """
+    found: list[CellScores] = []
+    for (row, column), cell in table.cells.items():
+        folders = [results / run["run"] for run in cell.runs]
+        for score, values in read_scores(folders).items():
+            if len(found) == most:
+                note(f"more than {most} pairs of cell and score: the first are shown")
+                return found
+            found.append(CellScores(row, column, score, values))
+    return found
+
+
+def distributions(table: Table, found: Sequence[CellScores]) -> bytes | None:
+    """Draws a panel for each cell of a table and each score, the first 24.
+
+    Args:
+      table: of the cells.
+      found: of `scores_of`.
 
     Returns:
       SVG; None if the runs have no scores.
     """
+    if not found:
+        return None
+    found = found[:_DRAWN]
     names = dict(zip(table.columns, column_names(table), strict=True))
     panels = [
-        (" / ".join(row) + f"\n{names[column]}", score, values)
-        for (row, column), cell in table.cells.items()
-        for score, values in read_scores(
-            [results / run["run"] for run in cell.runs]
-        ).items()
+        (" / ".join(one.row) + f"\n{names[one.column]}", one.score, one.values)
+        for one in found
     ]
-    if not panels:
-        return None
     width = min(_PANELS, len(panels))
     lines = -(-len(panels) // width)
     figure = Figure(figsize=(2.9 * width, 2.5 * lines + 0.4), layout="constrained")
@@ -108,14 +138,19 @@ def distributions(table: Table, results: Path) -> bytes | None:
     return svg(figure)
 
 
+def bins(values: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Edges f64 [k] of a histogram of finite values, and whether they are geometric."""
+    low, high = values.min(), values.max()
+    logarithmic = low > 0 and high > 100 * low
+    space = np.geomspace if logarithmic else np.linspace
+    return space(low, high, _BINS + 1), bool(logarithmic)
+
+
 def _panel(axis: Axes, scores: Scores) -> None:
     """Two histograms over the same bins, each of area 1 in the drawn unit."""
     known = np.isfinite(scores.values)
     values, malicious = scores.values[known], scores.malicious[known]
-    low, high = values.min(), values.max()
-    logarithmic = low > 0 and high > 100 * low
-    space = np.geomspace if logarithmic else np.linspace
-    edges = space(low, high, _BINS + 1)
+    edges, logarithmic = bins(values)
     for kind, (name, color) in _LOOK.items():
         own = values[malicious == kind]
         if len(own):

@@ -177,7 +177,7 @@ def gather(results: Path, out: Path | None = None) -> duckdb.DuckDBPyConnection:
         name = str(folder.relative_to(results))
         try:
             evaluated = Rows(folder / "metrics.jsonl").read()
-            row = {"run": name, **_run_row(folder, evaluated)}
+            row = {"run": name, **run_row(folder, evaluated)}
         except InputError as error:
             skipped.append(str(error))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -222,7 +222,13 @@ def _run_folders(results: Path) -> Iterable[Path]:
             yield Path(place)
 
 
-def _run_row(folder: Path, evaluated: list[Row]) -> Row:
+def run_row(folder: Path, evaluated: list[Row]) -> Row:
+    """Returns the columns of a run, but for `run`.
+
+    Args:
+      folder: of the run.
+      evaluated: rows of its metrics.jsonl.
+    """
     row: Row = {"name": folder.name, "status": executors.status(folder)}
     if row["status"] == executors.FAILED:
         row["error"] = (folder / "error.txt").read_text().partition("\n")[0]

@@ -60,6 +60,8 @@ class Cell(NamedTuple):
 
     runs: list[Row]
     values: dict[str, Value]
+    # (key, published, here) of its runs
+    deviations: Sequence[tuple[str, str, str]] = ()
 
 
 class Deviation(NamedTuple):
@@ -136,11 +138,10 @@ def published_table(
             name: _value(chosen, name, numbers.get(name), name in doubts)
             for name in layout["values"]
         }
-        found[cell.row, cell.column] = Cell(chosen, values)
         known = dict(stated(layout, cell))
-        for difference in {
-            d for run in chosen for d in differences(run, published, known)
-        }:
+        apart = {d for run in chosen for d in differences(run, published, known)}
+        found[cell.row, cell.column] = Cell(chosen, values, sorted(apart))
+        for difference in apart:
             deviations[difference] = deviations.get(difference, 0) + 1
     if runs and not any(cell.runs for cell in found.values()):
         keys = min(nearest, key=len, default=set())
@@ -203,14 +204,13 @@ def grid(
         found = dict.fromkeys(place(run, keys) for run in runs)
         return sorted(found, key=lambda p: [_sortable(value) for value in p])
 
+    by_place: dict[tuple[Any, Any], list[Row]] = {}
+    for run in runs:
+        by_place.setdefault((place(run, rows), place(run, columns)), []).append(run)
     cells = {}
     for row in ordered(rows):
         for column in ordered(columns):
-            chosen = [
-                run
-                for run in runs
-                if (place(run, rows), place(run, columns)) == (row, column)
-            ]
+            chosen = by_place.get((row, column), [])
             numbers = {
                 name: _value(chosen, column_of(name), None, False) for name in values
             }

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 
 from fedjax_sim.contracts.attack import AttackSpec, BackdoorTest
 from fedjax_sim.contracts.config import Config
-from fedjax_sim.contracts.dataset import Dataset, Partition
+from fedjax_sim.contracts.dataset import Dataset, Partition, Trigger
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.normalize import denormalize, normalization, normalize
 from fedjax_sim.data.triggers import stamp
@@ -47,7 +48,7 @@ def triggered_images(runs: Sequence[Row], results: Path) -> bytes | None:
         looked_at.add(kind)
         try:
             config = resolve(read_json(results / run["run"] / "config.json"))
-            if not _may_stamp(config):
+            if not _may_stamp(config):  # without reading the data
                 continue
             shown = pictures(config, load_data(config))
         except InputError as error:  # data, or a rule from elsewhere, is not at hand
@@ -63,17 +64,23 @@ def _may_stamp(config: Config) -> bool:
     return "target_class" in entry.options and config.data.name != "arrays"
 
 
-def pictures(config: Config, dataset: Dataset) -> np.ndarray | None:
-    """Returns pixels f32 [k, 3, H, W, C] in [0, 1]: clean, stamped, difference.
+class Backdoor(NamedTuple):
+    """A trigger, and who is to be taken for whom."""
 
-    The difference is amplified so that its largest is 1. None without a trigger.
-    """
+    trigger: Trigger
+    target: int  # class
+    victim: int | None  # class; None: every other one
+
+
+def backdoor_of(config: Config, dataset: Dataset) -> Backdoor | None:
+    """Returns the backdoor of a config; None without a trigger."""
+    if not _may_stamp(config):
+        return None
     attack = TABLES["attack"].find(config.attack.name).factory(**config.attack.options)
     if attack.test is None:
         return None
     images, labels = dataset.test_images, dataset.test_labels
     shape = images.shape[1:]
-    of_images = normalization(config.data.normalization, shape[-1])
     everything = np.arange(len(dataset.train_labels), dtype=np.int32)
     spec = AttackSpec(
         labels=dataset.train_labels,
@@ -81,7 +88,7 @@ def pictures(config: Config, dataset: Dataset) -> np.ndarray | None:
         malicious_ids=np.zeros(1, np.int32),
         num_classes=dataset.num_classes,
         image_shape=shape,
-        normalization=of_images,
+        normalization=normalization(config.data.normalization, shape[-1]),
         layout=network_of(config, shape, dataset.num_classes, "cpu").layout,
         test_images=images,
         test_labels=labels,
@@ -91,13 +98,26 @@ def pictures(config: Config, dataset: Dataset) -> np.ndarray | None:
     if attack.triggers is not None:
         first = attack.triggers(attack.init(spec))
         trigger = type(first)(*(None if x is None else x[0] for x in first))
-    if trigger is None:
+    if trigger is None or test.target_class is None:
         return None
-    victims = labels != test.target_class
-    if test.victim_class is not None:
-        victims = labels == test.victim_class
+    return Backdoor(trigger, test.target_class, test.victim_class)
+
+
+def pictures(config: Config, dataset: Dataset) -> np.ndarray | None:
+    """Returns pixels f32 [k, 3, H, W, C] in [0, 1]: clean, stamped, difference.
+
+    The difference is amplified so that its largest is 1. None without a trigger.
+    """
+    backdoor = backdoor_of(config, dataset)
+    if backdoor is None:
+        return None
+    images, labels = dataset.test_images, dataset.test_labels
+    of_images = normalization(config.data.normalization, images.shape[-1])
+    victims = labels != backdoor.target
+    if backdoor.victim is not None:
+        victims = labels == backdoor.victim
     chosen = normalize(jnp.asarray(images[victims][:_IMAGES]), of_images)
-    stamped = stamp(chosen, trigger, jnp.ones(len(chosen), bool))
+    stamped = stamp(chosen, backdoor.trigger, jnp.ones(len(chosen), bool))
     pair = [np.asarray(denormalize(x, of_images)) for x in (chosen, stamped)]
     apart = np.abs(pair[1] - pair[0])
     apart /= max(float(apart.max()), 1e-6)

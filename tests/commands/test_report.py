@@ -1,7 +1,6 @@
 """Reports as a user asks for them: text on the terminal, files in a folder."""
 
 import re
-from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
@@ -90,44 +89,6 @@ def test_out_writes_tables_figures_and_parquet(results, tmp_path, capsys):
     assert "| droplet | 90.5 ± 0.7" in printed
 
 
-class Outline(HTMLParser):
-    """Checks the nesting and collects cells and outside references."""
-
-    VOID = ("meta", "img", "br")
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.rows, self.sources = [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.sources += [attrs[key] for key in ("src", "href") if key in attrs]
-        if tag == "tr":
-            self.rows.append(0)
-        if tag in ("td", "th"):
-            self.rows[-1] += int(attrs.get("colspan", 1))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-def test_page_needs_nothing_else(results, tmp_path, capsys):
-    command(capsys, results, *SMALL, f"--out={tmp_path}")
-    text = (tmp_path / "drop_table3.html").read_text()
-    outline = Outline()
-    outline.feed(text)
-
-    assert outline.open == []
-    assert len(outline.sources) == 4
-    assert all(s.startswith("data:image/svg+xml;base64,") for s in outline.sources)
-    assert "url(" not in text and "<script" not in text
-    assert 'name="viewport"' in text
-    # The head's two rows and the ten defences have equally many columns.
-    assert set(outline.rows[:12]) == {1 + 3 * 2}
-
-
 def test_latex_is_balanced(results, tmp_path, capsys):
     command(capsys, results, *SMALL, f"--out={tmp_path}")
     text = (tmp_path / "drop_table3.tex").read_text()
@@ -151,8 +112,6 @@ def test_text_is_escaped(make_run):
         cells={(table.rows[0], ()): next(iter(table.cells.values()))}
     )
 
-    assert "a &lt; b &amp; c_d" in render.page(table, {})
-    assert "x|&lt;y&gt;_&amp;" in render.page(table, {})
     assert r"x|<y>\_\&" in render.latex(table)
     text = render.markdown(table, {})
     assert r"x\|&lt;y>_&amp;" in text and "# a &lt; b &amp; c_d" in text

@@ -10,7 +10,7 @@ from fedjax_sim.commands import report as cli
 from fedjax_sim.reports import store
 from fedjax_sim.reports.danger_zones import danger_zones, ranking, zones
 from fedjax_sim.reports.roc import roc, stability
-from fedjax_sim.reports.scores import Scores, distributions, read_scores
+from fedjax_sim.reports.scores import Scores, distributions, read_scores, scores_of
 from fedjax_sim.reports.tables import grid
 from fedjax_sim.reports.update_plane import update_geometry
 
@@ -152,15 +152,17 @@ def test_distributions_show_benign_and_malicious_scores(make_run):
     make_run("b", {"defense.name": "krum"}, mta=90.0, asr=1.0)
     runs = runs_of(make_run)
     table = grid(runs, rows=["defense.name"], columns=["client.lr"], values=["mta"])
-    assert distributions(table, make_run.results) is None  # no rounds, no scores
+    assert (
+        distributions(table, scores_of(table, make_run.results)) is None
+    )  # no rounds, no scores
 
     write_rounds(folder, [{"error": [1e-3 * i, 1.0, 9.0 + i]} for i in range(1, 5)])
-    svg = distributions(table, make_run.results)
+    svg = distributions(table, scores_of(table, make_run.results))
     assert is_svg(svg)
     # One panel: histograms of the benign and of the malicious client, transparent.
     assert svg.count(b'id="axes_') == 1
     write_rounds(folder, [{"error": [1.0, 1.0, 9.0 + i]} for i in range(1, 5)])
-    assert distributions(table, make_run.results) != svg
+    assert distributions(table, scores_of(table, make_run.results)) != svg
 
 
 # ------------------------------------------------------------------------- geometry
@@ -213,7 +215,7 @@ def test_report_has_all_figures(grid_of_runs, tmp_path, capsys):
     kinds = {"over_rounds", "bars", "danger_zones", "scores", "geometry", "roc"}
     kinds |= {"triggers"}
     assert names == {f"report_{kind}" for kind in kinds}
-    assert (out / "report.html").read_text().count("data:image/svg+xml") == 7
+    assert (out / "report.html").read_text().count("data:image/svg+xml;") == 2
     text = (out / "report.md").read_text()
     assert "none with MTA from 99 and ASR from 85 % on" in text
     drawn = (out / "figures" / "report_danger_zones.svg").read_bytes()

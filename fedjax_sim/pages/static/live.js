@@ -1,0 +1,58 @@
+// The list of runs, up to date without reloading.
+"use strict";
+
+const LOOKS = { finished: "good", failed: "bad", unreadable: "bad", running: "", interrupted: "idle", waiting: "idle" };
+const lines = new Map(); // of the table, by run: what changes is replaced alone
+
+function duration(seconds) {
+  if (seconds === null) return "";
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  return `${(seconds / 3600).toFixed(1)} h`;
+}
+
+function cellsOf(one) {
+  const name = one.of === null ? one.run : el("a", { href: one.page }, one.run);
+  const bar = one.of === null ? "" : el("progress", { max: one.of, value: one.done, "aria-label": `rounds of ${one.run}` });
+  return [
+    el("th", { scope: "row" }, name),
+    el("td", {}, el("span", { class: `badge ${LOOKS[one.status] ?? ""}` }, one.status)),
+    el("td", {}, bar, one.of === null ? "" : ` ${one.done} / ${one.of}`),
+    el("td", {}, duration(one.left)),
+    el("td", { class: "number" }, number(one.mta)), el("td", { class: "number" }, number(one.asr)),
+    el("td", { class: "line" }, one.line),
+  ];
+}
+
+function show(rows) {
+  const body = $("tbody");
+  const focused = document.activeElement?.closest?.("tr")?.dataset.run;
+  for (const [run, line] of lines) if (!rows.some((one) => one.run === run)) line.remove(), lines.delete(run);
+  rows.forEach((one, i) => {
+    let line = lines.get(one.run);
+    const text = JSON.stringify(one);
+    if (!line) lines.set(one.run, (line = el("tr", { "data-run": one.run })));
+    if (line.dataset.text !== text) {
+      line.dataset.text = text;
+      line.replaceChildren(...cellsOf(one));
+    }
+    if (body.children[i] !== line) body.insertBefore(line, body.children[i] ?? null);
+    if (one.run === focused) $("a", line)?.focus({ preventScroll: true });
+  });
+  const count = (status) => rows.filter((one) => one.status === status).length;
+  const parts = ["running", "finished", "failed", "unreadable", "interrupted", "waiting"].filter(count).map((status) => `${count(status)} ${status}`);
+  const left = Math.max(0, ...rows.map((one) => one.left ?? 0));
+  $(".lead").textContent = parts.length ? parts.join(", ") + (left ? `; the runs in progress end in about ${duration(left)}` : "") : "No runs yet";
+  $(".empty").hidden = rows.length > 0;
+  $(".live").hidden = rows.length === 0;
+}
+
+show(JSON.parse($("#data").textContent));
+setInterval(async () => {
+  try {
+    const answer = await fetch("/runs.json");
+    if (answer.ok) show(await answer.json());
+  } catch {
+    $(".lead").textContent = "The server does not answer any more; this is how things stood.";
+  }
+}, 2000);

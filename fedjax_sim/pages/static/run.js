@@ -1,0 +1,138 @@
+// The page of one run.
+"use strict";
+
+let data = JSON.parse($("#data").textContent);
+const KINDS = { domain: ["benign", "malicious"], range: ["var(--cool)", "var(--warm)"] };
+
+if ($("#progress")) chart($("#progress .plot"), (element) => {
+  const specs = data.progress.map((panel) => {
+    const values = panel.lines.flatMap((one) => one.values.map((value, i) => ({ name: one.name, round: panel.rounds[i], value })));
+    const rates = panel.title.endsWith("%");
+    return {
+      width: "container", height: 230, title: panel.title, data: { values },
+      mark: { type: "line", strokeWidth: 2, point: { size: 60, opacity: 0 }, tooltip: true },
+      encoding: {
+        x: { field: "round", type: "quantitative", axis: { grid: false, tickMinStep: 1, tickCount: 8 }, scale: { nice: false, zero: false } },
+        y: { field: "value", type: "quantitative", title: null, scale: rates ? { domain: [0, 100] } : { zero: true } },
+        color: { field: "name", type: "nominal", sort: null, scale: { domain: panel.lines.map((one) => one.name), range: ["var(--c0)", "var(--c6)", "var(--c4)", "var(--c1)"] }, legend: { title: null, orient: "top", columns: 2 } },
+        tooltip: [{ field: "name" }, { field: "round" }, { field: "value", format: ".4~g" }],
+      },
+    };
+  });
+  const places = specs.map(() => el("div"));
+  element.replaceChildren(el("div", { class: "plots" }, ...places));
+  return Promise.all(specs.map((spec, i) => embed(places[i], spec)));
+});
+
+// --------------------------------------------------------------- clients by rounds
+
+const WORDS = { ".": "not chosen", b: "benign", B: "benign, left out", m: "malicious", M: "malicious, left out" };
+
+function paintMap() {
+  if (!data.map || !$("#map")) return;
+  const canvas = $("#map canvas");
+  const { rounds, lines } = data.map;
+  const room = canvas.parentElement.clientWidth;
+  const width = Math.max(2, Math.min(22, Math.floor(room / rounds.length)));
+  const height = Math.max(2, Math.min(16, Math.floor(640 / lines.length)));
+  const scale = window.devicePixelRatio || 1;
+  canvas.width = width * rounds.length * scale;
+  canvas.height = height * lines.length * scale;
+  canvas.style.width = `${width * rounds.length}px`;
+  canvas.style.height = `${height * lines.length}px`;
+  const color = (name) => getComputedStyle($(`.key.${name}`)).backgroundColor;
+  const colors = { b: color("b"), B: color("B"), m: color("m"), M: color("M") };
+  const pen = canvas.getContext("2d");
+  pen.scale(scale, scale);
+  const gap = Math.min(width, height) > 4 ? 1 : 0;
+  lines.forEach((line, client) => {
+    for (let i = 0; i < line.length; i++) {
+      if (line[i] === ".") continue;
+      pen.fillStyle = colors[line[i]];
+      pen.fillRect(i * width, client * height, width - gap, height - gap);
+    }
+  });
+  canvas.onpointermove = (event) => {
+    const [i, client] = [Math.floor(event.offsetX / width), Math.floor(event.offsetY / height)];
+    if (lines[client]?.[i] === undefined) return;
+    const banned = data.expelled.includes(client) ? "; expelled for good" : "";
+    $("#map output").textContent = `client ${client}, round ${rounds[i]}: ${WORDS[lines[client][i]]}${banned}`;
+  };
+}
+
+if ($("#map")) {
+  paintMap();
+  addEventListener("resize", paintMap);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paintMap);
+  if (data.map.rounds.length < data.map.recorded) $("#map figcaption").append(` Of ${data.map.recorded} rounds ${data.map.rounds.length} are drawn.`);
+  if (data.expelled.length) $("#map output").textContent = `expelled for good: ${data.expelled.join(", ")}`;
+}
+
+if ($("#quantities")) {
+  let at = 0;
+  choice($("#quantities"), "quantity", data.quantities.map((one) => one.name), (i) => { at = i; redraw(); });
+  chart($("#quantities .plot"), (element) => {
+    const one = data.quantities[at];
+    const x = { field: "round", type: "quantitative", axis: { grid: false, tickMinStep: 1, tickCount: 10 }, scale: { nice: false, zero: false } };
+    const y = { type: "quantitative", title: one.name };
+    return embed(element, {
+      width: "container", height: 260, data: { values: one.points },
+      encoding: { x, color: { field: "kind", type: "nominal", scale: KINDS, legend: { title: null, orient: "top", symbolOpacity: 1, symbolType: "circle" } } },
+      layer: [
+        { mark: { type: "area", opacity: 0.15 }, encoding: { y: { ...y, field: "low" }, y2: { field: "high" } } },
+        { mark: { type: "line", strokeWidth: 2, point: { size: 60, opacity: 0 } }, encoding: { y: { ...y, field: "mean" }, tooltip: ["kind", "round", "mean", "low", "high"].map((field) => ({ field })) } },
+      ],
+    });
+  });
+}
+
+// ------------------------------------------------------------- matrices and classes
+
+function heat(title, cells, x, y, value, text) {
+  return {
+    autosize: "pad", width: { step: 34 * unit }, height: { step: 34 * unit }, title, data: { values: cells },
+    encoding: { x: { field: "x", type: "ordinal", title: x, axis: { labelAngle: 0, orient: "bottom" } }, y: { field: "y", type: "ordinal", title: y } },
+    layer: [
+      { mark: { type: "rect", cornerRadius: 3 }, encoding: { fill: { value: "var(--cool)" }, fillOpacity: { field: value, type: "quantitative", scale: { range: [0.03, 0.85] }, legend: null }, tooltip: [{ field: "y", title: y }, { field: "x", title: x }, { field: "count" }] } },
+      ...(text ? [{ transform: [{ filter: "datum.count > 0" }], mark: { type: "text", fontSize: 11 * unit }, encoding: { text: { field: "count" } } }] : []),
+    ],
+  };
+}
+
+if ($("#matrices")) chart($("#matrices .plot"), (element) => {
+  const specs = data.matrices.map(({ title, counts }) => {
+    const cells = counts.flatMap((line, y) => line.map((count, x) => ({ x, y, count, share: count / Math.max(1, line.reduce((sum, one) => sum + one, 0)) })));
+    return heat(title, cells, "the model says", "true class", "share", counts.length <= 20);
+  });
+  const places = specs.map(() => el("div"));
+  element.replaceChildren(el("div", { class: "plots" }, ...places));
+  return Promise.all(specs.map((spec, i) => embed(places[i], spec)));
+});
+
+if ($("#classes")) chart($("#classes .plot"), (element) => {
+  const bad = new Set(data.attackers);
+  const cells = data.classes.flatMap((line, client) => line.map((count, y) => ({ x: client, y, count, share: count })));
+  const spec = heat(undefined, cells, "client (bold: malicious)", "class", "share", data.classes.length <= 40);
+  spec.width = data.classes.length <= 40 ? spec.width : { step: Math.max(4, 1400 / data.classes.length) };
+  spec.encoding.x.axis = { ...spec.encoding.x.axis, labelOverlap: true, labelFontWeight: { condition: { test: `indexof(${JSON.stringify([...bad])}, datum.value) >= 0`, value: "bold" }, value: "normal" }, labelColor: { condition: { test: `indexof(${JSON.stringify([...bad])}, datum.value) >= 0`, value: "var(--warm)" }, value: "var(--soft)" } };
+  return embed(element, spec);
+});
+
+// ----------------------------------------------------------------------------- live
+
+async function update() {
+  const answer = await fetch(data.live);
+  if (!answer.ok) return;
+  const newer = await answer.json();
+  const [done, grown] = [newer.status !== "running", newer.done !== data.done];
+  data = { ...data, ...newer, matrices: data.matrices, classes: data.classes, expelled: data.expelled };
+  $(".status progress").value = data.done;
+  $(".status span").textContent = `round ${data.done} of ${data.of}, ${data.status}`;
+  $(".lead").textContent = data.lead;
+  if (grown) {
+    paintMap();
+    redraw();
+  }
+  if (done) clearInterval(timer);
+}
+const timer = data.live ? setInterval(() => update().catch(() => {}), 2000) : null;
