@@ -4,6 +4,8 @@
     python launch/report.py --layout=matrix --small --results=runs/matrix \
         --out=runs/matrix/report
 
+(`--sweep=configs/sweeps/matrix.py` is the small one, too.)
+
 The embedded digits; 20 clients, all in every round, 4 of them malicious; 30 rounds, 3
 seeds: the setting of `adaptive_small`. Each attack with its defaults (backdoors poison
 half of what an attacker holds, of all classes, for class 7), and as strong as it keeps

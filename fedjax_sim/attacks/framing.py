@@ -112,6 +112,7 @@ def framing(
         active=active_rounds(start_round, end_round),
         craft=craft,
         report=lambda state: {"factor": state.factor, "framed_weight": state.weight},
+        tries_rule=how == "search",
     )
 
 

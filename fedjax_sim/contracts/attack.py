@@ -202,6 +202,8 @@ class Attack(NamedTuple):
     attackers work as benign clients until it is less. `takes_over(view) -> bool [n]`
     says which rows `craft` writes, where these are not those of the attacking clients:
     a quirk of LeadFL's code, in which copies of one attacker displace benign clients.
+    `tries_rule` says that `craft` calls `CraftView.answer`, so that a rule that cannot
+    be simulated is refused when the run is built.
     """
 
     knowledge: tuple[Knowledge, ...]
@@ -223,6 +225,7 @@ class Attack(NamedTuple):
     repartition: Callable[[AttackSpec], Partition] | None = None
     rests: Callable[[Array], Array] | None = None
     takes_over: Callable[[CraftView], Array] | None = None
+    tries_rule: bool = False
 
     @property
     def trains_otherwise(self) -> bool:

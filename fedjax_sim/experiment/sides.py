@@ -50,8 +50,9 @@ def sides_of(
         defense = _in_front(config, options, rule("defense"))
         defense = adapt(defense)
         client = _joined(config, rule("client_defense"), defense.client_side)
-        _check_simulated(config, defense)
-        attack = with_factor(config, rule("attack"))
+        plain = rule("attack")
+        _check_simulated(config, plain, defense)
+        attack = with_factor(config, plain)
         return Sides(_resting(config, attack, defense), defense, client)
 
     return make
@@ -72,7 +73,7 @@ def with_factor(config: Config, attack: Attack) -> Attack:
     )
 
 
-def _check_simulated(config: Config, defense: Defense) -> None:
+def _check_simulated(config: Config, attack: Attack, defense: Defense) -> None:
     """Refuses an adaptive attacker who could not do what the server does."""
     how, name = config.attack.adapt, config.defense.name
     if how in TRIES_RULE and defense.groups is not None:
@@ -80,6 +81,13 @@ def _check_simulated(config: Config, defense: Defense) -> None:
             f"config.attack.adapt = {how!r} tries what it sends on the server's rule; "
             f"config.defense.name = {name!r} answers groups of clients apart and "
             "cannot be simulated; allowed: none, ward"
+        )
+    if attack.tries_rule and defense.groups is not None:
+        raise InputError(
+            f"config.attack.name = {config.attack.name!r} tries what it sends on the "
+            f"server's rule; config.defense.name = {name!r} answers groups of clients "
+            "apart and cannot be simulated; it must be a rule with one model for all "
+            "clients"
         )
     rebuilds = isinstance(defense.settings, Reconstruction)
     if how == "reconstruct" and not rebuilds:

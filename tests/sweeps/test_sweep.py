@@ -212,7 +212,9 @@ def test_a_missing_sweep_file_is_refused():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "sweeps").glob("*.py")))
 def test_shipped_sweep_expands(path):
-    assert len(expand(load_sweep(str(path)))) > 1
+    sweep = load_sweep(str(path))
+    some = sweep.points[:: 1 + len(sweep.points) // 400]  # a matrix has thousands
+    assert len(expand(sweep._replace(points=some))) > 1
     assert f"--sweep=configs/sweeps/{path.name}" in path.read_text()
 
 

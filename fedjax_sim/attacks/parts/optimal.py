@@ -42,6 +42,7 @@ def optimal_factor(
         return state, known_updates.sent_by_all(line(mean, std, found.best), view)
 
     return Attack(
+        tries_rule=True,
         knowledge=("benign_updates", "aggregation_rule"),
         active=active_rounds(start_round, end_round),
         craft=craft,

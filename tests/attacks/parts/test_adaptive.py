@@ -227,6 +227,15 @@ def test_a_round_without_attackers_keeps_the_factor():
         ({"attack.adapt_knows": "own"}, "no honest updates"),
         ({"attack.adapt_share": 0.0}, "adapt_share"),
         ({"defense.name": "flcert", "defense.num_groups": 2}, "cannot be simulated"),
+        (
+            {
+                "attack.name": "optimal_ipm",
+                "attack.adapt": "none",
+                "defense.name": "flcert",
+                "defense.num_groups": 2,
+            },
+            "'optimal_ipm' tries what it sends .* cannot be simulated",
+        ),
         ({"attack.adapt": "reconstruct"}, "'fedavg' reconstructs nothing"),
     ],
 )
