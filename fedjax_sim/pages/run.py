@@ -12,6 +12,7 @@ from fedjax_sim.experiment.data import load_data
 from fedjax_sim.pages import run_rounds
 from fedjax_sim.pages.assets import page, vega
 from fedjax_sim.pages.facts import facts, provenance_of
+from fedjax_sim.pages.run_distilled import Distilled, distilled
 from fedjax_sim.reports import store
 from fedjax_sim.runs.files import Rows, read_json
 from fedjax_sim.sweeps import executors
@@ -26,6 +27,7 @@ class Model(NamedTuple):
     matrices: list[dict[str, Any]]  # {title, counts [true][predicted]}
     pictures: dict[str, list[Any]]  # tiles by the name of their line
     kept: dict[str, list[Any]]  # of what the rule remembers
+    distilled: Distilled | None  # by DROP
     classes: list[list[int]]  # samples [client][class]
     at: int | None  # round of the checkpoint
     expelled: list[int]  # clients banned for good
@@ -110,11 +112,14 @@ def _run_data(run: Path, whole: bool) -> tuple[dict[str, Any], list[str], Model 
         "matrices": [],
         "classes": [],
         "expelled": [],
+        "distilled": [],
     }
     model = _model(run, config, missing) if whole else None
     if model is not None:
         data |= {"matrices": model.matrices, "classes": model.classes}
         data["expelled"] = model.expelled
+        if model.distilled is not None:
+            data["distilled"] = model.distilled.panels
     return data, missing, model
 
 
@@ -148,7 +153,7 @@ def _model(run: Path, recorded: Mapping[str, Any], missing: list[str]) -> Model 
     classes = tried("No partition", lambda: of.classes_by_client(run, dataset))
     found = tried("No confusion matrix", lambda: of.newest_arrays(run))
     if found is None:
-        return Model([], {}, {}, classes or [], None, [])
+        return Model([], {}, {}, None, classes or [], None, [])
     at, arrays = found
     backdoor = of.backdoor_of(config, dataset)
     said = of.answers(config, dataset, arrays, backdoor)
@@ -164,13 +169,14 @@ def _model(run: Path, recorded: Mapping[str, Any], missing: list[str]) -> Model 
     if not kept:
         missing.append(
             "No images of the defence: its state in the checkpoint holds none. "
-            "FedREDefense keeps what it reconstructs; what DROP generates and FLIP "
-            "inverts ends with its round."
+            "FedREDefense keeps what it reconstructs, DROP what it generated last; what "
+            "FLIP inverts ends with its round."
         )
     return Model(
         matrices,
         of.test_pictures(config, dataset, said, backdoor),
         kept,
+        distilled(arrays),
         classes or [],
         at,
         of.expelled_clients(arrays),

@@ -9,7 +9,7 @@ from pages_text import Outline
 
 from fedjax_sim.commands import show
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.pages import progress, run_model, run_rounds
+from fedjax_sim.pages import progress, run_distilled, run_model, run_rounds
 from fedjax_sim.pages.run import run_page
 
 
@@ -145,3 +145,32 @@ def test_time_left_is_that_of_the_last_rounds_without_compiling():
     rows += [{"round": 2 + i, "seconds_rounds": 3.0} for i in range(1, 11)]
     assert progress.seconds_left(rows, 12, 14) == 6.0
     assert progress.seconds_left([{"round": 1}], 1, 2) is None
+
+
+def test_what_drop_distilled():
+    curve = np.full(50, np.nan, np.float32)
+    curve[[0, 12, 25]] = 3.0, 2.0, 1.0  # of four iterations the first three
+    record = {
+        "round": np.int32(5),
+        "iterations": np.int32(3),
+        "planned": np.int32(4),
+        "taught": np.array([True, False, True]),
+        "clone_accuracy": np.float32(0.5),
+        "aggregate_accuracy": np.float32(0.75),
+        **{f"curves.{name}": curve for name in ("generator", "clone", "critic")},
+        "curves.replay": curve / 2,
+    }
+    arrays = {f"[0].defense[1].{name}": value for name, value in record.items()}
+    found = run_distilled.distilled(arrays)
+
+    assert "After round 5, 3 of 4 iterations" in found.text
+    assert "clone is right in 50.0 %, the aggregate in 75.0 %" in found.text
+    assert found.text.endswith("taught: 0, 2.")
+    assert found.panels[0]["rounds"] == [1, 2, 3]
+    assert [one["values"] for one in found.panels[0]["lines"]] == [
+        [3, 2, 1],
+        [1.5, 1, 0.5],
+    ]
+    arrays["[0].defense[1].round"] = np.int32(0)
+    assert run_distilled.distilled(arrays) is None
+    assert run_distilled.distilled({"[0].params": np.ones(3)}) is None

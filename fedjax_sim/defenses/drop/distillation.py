@@ -169,6 +169,7 @@ def distill(schedule: Schedule) -> After:
         record = Record(
             round=context.round,
             iterations=done,
+            planned=jnp.int32(s.iterations),
             curves=curves,
             taught=jnp.zeros_like(record.taught).at[cohort.client_ids].max(taught),
             images=made,

@@ -30,6 +30,7 @@ class Record(NamedTuple):
 
     round: Array  # i32 []
     iterations: Array  # i32 [], carried out
+    planned: Array  # i32 [], iterations
     curves: Curves  # over the iterations that were planned
     taught: Array  # bool [N], clients whose models taught
     images: Array  # f32 [PICTURES, H, W, C], what the generator makes at the end
@@ -48,6 +49,7 @@ def no_record(spec: FederationSpec) -> Record:
     return Record(
         round=jnp.int32(0),
         iterations=jnp.int32(0),
+        planned=jnp.int32(0),
         curves=no_curves(),
         taught=jnp.zeros(spec.population, bool),
         images=jnp.zeros((PICTURES, *spec.network.image_shape)),

@@ -4,18 +4,20 @@
 let data = JSON.parse($("#data").textContent);
 const KINDS = { domain: ["benign", "malicious"], range: ["var(--cool)", "var(--warm)"] };
 
-if ($("#progress")) chart($("#progress .plot"), (element) => {
-  const specs = data.progress.map((panel) => {
-    const values = panel.lines.flatMap((one) => one.values.map((value, i) => ({ name: one.name, round: panel.rounds[i], value })));
+// Panels of curves, of an element and a key of the data.
+for (const name of ["progress", "distilled"]) if ($(`#${name}`)) chart($(`#${name} .plot`), (element) => {
+  const specs = data[name].map((panel) => {
+    const axis = panel.axis ?? "round";
+    const values = panel.lines.flatMap((one) => one.values.map((value, i) => ({ name: one.name, [axis]: panel.rounds[i], value })));
     const rates = panel.title.endsWith("%");
     return {
       width: "container", height: 230, title: panel.title, data: { values },
       mark: { type: "line", strokeWidth: 2, point: { size: 60, opacity: 0 }, tooltip: true },
       encoding: {
-        x: { field: "round", type: "quantitative", axis: { grid: false, tickMinStep: 1, tickCount: 8 }, scale: { nice: false, zero: false } },
+        x: { field: axis, type: "quantitative", axis: { grid: false, tickMinStep: 1, tickCount: 8 }, scale: { nice: false, zero: false } },
         y: { field: "value", type: "quantitative", title: null, scale: rates ? { domain: [0, 100] } : { zero: true } },
         color: { field: "name", type: "nominal", sort: null, scale: { domain: panel.lines.map((one) => one.name), range: ["var(--c0)", "var(--c6)", "var(--c4)", "var(--c1)"] }, legend: { title: null, orient: "top", columns: 2 } },
-        tooltip: [{ field: "name" }, { field: "round" }, { field: "value", format: ".4~g" }],
+        tooltip: [{ field: "name" }, { field: axis }, { field: "value", format: ".4~g" }],
       },
     };
   });
