@@ -165,6 +165,8 @@ class Log(Section):
     """What a run writes beside its results."""
 
     tensorboard: bool = False
+    mlflow: bool = False  # mlflow.db in the run's folder
+    wandb: bool = False  # offline, in the run's folder
 
 
 class Config(Section):

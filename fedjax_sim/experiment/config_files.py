@@ -83,12 +83,26 @@ def load_file(path: str) -> dict[str, Any]:
         what = " ".join(str(error).split())
         raise InputError(f"--config={path}: {type(error).__name__}: {what}") from error
     if isinstance(config, ConfigDict):
-        return config.to_dict()
+        return _as_written(config)
     if isinstance(config, Mapping):
         return dict(config)
     raise InputError(
         f"--config={path}: get_config() returned {config!r}, not a ConfigDict"
     )
+
+
+def _as_written(config: ConfigDict) -> dict[str, Any]:
+    """The groups of a config; its variants in the order in which they were written.
+
+    A ConfigDict sorts its keys when it is asked for them, and has no public way to the
+    order in which it got them.
+    """
+    values = config.to_dict()
+    variants = config.get("variants")
+    if isinstance(variants, ConfigDict):
+        written = vars(variants)["_fields"]
+        values["variants"] = {name: values["variants"][name] for name in written}
+    return values
 
 
 def file_arguments(text: str, **defaults: Any) -> dict[str, Any]:

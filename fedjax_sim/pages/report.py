@@ -252,7 +252,10 @@ def _filters(
             one = {"key": f"{kind}:{i}", "label": render.label(field)}
             found.append({**one, "values": values, "minor": False})
     fields = tuple(column_of(f) for f in (*table.row_fields, *table.column_fields))
-    place_of = {run["run"]: [str(run.get(field)) for field in fields] for run in runs}
+    place_of: dict[str, list[str]] = {run["run"]: [] for run in runs}
+    for (row, column), cell in table.cells.items():
+        for run in cell.runs:
+            place_of[run["run"]] += [*row, *column]
     for key, one in settings.items():
         if key in fields or len(one["values"]) > _CHOICES:
             continue

@@ -15,6 +15,8 @@
     geometry/        updates of some rounds in a plane: `runs.update_plane`
     checkpoints/     orbax checkpoints of the federation's state, the newest two
     tensorboard/     the numbers of metrics.jsonl (config.log.tensorboard)
+    mlflow.db, wandb/  the same and the config (config.log.mlflow, config.log.wandb)
+    page.html        of `fedjax-sim show`
     lock             held while a process works here
 
 Rates are percentages, times seconds, rounds count from 1. `null` = undefined.
@@ -131,13 +133,14 @@ class RunDirectory(Listener):
 
     Attributes:
       summary: of a finished run, else None.
+      workdir: of the run.
 
     Raises:
       InputError: the directory cannot be written, is in use, or of another config.
     """
 
     def __init__(self, config: Config, workdir: Path):
-        self._config, self._workdir = config, workdir
+        self._config, self.workdir = config, workdir
         self._saved_at = time.monotonic()
         self._opened = False
         self.summary: dict[str, Any] | None = None
@@ -157,36 +160,36 @@ class RunDirectory(Listener):
 
     def _check_config(self) -> None:
         """Refuses another config than that of what was computed here."""
-        path, rounds = self._workdir / "config.json", self._workdir / "rounds.jsonl"
+        path, rounds = self.workdir / "config.json", self.workdir / "rounds.jsonl"
         begun = rounds.exists() and rounds.stat().st_size > 0
-        begun |= (self._workdir / "summary.json").exists()
+        begun |= (self.workdir / "summary.json").exists()
         if path.exists() and begun:
             new = plain(to_dict(self._config))
-            finished = (self._workdir / "summary.json").exists()
+            finished = (self.workdir / "summary.json").exists()
             # Without a checkpoint nothing else tells what another file held.
             movable = _NO_MATTER if finished else LOCATIONS
-            _check_same_config(read_json(path), new, self._workdir, movable)
+            _check_same_config(read_json(path), new, self.workdir, movable)
 
     def _check_identity(self, identity: Mapping[str, Any]) -> None:
         """Refuses to go on from a checkpoint of another config, data or partition."""
-        path = self._workdir / "identity.json"
+        path = self.workdir / "identity.json"
         if not path.exists():
             raise InputError(
-                f"--workdir={self._workdir}: identity.json is missing, which says what "
+                f"--workdir={self.workdir}: identity.json is missing, which says what "
                 "the checkpoints are of; restore the file or choose another folder"
             )
         old = read_json(path, "config", "data", "partition")
-        _check_same_config(old["config"], identity["config"], self._workdir)
+        _check_same_config(old["config"], identity["config"], self.workdir)
         for key, what in (("data", "images or labels"), ("partition", "clients")):
             if old[key] != identity[key]:
                 raise InputError(
-                    f"--workdir={self._workdir} holds a run on other {what} "
+                    f"--workdir={self.workdir} holds a run on other {what} "
                     f"(fingerprint {old[key]}, now {identity[key]}); restore the data "
                     "or choose another folder"
                 )
         if old.get("init") != identity["init"]:
             raise InputError(
-                f"--workdir={self._workdir} holds a run from another initial model "
+                f"--workdir={self.workdir} holds a run from another initial model "
                 f"(fingerprint {old.get('init')}, now {identity['init']}); restore the "
                 "file of config.model.init or choose another folder"
             )
@@ -197,12 +200,12 @@ class RunDirectory(Listener):
         Returns:
           The rounds done, and the rows of rounds.jsonl and metrics.jsonl until then.
         """
-        write_json(self._workdir / "config.json", to_dict(self._config))
+        write_json(self.workdir / "config.json", to_dict(self._config))
         started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         provenance = {**environment(), "started": started, **facts}
-        write_json(self._workdir / "provenance.json", provenance)
+        write_json(self.workdir / "provenance.json", provenance)
         self._opened = True
-        self._checkpoints = Checkpoints(self._workdir / "checkpoints")
+        self._checkpoints = Checkpoints(self.workdir / "checkpoints")
         done = self._checkpoints.latest() or 0
         identity = {
             "config": plain(to_dict(self._config)),
@@ -212,9 +215,9 @@ class RunDirectory(Listener):
         }
         if done:
             self._check_identity(identity)
-        write_json(self._workdir / "identity.json", identity)
-        self._rounds_file = Rows(self._workdir / "rounds.jsonl")
-        self._metrics_file = Rows(self._workdir / "metrics.jsonl")
+        write_json(self.workdir / "identity.json", identity)
+        self._rounds_file = Rows(self.workdir / "rounds.jsonl")
+        self._metrics_file = Rows(self.workdir / "metrics.jsonl")
         rounds, every = self._config.rounds, self._config.evaluation.every
         evaluated = [r for r in range(1, done + 1) if r % every == 0 or r == rounds]
         return (
@@ -225,7 +228,7 @@ class RunDirectory(Listener):
 
     def keep_partition(self, partition: Partition, labels: np.ndarray) -> None:
         """Writes partition.npz."""
-        write_partition(self._workdir / "partition.npz", partition, labels)
+        write_partition(self.workdir / "partition.npz", partition, labels)
 
     def restore(self, done: int, states: PyTree) -> PyTree:
         """Returns the states of the newest checkpoint, without one the given ones."""
@@ -264,7 +267,7 @@ class RunDirectory(Listener):
 
     def finished(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json."""
-        write_json(self._workdir / "summary.json", summary)
+        write_json(self.workdir / "summary.json", summary)
 
     def close(self) -> None:
         """Lets another process work in the directory."""

@@ -199,21 +199,20 @@ def _loop(
     config, parts = runs[0].config, built[0].parts
     every = config.evaluation.every
     origin = together.origin
-    states = together.first_states([run.restore for run in runs])
-    begun = time.monotonic()
-    step, evaluate = together.compile(states, _capacity(built))
-    took = time.monotonic() - begun + together.seconds
-    for run in runs:
-        run.add_seconds(compile=took / len(runs))
-
-    pace: float | None = None
     name = runs[0].name
     if len(runs) > 1:
         name += f" and {len(runs) - 1} more"
     behind = min(run.done for run in runs)
-    progress = Progress(name, config.rounds, behind, bar=distributed.is_leader())
-    stop = distributed.any_process(interrupt.requested)
-    with progress:
+    pace: float | None = None
+    with Progress(name, config.rounds, behind, distributed.is_leader()) as progress:
+        states = together.first_states([run.restore for run in runs])
+        begun = time.monotonic()
+        step, evaluate = together.compile(states, _capacity(built))
+        took = time.monotonic() - begun + together.seconds
+        for run in runs:
+            run.add_seconds(compile=took / len(runs))
+        progress.compiled(took)
+        stop = distributed.any_process(interrupt.requested)
         while not stop and behind < config.rounds:
             until = min((behind // every + 1) * every, config.rounds)
             counts = _next_rounds(runs, config, until, pace)

@@ -15,10 +15,28 @@ from fedjax_sim.round.state import FedState, RoundReport
 from fedjax_sim.round.twin import Coupled
 from fedjax_sim.runs.directory import RunDirectory
 from fedjax_sim.runs.listener import Listener, PyTree, Row
+from fedjax_sim.runs.mlflow import MLflow
 from fedjax_sim.runs.rows import metrics_row, round_row
 from fedjax_sim.runs.summary import summarize
 from fedjax_sim.runs.tensorboard import TensorBoard
 from fedjax_sim.runs.terminal import Terminal
+from fedjax_sim.runs.wandb import WeightsAndBiases
+
+
+def recorders(config: Config, workdir: Path, name: str) -> list[Listener]:
+    """Returns the listeners that `config.log` asks for.
+
+    Raises:
+      InputError: what one of them needs is not installed.
+    """
+    found: list[Listener] = []
+    if config.log.tensorboard:
+        found.append(TensorBoard(workdir))
+    if config.log.mlflow:
+        found.append(MLflow(workdir, name, config))
+    if config.log.wandb:
+        found.append(WeightsAndBiases(workdir, name, config))
+    return found
 
 
 class Job(NamedTuple):
@@ -68,7 +86,6 @@ class Run:
                 job.name, config.rounds, job.workdir, config.attack.name
             )
             self._listeners = [self._directory, terminal, *job.listeners]
-            self._tensorboard = job.workdir if job.config.log.tensorboard else None
 
     def __enter__(self) -> "Run":
         return self
@@ -88,8 +105,7 @@ class Run:
         self._distills = built.parts.sides({}).defense.distills
         if self._directory is None:
             return
-        if self._tensorboard is not None:
-            self._listeners.append(TensorBoard(self._tensorboard))
+        self._listeners += recorders(self.config, self._directory.workdir, self.name)
         self.done, self.rounds, self.metrics = self._directory.open(built.facts)
         labels = np.asarray(built.inputs.data.labels)
         self._directory.keep_partition(built.partition, labels)

@@ -357,6 +357,15 @@ def test_load_file_runs_get_config(tmp_path):
     assert load_file(path) == {"seed": 3}
 
 
+def test_variants_are_in_the_order_in_which_they_were_written(tmp_path):
+    text = "ConfigDict({'variants': {'z': {'seed': 1}, 'a': {'seed': 2}}, 'rounds': 3})"
+    lines = f"    return {text}\n"
+    head = "from ml_collections import ConfigDict\ndef get_config():\n"
+    found = load_file(write(tmp_path, head + lines))
+    assert found == {"rounds": 3, "variants": {"z": {"seed": 1}, "a": {"seed": 2}}}
+    assert list(found["variants"]) == ["z", "a"]
+
+
 def test_load_file_with_an_argument(tmp_path):
     path = write(tmp_path, "def get_config(text):\n    return {'seed': text}\n")
     assert load_file(f"{path}:a=1,b=2") == {"seed": "a=1,b=2"}

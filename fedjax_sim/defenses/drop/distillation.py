@@ -31,6 +31,13 @@ from fedjax_sim.defenses.drop.iteration import (
     outer_iteration,
     to_storage,
 )
+from fedjax_sim.defenses.drop.record import (
+    PICTURES,
+    Record,
+    no_curves,
+    no_record,
+    with_losses,
+)
 from fedjax_sim.defenses.drop.schedule import Schedule
 from fedjax_sim.defenses.drop.teachers import (
     ensemble,
@@ -51,26 +58,32 @@ def distill(schedule: Schedule) -> After:
 
     The root samples are the `num_seed` seeds and behind them, for early stopping, a
     validation split of the server. (The authors stop on test accuracy; that leaks.)
+    The state is the record of the newest distillation.
     """
     s = schedule
 
-    def init(spec: FederationSpec) -> tuple[()]:
+    def init(spec: FederationSpec) -> Record:
         height, width, _ = spec.network.image_shape
         if height != width or height < 8 or height % 4:
             raise InputError(
                 "config.defense.name = 'drop': its generator makes square images with "
                 f"sides of 8, 12, 16, ... pixels, the data has {height}x{width}"
             )
-        return ()
+        return no_record(spec)
 
     def apply(state, model, cohort, context):
         due = s.due(context.round)
         often = jax.named_scope(f"one_in_{s.every}")  # for `experiment.arithmetic`
         with context.network.in_precision(), often:
-            model = lax.cond(due, lambda: run(model, cohort, context), lambda: model)
-        return state, model
+            return lax.cond(
+                due,
+                lambda: run(state, model, cohort, context),
+                lambda: (state, model),
+            )
 
-    def run(model: GlobalModel, cohort: Cohort, context: RoundContext) -> GlobalModel:
+    def run(
+        record: Record, model: GlobalModel, cohort: Cohort, context: RoundContext
+    ) -> tuple[Record, GlobalModel]:
         network = context.network
         height, _, channels = network.image_shape
         seeds = root_of(context).images[: s.num_seed]
@@ -82,7 +95,7 @@ def distill(schedule: Schedule) -> After:
         )
         apply_critic, critic = _gan_part(Critic(network.lowering), keys[1], seeds[:1])
         networks = Networks(network.model.apply, apply_generator, apply_critic)
-        teach, members = _teachers(model, cohort, context, seeds)
+        teach, members, taught = _teachers(model, cohort, context, seeds)
         capacity = s.num_seed + s.iterations * s.batch_size
         known = _in_batches(lambda x: teach(x, members), seeds, s.batch_size)
         if s.clone_init_with_global:
@@ -101,7 +114,7 @@ def distill(schedule: Schedule) -> After:
         )
 
         def iterate(carry):
-            i, state, _ = carry
+            i, state, curves, _ = carry
             drawn = draw(
                 jax.random.fold_in(keys[3], i),
                 s,
@@ -115,7 +128,8 @@ def distill(schedule: Schedule) -> After:
             if network.backend == "cpu":
                 shown = (i + 1) % max(s.iterations // 20, 1) == 0
                 _show(shown, context.round, i + 1, s.iterations, losses)
-            return i + 1, state, recovered(i + 1, state.clone)
+            curves = with_losses(curves, i, s.iterations, losses)
+            return i + 1, state, curves, recovered(i + 1, state.clone)
 
         def recovered(done, clone) -> Array:
             """Whether the clone is good enough to stop early."""
@@ -124,47 +138,68 @@ def distill(schedule: Schedule) -> After:
             share = s.frac_recover_acc
             checks = lambda done: done * s.queries // s.log_iter
             flat = GlobalModel(ravel(clone.params), ravel(clone.buffers))
+            own = slice(s.num_seed, None)
             return lax.cond(
                 checks(done) > checks(done - 1),
-                lambda: accuracy(flat) >= share * accuracy(model),
+                lambda: accuracy(flat, own) >= share * accuracy(model, own),
                 lambda: jnp.bool_(False),
             )
 
-        def accuracy(flat: GlobalModel) -> Array:
-            images = root_of(context).images[s.num_seed :]
+        def accuracy(flat: GlobalModel, part: slice) -> Array:
+            root = root_of(context)
             answer = _in_batches(
-                lambda x: network.logits(*flat, x), images, s.batch_size
+                lambda x: network.logits(*flat, x), root.images[part], s.batch_size
             )
-            return (answer.argmax(1) == root_of(context).labels[s.num_seed :]).mean()
+            return (answer.argmax(1) == root.labels[part]).mean()
 
         with jax.named_scope(f"times_{s.iterations}"):
-            _, end, _ = lax.while_loop(
-                lambda carry: (carry[0] < s.iterations) & ~carry[2],
+            done, end, curves, _ = lax.while_loop(
+                lambda carry: (carry[0] < s.iterations) & ~carry[-1],
                 iterate,
-                (jnp.int32(0), start, jnp.bool_(False)),
+                (jnp.int32(0), start, no_curves(), jnp.bool_(False)),
             )
         distilled = GlobalModel(ravel(end.clone.params), ravel(end.clone.buffers))
+        # No iteration has this number.
+        z = jax.random.normal(
+            jax.random.fold_in(keys[3], s.iterations), (PICTURES, s.latent_dim)
+        )
+        made, _ = apply_generator(
+            end.generator.params, end.generator.buffers, z, train=False
+        )
+        record = Record(
+            round=context.round,
+            iterations=done,
+            curves=curves,
+            taught=jnp.zeros_like(record.taught).at[cohort.client_ids].max(taught),
+            images=made,
+            clone_accuracy=accuracy(distilled, slice(s.num_seed)),
+            aggregate_accuracy=accuracy(model, slice(s.num_seed)),
+        )
         # A clone that diverged is of no use: the aggregate stays.
         finite = jnp.isfinite(distilled.params).all()
         finite &= jnp.isfinite(distilled.buffers).all()
-        return jax.tree.map(
+        model = jax.tree.map(
             lambda clone, aggregated: jnp.where(
                 finite, combine(clone, aggregated, s.prev_global_weight), aggregated
             ),
             distilled,
             model,
         )
+        return record, model
 
     def _teachers(model, cohort, context, seeds):
-        """The survivors without those whose logits explode; else the aggregate."""
+        """The survivors without those whose logits explode; else the aggregate.
+
+        Returns the function, its ensemble, and which clients are in it, bool [n].
+        """
         network = context.network
         teach = teacher_logits(network, jnp.dtype(s.teacher_dtype))
         aggregated = ensemble(
             model.params[None], model.buffers[None], jnp.ones(1, bool)
         )
-        if not s.ensemble:
-            return teach, aggregated
         n = cohort.updates.shape[0]
+        if not s.ensemble:
+            return teach, aggregated, jnp.zeros(n, bool)
         params = context.global_params + cohort.updates
 
         def trusted(i):
@@ -182,7 +217,8 @@ def distill(schedule: Schedule) -> After:
         buffers = cohort.buffers.at[0].set(
             jnp.where(nobody, model.buffers, cohort.buffers[0])
         )
-        return teach, ensemble(params, buffers, member.at[0].set(member[0] | nobody))
+        taught = member.at[0].set(member[0] | nobody)
+        return teach, ensemble(params, buffers, taught), member
 
     return After(init, apply)
 

@@ -169,14 +169,14 @@ function zonesChart() {
     autosize: "pad", data: { values: cells },
     facet: { row: { field: "map", title: null, header: { labelAngle: 0, labelAlign: "left", labelLimit: 160 } }, column: { field: "client_epochs", title: "local epochs" } },
     spec: {
-      width: { step: 54 }, height: { step: 34 },
+      width: { step: 54 * unit }, height: { step: 34 * unit },
       encoding: { x: axis("client_lr", "learning rate"), y: { ...axis("client_batch_size", "batch size"), sort: "descending" }, tooltip: [
         { field: "map" }, { field: "client_lr", title: "learning rate" }, { field: "client_batch_size", title: "batch size" },
         { field: "client_epochs", title: "epochs" }, { field: "mta", title: "MTA", format: ".1f" }, { field: "asr", title: "ASR", format: ".1f" }] },
       layer: [
         { mark: { type: "rect", cornerRadius: 3, stroke: "var(--paper)", strokeWidth: 2 }, encoding: { color: { condition: { test: "!datum.useful", value: "var(--line)" }, field: "asr", type: "quantitative", scale: { domain: [0, 100], scheme: "viridis" }, legend: { title: "ASR %" } } } },
         { transform: [{ filter: "datum.danger" }], mark: { type: "rect", cornerRadius: 3, filled: false, stroke: "var(--bad)", strokeWidth: 2.5 } },
-        { mark: { type: "text", fontSize: 12 }, encoding: { text: { field: "asr", format: ".0f" }, color: { condition: [{ test: "!datum.useful", value: "var(--soft)" }, { test: "datum.asr > 60", value: "#111" }], value: "#fff" } } },
+        { mark: { type: "text", fontSize: 12 * unit }, encoding: { text: { field: "asr", format: ".0f" }, color: { condition: [{ test: "!datum.useful", value: "var(--soft)" }, { test: "datum.asr > 60", value: "#111" }], value: "#fff" } } },
       ],
     },
     resolve: { axis: { x: "shared", y: "shared" } },

@@ -76,7 +76,8 @@ function showNumber(cell) {
   const found = stats(data.cells[cell.dataset.cell], metric);
   const digits = data.metrics[metric].decimals;
   const spread = found.spread === null ? [] : [" ", el("span", {}, `± ${number(found.spread, digits)}`)];
-  button.replaceChildren(number(found.mean, digits), ...spread);
+  const flags = $("sup", button) ?? "";
+  button.replaceChildren(number(found.mean, digits), ...spread, flags);
   const published = data.cells[cell.dataset.cell].values[metric][3];
   const apart = $("small abbr + abbr", cell);
   if (apart && found.mean !== null) {

@@ -19,6 +19,7 @@ from fedjax_sim.defenses.drop import distillation, drop
 from fedjax_sim.defenses.drop.distillation import distill
 from fedjax_sim.defenses.drop.iteration import draw, from_storage, to_storage
 from fedjax_sim.defenses.drop.losses import clone_loss
+from fedjax_sim.defenses.drop.record import PICTURES, no_record
 from fedjax_sim.defenses.drop.schedule import Schedule
 from fedjax_sim.defenses.drop.teachers import ensemble, teacher_logits
 from fedjax_sim.experiment import build as experiment
@@ -312,13 +313,16 @@ def problem(network):
 
 
 @pytest.fixture(scope="module")
-def step(network, problem, make_cohort):
+def step(network, problem, make_cohort, make_spec):
     """Distils with changes of the ordinary round; one compilation for all tests."""
     seen = images(SEEDS + VALIDATION, seed=2)
     model, updates, buffers, context = problem
-    # The aggregate is always right on the validation samples, never on the seeds.
+    # The aggregate is always right on the validation samples, on one seed of six.
+    before = no_record(make_spec(CLIENTS, CLIENTS + 2)._replace(network=network))
     answer = network.logits(*model, seen).argmax(1)
-    labels = jnp.where(jnp.arange(len(seen)) < SEEDS, (answer + 1) % CLASSES, answer)
+    place = jnp.arange(len(seen))
+    wrong = (place > 0) & (place < SEEDS)
+    labels = jnp.where(wrong, (answer + 1) % CLASSES, answer)
 
     @jax.jit
     def run(model, cohort, context, weight, share, start_round):
@@ -332,7 +336,7 @@ def step(network, problem, make_cohort):
         )
         context = context._replace(root=root, network=network)
         with small_networks():  # while it is traced
-            return after.apply((), model, cohort, context)[1]
+            return after.apply(before, model, cohort, context)
 
     def distilled(
         updates=updates,
@@ -344,10 +348,12 @@ def step(network, problem, make_cohort):
         previous=0.0,
         share=100.0,
         start_round=0,
+        recorded=False,
     ):
         cohort = make_cohort(updates, weights=weights, buffers=buffers)
         now = context._replace(round=jnp.int32(round_))
-        return run(model, cohort, now, previous, share, start_round)
+        record, found = run(model, cohort, now, previous, share, start_round)
+        return record if recorded else found
 
     return distilled
 
@@ -364,6 +370,25 @@ def test_a_distilled_model_is_new_and_finite(step, problem):
     assert not np.array_equal(found.params, problem[3].global_params)
     assert np.abs(found.buffers).max() > 0  # those of the clone in training
     assert same(step(), found)
+
+
+def test_what_it_did_is_recorded(step, problem):
+    record = step(recorded=True)
+
+    assert (record.round, record.iterations) == (4, TINY.iterations)
+    for curve in record.curves:
+        assert np.isfinite(curve).sum() == TINY.iterations
+    np.testing.assert_array_equal(record.taught, [True] * CLIENTS + [False] * 2)
+    assert record.images.shape == (PICTURES, *SHAPE)
+    assert np.abs(record.images).max() <= 1 and np.ptp(record.images) > 0
+    # The clone has learnt what the aggregate says, also where that is wrong.
+    for accuracy in (record.aggregate_accuracy, record.clone_accuracy):
+        np.testing.assert_allclose(accuracy, 1 / SEEDS)
+
+    _, updates, *_ = problem
+    fewer = step(updates.at[2].set(1e30), recorded=True)
+    np.testing.assert_array_equal(np.flatnonzero(fewer.taught), [0, 1, 3])
+    assert not step(round_=3, recorded=True).images.any()
 
 
 @pytest.mark.parametrize(("round_", "start"), [(1, 0), (3, 0), (4, 5), (2, 4)])
