@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.pages.assets import page
-from fedjax_sim.pages.progress import standings
+from fedjax_sim.pages.progress import Known, standings
 from fedjax_sim.pages.run import run_data, run_page
 
 _HERE = ("127.0.0.1", "localhost", "::1")
@@ -41,7 +41,7 @@ def server(results: Path, address: str, port: int) -> ThreadingHTTPServer:
     Raises:
       InputError: nobody may listen there.
     """
-    handler = partial(_Handler, results.resolve(), Lock(), address)
+    handler = partial(_Handler, results.resolve(), Lock(), {}, address)
     try:
         return ThreadingHTTPServer((address, port), handler)
     except (OSError, OverflowError) as error:
@@ -54,8 +54,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     server_version, sys_version = "fedjax_sim", ""
 
-    def __init__(self, results: Path, lock: Lock, address: str, *args: Any):
-        self._results, self._lock, self._address = results, lock, address
+    def __init__(
+        self, results: Path, lock: Lock, known: Known, address: str, *args: Any
+    ):
+        self._results, self._lock, self._known = results, lock, known
+        self._address = address
         super().__init__(*args)
 
     def do_GET(self) -> None:
@@ -66,9 +69,14 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             if path == "/":
-                self._send("text/html", list_page(self._results))
+                self._send(
+                    "text/html",
+                    list_page(rows_of(self._results, self._known), self._results),
+                )
             elif path == "/runs.json":
-                self._send("application/json", json.dumps(rows_of(self._results)))
+                self._send(
+                    "application/json", json.dumps(rows_of(self._results, self._known))
+                )
             elif path.startswith("/run/"):
                 run = self._run(path.removeprefix("/run/"))
                 live = f"/data/{quote(str(run.relative_to(self._results)))}"
@@ -123,16 +131,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Says nothing: the terminal is the user's."""
 
 
-def rows_of(results: Path) -> list[dict[str, Any]]:
+def rows_of(results: Path, known: Known) -> list[dict[str, Any]]:
     """The list of runs as JSON can hold it, with the address of each page."""
     return [
         {**one._asdict(), "page": f"/run/{quote(one.run)}"}
-        for one in standings(results)
+        for one in standings(results, known)
     ]
 
 
-def list_page(results: Path) -> str:
+def list_page(rows: list[dict[str, Any]], results: Path) -> str:
     """The list of runs, which keeps itself up to date."""
-    return page(
-        "live.html", title=results.name, folder=str(results), rows=rows_of(results)
-    )
+    return page("live.html", title=results.name, folder=str(results), rows=rows)

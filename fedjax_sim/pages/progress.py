@@ -27,12 +27,32 @@ class Standing(NamedTuple):
     line: str  # why it failed or cannot be read
 
 
-def standings(results: Path) -> list[Standing]:
-    """Returns how far the runs below a folder are, those in progress first."""
+Known = dict[Path, tuple[int, Standing]]  # finished runs, with the time of summary.json
+
+
+def standings(results: Path, known: Known | None = None) -> list[Standing]:
+    """Returns how far the runs below a folder are, those in progress first.
+
+    Args:
+      results: the folder.
+      known: finished runs that were read before and need not be again; added to.
+    """
+    known = {} if known is None else known
     order = (executors.RUNNING, executors.FAILED, "unreadable", executors.INTERRUPTED)
-    found = [standing(folder, results) for folder in run_folders(results)]
+    found = [_once(folder, results, known) for folder in run_folders(results)]
     rank = {status: i for i, status in enumerate(order)}
     return sorted(found, key=lambda one: (rank.get(one.status, len(order)), one.run))
+
+
+def _once(folder: Path, results: Path, known: Known) -> Standing:
+    summary = folder / "summary.json"
+    written = summary.stat().st_mtime_ns if summary.exists() else 0
+    if folder in known and known[folder][0] == written:
+        return known[folder][1]
+    found = standing(folder, results)
+    if found.status == executors.FINISHED:
+        known[folder] = written, found
+    return found
 
 
 def run_folders(results: Path) -> list[Path]:

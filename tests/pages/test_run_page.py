@@ -138,6 +138,18 @@ def test_standings_of_a_folder(make_run):
     assert found["done"].status == "finished"
     assert next(iter(found)) == "bad"  # what needs a look comes first
 
+    known = {}
+    assert len(progress.standings(make_run.results, known)) == 4
+    assert [one.run for _, one in known.values()] == ["done"]
+    (make_run.results / "done" / "metrics.jsonl").write_text("damaged\n")
+    again = {one.run: one for one in progress.standings(make_run.results, known)}
+    assert again["done"].status == "finished"  # read once
+    assert {one.status for one in progress.standings(make_run.results)} == {
+        "interrupted",
+        "failed",
+        "unreadable",
+    }
+
 
 def test_time_left_is_that_of_the_last_rounds_without_compiling():
     rows = [{"round": 2, "seconds_rounds": 40.0, "seconds_compile": 99.0}]

@@ -48,11 +48,15 @@ function show(rows) {
 }
 
 show(JSON.parse($("#data").textContent));
-setInterval(async () => {
+
+// The next question waits for the answer: a large folder takes its time.
+async function follow() {
   try {
     const answer = await fetch("/runs.json");
     if (answer.ok) show(await answer.json());
   } catch {
     $(".lead").textContent = "The server does not answer any more; this is how things stood.";
   }
-}, 2000);
+  setTimeout(follow, 2000);
+}
+setTimeout(follow, 2000);

@@ -49,7 +49,8 @@ function embed(element, spec) {
   return vegaEmbed(element, { $schema: "https://vega.github.io/schema/vega-lite/v6.json", autosize: { type: "fit-x", contains: "padding" }, ...spec, ...height }, options);
 }
 
-// A chart is drawn when it comes into sight, and again when `redraw` says so.
+// A chart is drawn when it comes into sight, and again when `redraw` says so; the others
+// one by one when nothing else is to be done, for those who print the page.
 const charts = new Map();
 const watcher = new IntersectionObserver((entries) => {
   for (const entry of entries) {
@@ -74,6 +75,7 @@ async function paint(element, chart) {
 function chart(element, draw) {
   charts.set(element, { draw, stale: true, seen: false });
   watcher.observe(element);
+  drawRest();
 }
 
 function redraw() {
@@ -81,6 +83,24 @@ function redraw() {
     one.stale = true;
     if (one.seen) paint(element, one);
   }
+  drawRest();
+}
+
+const whenIdle = window.requestIdleCallback ?? ((work) => setTimeout(work, 200));
+let resting = false;
+
+function drawRest() {
+  if (resting) return;
+  resting = true;
+  whenIdle(async () => {
+    const left = [...charts].find(([, one]) => one.stale);
+    try {
+      if (left) await paint(...left);
+    } finally {
+      resting = false;
+      if (left) drawRest();
+    }
+  });
 }
 
 // A choice above a chart; returns the select element, or null where there is none.
