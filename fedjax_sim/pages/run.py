@@ -169,8 +169,8 @@ def _model(run: Path, recorded: Mapping[str, Any], missing: list[str]) -> Model 
     if not kept:
         missing.append(
             "No images of the defence: its state in the checkpoint holds none. "
-            "FedREDefense keeps what it reconstructs, DROP what it made last, FLIP after "
-            "its warm-up the triggers that each client inverted last."
+            "FedREDefense keeps what it reconstructs, DROP what it made last, FLIP the "
+            "triggers that each client inverted last, after its warm-up."
         )
     return Model(
         matrices,
