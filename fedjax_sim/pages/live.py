@@ -1,11 +1,12 @@
 """Runs in progress, in a browser on the same machine.
 
-A server that reads a results folder and nothing else: GET alone, no cookie, no path
+A server that reads a results folder and nothing else: GET and HEAD, no cookie, no path
 that leaves the folder, and no answer to a page of another site (the Host header must
 name this machine, so that no foreign name can be pointed here).
 """
 
 import json
+import os
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -41,10 +42,15 @@ def server(results: Path, address: str, port: int) -> ThreadingHTTPServer:
     Raises:
       InputError: nobody may listen there.
     """
+    if not address:  # the socket would take it for every address of the machine
+        raise InputError(
+            f"--address={address}: must be an address of this machine, such as "
+            "127.0.0.1; 0.0.0.0 is all of them"
+        )
     handler = partial(_Handler, results.resolve(), Lock(), {}, address)
     try:
         return ThreadingHTTPServer((address, port), handler)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"--address={address} --port={port}: {reason}") from None
 
@@ -63,56 +69,70 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """The list, a run's page, or their numbers."""
-        path = unquote(urlsplit(self.path).path)
         if not self._is_asked_here():
             self._say(HTTPStatus.FORBIDDEN, "this server answers to its own name alone")
             return
         try:
-            if path == "/":
-                self._send(
-                    "text/html",
-                    list_page(rows_of(self._results, self._known), self._results),
-                )
-            elif path == "/runs.json":
-                self._send(
-                    "application/json", json.dumps(rows_of(self._results, self._known))
-                )
-            elif path.startswith("/run/"):
-                run = self._run(path.removeprefix("/run/"))
-                live = f"/data/{quote(str(run.relative_to(self._results)))}"
-                with self._lock:  # one at a time: the model is loaded
-                    text = run_page(run, live=live)
-                self._send("text/html", text)
-            elif path.startswith("/data/"):
-                run = self._run(path.removeprefix("/data/"))
-                data, _, _ = run_data(run, whole=False)
-                unused = ("row", "provenance", "config", "clients")
-                text = json.dumps({k: v for k, v in data.items() if k not in unused})
-                self._send("application/json", text)
-            else:
-                raise LookupError("no such page")
+            kind, text = self._answer()
         except LookupError as error:
             self._say(HTTPStatus.NOT_FOUND, str(error.args[0]))
         except InputError as error:
             self._say(HTTPStatus.CONFLICT, str(error))
+        except (OSError, ValueError) as error:
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            self._say(HTTPStatus.INTERNAL_SERVER_ERROR, what)
+        else:
+            self._send(kind, text)
+
+    do_HEAD = do_GET
+
+    def _answer(self) -> tuple[str, str]:
+        """Returns the type and the text of what was asked for."""
+        # A name that is not UTF-8 comes back as the bytes that it is on the disk.
+        path = unquote(urlsplit(self.path).path, errors="surrogateescape")
+        if path == "/":
+            rows = rows_of(self._results, self._known)
+            return "text/html", list_page(rows, self._results)
+        if path == "/runs.json":
+            rows = rows_of(self._results, self._known)
+            return "application/json", json.dumps(rows, allow_nan=False)
+        if path.startswith("/run/"):
+            run = self._run(path.removeprefix("/run/"))
+            live = f"/data/{_quoted(str(run.relative_to(self._results)))}"
+            with self._lock:  # one at a time: the model is loaded
+                return "text/html", run_page(run, live=live)
+        if path.startswith("/data/"):
+            run = self._run(path.removeprefix("/data/"))
+            data, _, _ = run_data(run, whole=False)
+            unused = ("row", "provenance", "config", "clients")
+            left = {k: v for k, v in data.items() if k not in unused}
+            return "application/json", json.dumps(left, allow_nan=False)
+        raise LookupError("no such page")
 
     def _is_asked_here(self) -> bool:
         """Whether the address in the browser is this server's."""
-        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        try:
+            host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        except ValueError:  # such as `[::1`
+            return False
         return host in (*_HERE, self._address) or self._address == "0.0.0.0"
 
     def _run(self, name: str) -> Path:
         """The folder of a run, which lies inside of the results."""
         if "\0" in name:
             raise LookupError("no such run")
-        place = (self._results / name).resolve()
-        inside = place == self._results or self._results in place.parents
-        if not inside or not (place / "config.json").is_file():
+        try:
+            place = (self._results / name).resolve()
+            inside = place == self._results or self._results in place.parents
+            found = inside and (place / "config.json").is_file()
+        except (OSError, RuntimeError):  # too long a name; a link to itself
+            found = False
+        if not found:
             raise LookupError("no such run")
         return place
 
     def _send(self, kind: str, text: str, status: int = HTTPStatus.OK) -> None:
-        body = text.encode()
+        body = text.encode(errors="replace")  # names that are not UTF-8
         self.send_response(status)
         self.send_header("Content-Type", f"{kind}; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
@@ -122,7 +142,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Referrer-Policy", "no-referrer")
         with suppress(ConnectionError):  # the reader has gone to another page
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
     def _say(self, status: int, text: str) -> None:
         self._send("text/plain", f"{text}\n", status)
@@ -134,9 +155,18 @@ class _Handler(BaseHTTPRequestHandler):
 def rows_of(results: Path, known: Known) -> list[dict[str, Any]]:
     """The list of runs as JSON can hold it, with the address of each page."""
     return [
-        {**one._asdict(), "page": f"/run/{quote(one.run)}"}
+        {
+            **one._asdict(),
+            "run": os.fsencode(one.run).decode(errors="replace"),
+            "page": f"/run/{_quoted(one.run)}",
+        }
         for one in standings(results, known)
     ]
+
+
+def _quoted(name: str) -> str:
+    """The name of a folder in an address; it need not be UTF-8."""
+    return quote(name, errors="surrogateescape")
 
 
 def list_page(rows: list[dict[str, Any]], results: Path) -> str:

@@ -7,11 +7,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.pages.numbers import short
 from fedjax_sim.runs.files import Rows, read_json
 from fedjax_sim.runs.rows import PHASES
 from fedjax_sim.sweeps import executors
 
 _TAIL = 1 << 20  # bytes at the end of rounds.jsonl, in which a whole row stands
+
+
+# What the files of a run raise that hold JSON, but not what a run writes.
+_ODD = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
 
 
 class Standing(NamedTuple):
@@ -45,11 +58,15 @@ def standings(results: Path, known: Known | None = None) -> list[Standing]:
 
 
 def _once(folder: Path, results: Path, known: Known) -> Standing:
+    """Of a run; whatever is odd about one is said in its row, and ends no list."""
     summary = folder / "summary.json"
-    written = summary.stat().st_mtime_ns if summary.exists() else 0
-    if folder in known and known[folder][0] == written:
-        return known[folder][1]
-    found = standing(folder, results)
+    try:
+        written = summary.stat().st_mtime_ns if summary.exists() else 0
+        if folder in known and known[folder][0] == written:
+            return known[folder][1]
+        found = standing(folder, results)
+    except _ODD as error:
+        return _unreadable(str(folder.relative_to(results)), error)
     if found.status == executors.FINISHED:
         known[folder] = written, found
     return found
@@ -81,14 +98,23 @@ def standing(folder: Path, results: Path) -> Standing:
         metrics = Rows(folder / "metrics.jsonl").read()
         done = _last_round(folder / "rounds.jsonl")
     except (InputError, ValueError, TypeError) as error:
-        return Standing(name, "unreadable", 0, None, None, None, None, str(error))
+        return _unreadable(name, error)
     last: Mapping[str, Any] = metrics[-1] if metrics else {}
     left = None
     if status == executors.RUNNING and metrics and of is not None:
         left = seconds_left(metrics, done, of)
-    return Standing(
-        name, status, done, of, left, last.get("mta"), last.get("asr"), line
+    mta, asr, left = (
+        short(value, 6) for value in (last.get("mta"), last.get("asr"), left)
     )
+    return Standing(name, status, done, of, left, mta, asr, line)
+
+
+def _unreadable(name: str, error: Exception) -> Standing:
+    """Of a run whose files are damaged; an InputError names the file itself."""
+    line = str(error)
+    if not isinstance(error, InputError):
+        line = " ".join(f"{type(error).__name__}: {line}".split())
+    return Standing(name, "unreadable", 0, None, None, None, None, line)
 
 
 def seconds_left(metrics: list[dict[str, Any]], done: int, of: int) -> float | None:

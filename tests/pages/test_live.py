@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import signal
 import threading
 from contextlib import contextmanager
@@ -97,5 +98,62 @@ def test_what_cannot_be_watched_is_one_line(tmp_path, capsys):
     assert watch.main(["watch", str(tmp_path / "none")]) == 2
     assert "there is no such folder" in capsys.readouterr().err
     assert watch.main(["watch"]) == 2
+    capsys.readouterr()
+    # Which a socket takes for all addresses.
+    assert watch.main(["watch", str(tmp_path), "--address="]) == 2
+    err = capsys.readouterr().err
+    assert "--address=" in err and err.count("\n") == 1
     with pytest.raises(InputError, match="--port"):
         live.server(tmp_path, "192.0.2.1", 0)
+
+
+def test_one_odd_run_does_not_take_the_list_down(make_run, tmp_path):
+    make_run("good", mta=90.0, asr=1.0)
+    make_run("nan", mta=90.0, asr=1.0)
+    rows = make_run.results / "nan" / "metrics.jsonl"
+    row = json.loads(rows.read_text().splitlines()[-1])
+    row |= {"round": row["round"] + 1, "mta": float("nan"), "asr": float("inf")}
+    with open(rows, "a") as file:
+        file.write(json.dumps(row) + "\n")
+    (make_run.results / "text").mkdir()
+    (make_run.results / "text" / "config.json").write_text('{"rounds": 3}')
+    (make_run.results / "text" / "metrics.jsonl").write_text(
+        '{"round": 1, "mta": "high"}\n'
+    )
+    (make_run.results / "endless").mkdir()
+    (make_run.results / "endless" / "config.json").write_text('{"rounds": Infinity}')
+    (make_run.results / "folder" / "error.txt").mkdir(parents=True)
+    (make_run.results / "folder" / "config.json").write_text('{"rounds": 3}')
+    name = os.fsencode(make_run.results) + b"/\xff"
+    os.mkdir(name)
+    with open(name + b"/config.json", "w") as file:
+        file.write('{"rounds": 3}')
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    with served(make_run.results) as get:
+        status, _, text = get("/runs.json")
+        listed = json.loads(text, parse_constant=refuse)
+        found = {row["run"]: row for row in listed}
+        assert status == 200 and found["good"]["mta"] == 90
+        assert found["nan"]["mta"] is None and found["nan"]["asr"] is None
+        assert found["text"]["status"] == found["endless"]["status"] == "unreadable"
+        assert "high" in found["text"]["line"]
+        assert found["folder"]["line"]
+        assert found["\ufffd"]["page"] == "/run/%FF"
+        status, _, text = get("/")
+        assert status == 200 and json.loads(Outline(text).data) == listed
+        assert get("/run/%FF")[0] == 409  # found, and not all of a run
+        status, _, text = get("/data/nan")
+        assert status == 200 and json.loads(text, parse_constant=refuse)["progress"]
+
+
+def test_odd_requests_get_an_answer(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with served(tmp_path) as get:
+        assert get("/", Host="[::1")[0] == 403
+        assert get("/run/" + "a" * 300)[0] == get("/run/loop")[0] == 404
+        status, headers, text = get("/", method="HEAD")
+        assert status == 200 and int(headers["Content-Length"]) > 0 and text == ""
+        assert get("/none", method="HEAD")[0] == 404
