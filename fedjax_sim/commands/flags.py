@@ -1,8 +1,11 @@
 """What all commands have in common: flags, help, and mistakes said in one line."""
 
+import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -61,6 +64,26 @@ def positional(argv: Sequence[str], name: str) -> list[str]:
     return list(argv)
 
 
+@contextmanager
+def written_to(key: str, target: Path) -> Iterator[None]:
+    """What cannot be written within is one line that names the flag and the file.
+
+    A full disk stays as it is: `run_command` has a line for it.
+
+    Raises:
+      InputError: for any other OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if disk_full(error) is not None:
+            raise
+        file = error.filename or target
+        beside = "" if Path(file) == target else f"{file}: "
+        reason = error.strerror or error
+        raise InputError(f"{key}={target}: {beside}{reason}") from None
+
+
 def parse(
     argv: Sequence[str], values: flags.FlagValues, usage: str, configurable: bool = True
 ) -> dict[str, Any]:
@@ -83,7 +106,17 @@ def parse(
         raise InputError(str(error).splitlines()[0]) from None
     if len(rest) > 1:
         raise InputError(f"{rest[1]} is not a flag; {usage}")
+    _check_finite(values)
     return changes
+
+
+def _check_finite(values: flags.FlagValues) -> None:
+    """Raises InputError for NaN or Inf; NaN is never outside of absl's bounds."""
+    for name in values:
+        flag = values[name]
+        if isinstance(flag.value, float) and not math.isfinite(flag.value):
+            allowed = flag.parser.syntactic_help or "a number"
+            raise InputError(f"--{name}={flag.value}: must be {allowed}, and finite")
 
 
 def _split_changes(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

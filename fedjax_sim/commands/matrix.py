@@ -6,6 +6,7 @@ from typing import Any
 
 from absl import flags
 
+from fedjax_sim.commands.flags import written_to
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.paths import local_path
 from fedjax_sim.reports.matrix import Entry, entries, maps
@@ -45,14 +46,13 @@ def report_matrix(values: flags.FlagValues) -> int:
     text = markdown(matrix.title, drawn)
     if values.out is not None:
         out = local_path("--out", values.out)
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--out={out}: {error.strerror}") from None
         beside = Path(os.path.relpath(results.resolve(), out.resolve())).as_posix()
-        (out / f"{name}.html").write_text(page(matrix.title, drawn, beside))
-        (out / f"{name}.md").write_text(text)
-        write_json(out / f"{name}.json", [_record(entry) for entry in found])
+        html = page(matrix.title, drawn, beside)
+        with written_to("--out", out):
+            out.mkdir(parents=True, exist_ok=True)
+            (out / f"{name}.html").write_text(html)
+            (out / f"{name}.md").write_text(text)
+            write_json(out / f"{name}.json", [_record(entry) for entry in found])
         print("written:", *(str(out / f"{name}.{x}") for x in ("html", "md", "json")))
     print(text)
     return 0

@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags
 from duckdb import DuckDBPyConnection
 
-from fedjax_sim.commands.flags import run_command
+from fedjax_sim.commands.flags import run_command, written_to
 from fedjax_sim.commands.matrix import report_matrix
 from fedjax_sim.commands.sweep import check_layout
 from fedjax_sim.commands.text_table import text_table
@@ -151,10 +151,8 @@ def _report(command: str, values: flags.FlagValues, _: Mapping[str, Any]) -> int
     written: list[Path] = []
     if out is not None:
         name = values.layout or "report"
-        try:
+        with written_to("--out", out):
             out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--out={out}: {error.strerror}") from None
         written = store.write_parquet(database, out)
         if table is not None:
             scores = scores_of(table, results)
@@ -165,7 +163,8 @@ def _report(command: str, values: flags.FlagValues, _: Mapping[str, Any]) -> int
             made_with = Asked(command, values.held, values.mta, values.asr, out)
             pictures = _pictures(drawn)
             page = report_page(table, database, results, scores, pictures, made_with)
-            written += write(table, drawn, page, out, name)
+            with written_to("--out", out):
+                written += write(table, drawn, page, out, name)
     # After the files: who reads only the first lines has them nevertheless.
     if table is None:
         keys = [*store.varying(runs), "status", "mta", "asr", "run"]

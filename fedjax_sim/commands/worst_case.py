@@ -1,12 +1,14 @@
 """The command line of a search: a sweep file in, the worst configurations out."""
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from fedjax_sim.commands import sweep as sweep_command
-from fedjax_sim.commands.flags import run_command
+from fedjax_sim.commands.flags import run_command, written_to
 from fedjax_sim.commands.text_table import text_table
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.paths import local_path
@@ -103,6 +105,7 @@ def _run(values: flags.FlagValues, changes: Mapping[str, Any]) -> int:
 
 def _bisect(given: list[Problem], values: flags.FlagValues) -> int:
     root = local_path("--results", values.results)
+    path = _target(values.out, root / "undetected.json")
     key, low, high = parse_between(values.undetected)
     seeds = max(len(problem.default.runs) for problem in given)
     trials = int(values.budget // seeds)
@@ -131,10 +134,26 @@ def _bisect(given: list[Problem], values: flags.FlagValues) -> int:
         print("not finished; the same command goes on from there")
         return EXIT_INTERRUPTED
     print(undetected_table(found, key))
-    path = local_path("--out", values.out or root / "undetected.json")
-    write_json(path, {one.name: one._asdict() for one in found})
+    with written_to("--out", path):
+        write_json(path, {one.name: one._asdict() for one in found})
     print(f"written: {path}")
     return 0
+
+
+def _target(out: str | None, default: Path) -> Path:
+    """Where the answer goes, checked before any run; the sweep makes its own folder.
+
+    Raises:
+      InputError: a file cannot be written there.
+    """
+    path = local_path("--out", out or default)
+    if path.is_dir():
+        raise InputError(f"--out={path}: is a folder; must be a file")
+    if out and not path.parent.is_dir():
+        raise InputError(f"--out={path}: there is no folder {path.parent}")
+    if out and not os.access(path.parent, os.W_OK):
+        raise InputError(f"--out={path}: {path.parent} cannot be written to")
+    return path
 
 
 def parse_between(text: str) -> tuple[str, float, float]:
@@ -174,9 +193,7 @@ def undetected_table(found: Sequence[Undetected], key: str) -> str:
 
 def _search(given: list[Problem], values: flags.FlagValues) -> int:
     root = local_path("--results", values.results)
-    path = local_path("--out", values.out or root / "worst_case.json")
-    if values.out and not path.parent.is_dir():
-        raise InputError(f"--out={path}: there is no folder {path.parent}")
+    path = _target(values.out, root / "worst_case.json")
     candidates = max(len(problem.others) for problem in given)
     seeds = max(len(c.all_runs) for p in given for c in (p.default, *p.others))
     rounds = given[0].default.runs[0].config.rounds
@@ -201,7 +218,8 @@ def _search(given: list[Problem], values: flags.FlagValues) -> int:
         return EXIT_INTERRUPTED
     print(table(found, values.mta, values.asr))
     print(frontier_table(found))
-    write_json(path, record(found, ladder, values))
+    with written_to("--out", path):
+        write_json(path, record(found, ladder, values))
     print(f"written: {path}")
     states = [status(root / run.folder) for answer in found for run in answer.used]
     return sweep_command.EXIT_FAILED if FAILED in states else 0

@@ -370,11 +370,19 @@ def varying(rows: list[Row]) -> list[str]:
 
 
 def write_parquet(database: duckdb.DuckDBPyConnection, folder: Path) -> list[Path]:
-    """Writes both tables, for pandas, polars or DuckDB."""
+    """Writes both tables, for pandas, polars or DuckDB.
+
+    Raises:
+      InputError: DuckDB cannot write one of them.
+    """
     paths = [folder / f"{table}.parquet" for table in ("runs", "rounds")]
     for path in paths:
         name = _text(str(path.absolute()))
-        database.execute(f"COPY {path.stem} TO {name} (FORMAT parquet)")
+        try:
+            database.execute(f"COPY {path.stem} TO {name} (FORMAT parquet)")
+        except duckdb.Error as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"--out={folder}: {path.name}: {reason}") from None
     return paths
 
 

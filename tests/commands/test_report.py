@@ -188,6 +188,10 @@ def test_any_metric_against_any_setting_and_over_the_rounds(results, tmp_path, c
         (["--layot=x"], "layot"),
         (["extra"], "not a flag"),
         (["--rows=seed", "--out=/dev/null/x"], "/dev/null/x"),
+        (["--held=nan"], "--held=nan: must be a number in the range [0.0, 100.0]"),
+        (["--mta=nan"], "--mta=nan"),
+        (["--asr=-nan"], "--asr=nan"),
+        (["--asr=inf"], "--asr=inf"),
     ],
 )
 def test_wrong_input_is_refused(results, capsys, flags, part):
@@ -195,6 +199,19 @@ def test_wrong_input_is_refused(results, capsys, flags, part):
 
     assert code == 2
     assert err.count("\n") == 1 and part in err, err
+
+
+@pytest.mark.parametrize(
+    "name", ["runs.parquet", "report.html", "figures/report_bars.svg"]
+)
+def test_what_cannot_be_written_is_one_line(results, tmp_path, capsys, name):
+    (tmp_path / "out" / name).mkdir(parents=True)
+    flags = ["--rows=defense.name", f"--out={tmp_path / 'out'}"]
+    code, _, err = command(capsys, results, *flags)
+
+    assert code == 2
+    assert err.count("\n") == 1, err
+    assert f"--out={tmp_path / 'out'}: " in err and name in err, err
 
 
 def test_results_must_be_given(capsys):

@@ -114,3 +114,10 @@ def test_the_command_writes_page_table_and_numbers(make_run, tmp_path, capsys):
         "<h2>model mlp, client none, split IID</h2>"
         in (out / "matrix.html").read_text()
     )
+
+    (out / "matrix.md").unlink()
+    (out / "matrix.md").mkdir()
+    assert cli.main([*command, f"--out={out}"]) == 2
+    err = capsys.readouterr().err
+    assert f"--out={out}: {out}/matrix.md: Is a directory" in err
+    assert err.count("\n") == 1

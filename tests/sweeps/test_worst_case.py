@@ -460,3 +460,21 @@ def test_wrong_input_is_refused(sweep_file, tmp_path, capfd, flags, parts):
     for part in parts:
         assert part in err
     assert not list(tmp_path.glob("results/*"))
+
+
+def test_where_the_answer_goes_is_checked_before_any_run(sweep_file, tmp_path, capfd):
+    (tmp_path / "file").touch()
+    results = tmp_path / "results"
+    for kind in ([], ["--undetected=client.lr=0.1,1"]):
+        for out, part in (
+            (tmp_path / "file" / "x.json", "no folder"),
+            (tmp_path, "is"),
+        ):
+            flags = ["--budget=3", f"--out={out}", *kind]
+            code, _, err = command(capfd, sweep_file, results, *flags)
+            assert code == 2 and err.count("\n") == 1, err
+            assert err.startswith(f"error: --out={out}: ") and part in err, err
+    for flag in ("--flagged=nan", "--mta=nan", "--budget=inf"):
+        code, _, err = command(capfd, sweep_file, results, "--budget=3", flag)
+        assert code == 2 and f"{flag}: must be a" in err and err.count("\n") == 1
+    assert not results.exists()
