@@ -13,12 +13,13 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from fedjax_sim.attacks.parts.options import active_rounds
 from fedjax_sim.contracts.attack import Attack, AttackSpec, CraftView, Knowledge
 from fedjax_sim.contracts.entry import Entry
-from fedjax_sim.core.errors import InputError
+from fedjax_sim.core.errors import InputError, check_range
 from fedjax_sim.core.options import Count, Traced, checked
 from fedjax_sim.numerics.columns import masked_mean
 
@@ -58,12 +59,15 @@ def framing(
         `end_round`; None never ends.
 
     Raises:
-      InputError: an option outside its range, an empty window; in the first round, a
-        rule that answers groups of clients apart, with `search`.
+      InputError: an option outside its range, an empty window, more framed clients
+        than benign ones; in the first round, a rule that answers groups of clients
+        apart, with `search`.
     """
 
     def init(spec: AttackSpec) -> FramingState:
-        del spec
+        clients = np.arange(len(spec.partition.counts))
+        benign = np.setdiff1d(clients, spec.malicious_ids)
+        check_range("attack", "framed", framed, 1, len(benign))
         return FramingState(jnp.float32(0.0), jnp.float32(jnp.nan))
 
     def craft(state: FramingState, view: CraftView) -> tuple[FramingState, Array]:

@@ -153,6 +153,7 @@ def _sweep(values: flags.FlagValues, changes: Mapping[str, Any]) -> int:
     matrix = values.layout in matrices()
     if values.target is not None and (matrix or not planned):
         raise InputError("--target belongs to a paper's --layout with --dry_run")
+    _how(values.together or "auto")  # also where nothing runs
     if values.sweep is not None:
         if values.cells or values.small:
             raise InputError("--cells and --small belong to a --layout")

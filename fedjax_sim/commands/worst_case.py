@@ -1,5 +1,6 @@
 """The command line of a search: a sweep file in, the worst configurations out."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from fedjax_sim.sweeps import worst_case
 from fedjax_sim.sweeps.executors import FAILED, status
 from fedjax_sim.sweeps.frontier import frontier
 from fedjax_sim.sweeps.sweep import load_sweep
-from fedjax_sim.sweeps.undetected import Undetected, bisect
+from fedjax_sim.sweeps.undetected import Undetected, bisect, check_ends
 from fedjax_sim.sweeps.worst_case import Found, Outcome, Problem, Rung
 
 USAGE = (
@@ -107,6 +108,7 @@ def _bisect(given: list[Problem], values: flags.FlagValues) -> int:
     root = local_path("--results", values.results)
     path = _target(values.out, root / "undetected.json")
     key, low, high = parse_between(values.undetected)
+    check_ends(given, key, (low, high))
     seeds = max(len(problem.default.runs) for problem in given)
     trials = int(values.budget // seeds)
     if trials < 2:
@@ -167,7 +169,8 @@ def parse_between(text: str) -> tuple[str, float, float]:
         low, high = map(float, ends.split(","))
     except ValueError:
         low = high = 0.0
-    if not key or not low < high:
+    key = key.removeprefix("config.")
+    if not key or not (math.isfinite(low) and low < high < math.inf):
         raise InputError(
             f"--undetected={text}: KEY=LOW,HIGH is expected, two numbers, the smaller "
             "one first"

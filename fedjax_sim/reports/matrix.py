@@ -1,7 +1,9 @@
 """What the runs of a matrix gave: each cell against the same runs without attack.
 
 Rates in percent, times in milliseconds. Harm is the ASR of an attack with a target,
-else the accuracy that it costs: MTA of the benign runs minus MTA, seed by seed.
+else the accuracy that it costs: MTA of the benign runs minus MTA, seed by seed. What a
+rule costs is the MTA without attack of the matrix's first rule minus its own, so, too.
+Both are read whatever cells are looked at.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +13,7 @@ from typing import Any, NamedTuple
 
 from fedjax_sim.runs.files import SUMMARY, read_json
 from fedjax_sim.sweeps import executors
-from fedjax_sim.sweeps.matrix import Matrix, MatrixCell, runs_of
+from fedjax_sim.sweeps.matrix import Matrix, MatrixCell, cell_at, runs_of
 from fedjax_sim.sweeps.sweep import Run
 
 Labels = tuple[str, ...]
@@ -25,6 +27,7 @@ class Spread(NamedTuple):
 
     mean: float
     std: float | None  # sample standard deviation; None below two
+    seeds: int
 
 
 class Entry(NamedTuple):
@@ -38,6 +41,8 @@ class Entry(NamedTuple):
     mta: Spread | None
     asr: Spread | None
     lost: Spread | None  # accuracy, to the attack
+    cost: Spread | None  # without attack: accuracy, to the rule
+    first: str  # the rule that costs are measured against
     factor: float | None  # by which an adapted attack was scaled, in the last round
     server_ms: float | None  # of a round: crafting, rule and server step
 
@@ -52,22 +57,42 @@ def entries(
     cells: Sequence[MatrixCell],
     root: Path,
 ) -> list[Entry]:
-    """Reads the runs of a matrix.
+    """Reads the runs of a matrix, and of each rule those without attack.
 
     Args:
       matrix: of `load_matrix`.
       cells: of `matrix_cells`.
       root: folder of the run directories.
     """
-    summaries = [_summaries(runs_of(matrix, cell), root) for cell in cells]
-    benign = {
-        _without_attack(cell.labels): own
-        for cell, (own, _, _) in zip(cells, summaries, strict=True)
-        if cell.labels.get(ATTACK) == NO_ATTACK
-    }
+    reasons: dict[str, str | None] = {}
+    read: dict[Labels, Found] = {}
+
+    def runs(cell: MatrixCell) -> Found:
+        key = tuple(cell.labels.values())
+        if key not in read:
+            read[key] = _summaries(runs_of(matrix, cell), root)
+        return read[key]
+
+    def benign(cell: MatrixCell, rule: str) -> MatrixCell:
+        labels = {**cell.labels, ATTACK: NO_ATTACK, DEFENSE: rule}
+        if ADAPT in labels:
+            labels[ADAPT] = AS_IT_IS
+        return cell_at(matrix, labels, reasons)
+
+    first = next(iter(matrix.axes[DEFENSE]))
+    shown = {tuple(cell.labels.values()): cell for cell in cells}
+    for cell in cells:
+        own = benign(cell, cell.labels[DEFENSE])
+        shown.setdefault(tuple(own.labels.values()), own)
     return [
-        _entry(cell, *own, benign.get(_without_attack(cell.labels), {}))
-        for cell, own in zip(cells, summaries, strict=True)
+        _entry(
+            cell,
+            *runs(cell),
+            runs(benign(cell, cell.labels[DEFENSE]))[0],
+            runs(benign(cell, first))[0],
+            first,
+        )
+        for cell in shown.values()
     ]
 
 
@@ -88,23 +113,22 @@ def _summaries(runs: Sequence[Run], root: Path) -> Found:
     return found, failed, len(runs)
 
 
-def _without_attack(labels: Mapping[str, str]) -> Labels:
-    return tuple(v for k, v in labels.items() if k not in (ATTACK, ADAPT))
-
-
 def _entry(
     cell: MatrixCell,
     own: dict[int, tuple[str, Mapping[str, Any]]],
     failed: str | None,
     expected: int,
     benign: dict[int, tuple[str, Mapping[str, Any]]],
+    undefended: dict[int, tuple[str, Mapping[str, Any]]],
+    first: str,
 ) -> Entry:
     finals = {seed: summary["final"] for seed, (_, summary) in own.items()}
-    paired = [
-        benign[seed][1]["final"]["mta"] - final["mta"]
+    less = lambda than: [
+        than[seed][1]["final"]["mta"] - final["mta"]
         for seed, final in finals.items()
-        if seed in benign
+        if seed in than
     ]
+    attacked = cell.labels[ATTACK] != NO_ATTACK
     served = [
         1000 * summary["seconds"]["defend"] / summary["rounds"]
         for _, summary in own.values()
@@ -120,7 +144,9 @@ def _entry(
         expected=expected,
         mta=_spread([final["mta"] for final in finals.values()]),
         asr=_spread([final.get("asr") for final in finals.values()]),
-        lost=_spread(paired),
+        lost=_spread(less(benign)),
+        cost=None if attacked else _spread(less(undefended)),
+        first=first,
         factor=mean(known) if known else None,
         server_ms=mean(served) if served else None,
     )
@@ -131,7 +157,8 @@ def _spread(values: Sequence[float | None]) -> Spread | None:
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None
-    return Spread(mean(known), stdev(known) if len(known) > 1 else None)
+    std = stdev(known) if len(known) > 1 else None
+    return Spread(mean(known), std, len(known))
 
 
 class Map(NamedTuple):
@@ -147,11 +174,14 @@ class Map(NamedTuple):
         return self.entries.get((NO_ATTACK, AS_IT_IS, rule))
 
     def cost(self, rule: str) -> float | None:
-        """The accuracy that a rule costs without attack, against the first rule."""
-        own, first = self.benign(rule), self.benign(self.rules[0])
-        if own is None or first is None or not (own.mta and first.mta):
-            return None
-        return first.mta.mean - own.mta.mean
+        """The accuracy that a rule costs without attack, against `first`."""
+        own = self.benign(rule)
+        return None if own is None or own.cost is None else own.cost.mean
+
+    @property
+    def first(self) -> str:
+        """The rule that costs are measured against."""
+        return next(iter(self.entries.values())).first
 
     def worst(self, rule: str, targeted: bool) -> Entry | None:
         """The entry of the most harm to a rule, among attacks of one kind."""

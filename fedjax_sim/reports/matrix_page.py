@@ -142,7 +142,7 @@ def attack_name(attack: str, adapt: str) -> str:
 def _rule_rows(one: Map) -> list[tuple[str, list[str]]]:
     """What a rule costs where nobody attacks."""
     benign = [one.benign(rule) for rule in one.rules]
-    less = f"... less than with {html.escape(one.rules[0])}"
+    less = f"... less than with {html.escape(one.first)}"
     return [
         ("MTA without attack", [_text(own.mta if own else None) for own in benign]),
         (less, [_number(one.cost(rule)) for rule in one.rules]),
@@ -181,9 +181,14 @@ def _title(entry: Entry) -> str:
         parts.insert(1, f"ASR {_text(entry.asr)}")
     if entry.factor is not None:
         parts.append(f"factor {entry.factor:.2f}")
-    if len(entry.runs) < entry.expected:
-        parts.append(f"{len(entry.runs)} of {entry.expected} runs")
-    return head + ", ".join(parts)
+    return head + ", ".join(parts) + _seeds(entry)
+
+
+def _seeds(entry: Entry | None) -> str:
+    """How many seeds a cell's harm is the mean of, where it is not all of them."""
+    if entry is None or entry.harm is None or entry.harm.seeds == entry.expected:
+        return ""
+    return f" ({entry.harm.seeds} of {entry.expected} seeds)"
 
 
 def _text(value: Spread | None) -> str:
@@ -206,8 +211,8 @@ def markdown(title: str, found: Sequence[Map]) -> str:
             "",
             _count(one),
             "",
-            "| rule | MTA without attack | cost | server ms | highest ASR | by | "
-            "most lost | by |",
+            f"| rule | MTA without attack | less than {one.first} | server ms | "
+            "highest ASR | by | most lost | by |",
             "| --- " * 8 + "|",
         ]
         for rule in one.rules:
@@ -224,7 +229,7 @@ def markdown(title: str, found: Sequence[Map]) -> str:
                 if worst is not None:
                     labels = worst.labels
                     name = attack_name(labels["attack"], labels["adapt"])
-                cells += [_text(worst.harm if worst else None), name]
+                cells += [_text(worst.harm if worst else None) + _seeds(worst), name]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines) + "\n"

@@ -90,7 +90,8 @@ def matrix_cells(
 
     Args:
       matrix: of `load_matrix`.
-      chosen: "field=label" or "field=label,label": only these.
+      chosen: "field=label" or "field=label,label": only these; all that are given of
+        a field.
       small: only the labels of the small version.
 
     Raises:
@@ -100,6 +101,7 @@ def matrix_cells(
         field: list(matrix.small.get(field, axis) if small else axis)
         for field, axis in matrix.axes.items()
     }
+    asked: dict[str, list[str]] = {}
     for text in chosen:
         field, _, labels = text.partition("=")
         if field not in wanted:
@@ -109,24 +111,39 @@ def matrix_cells(
             if label not in matrix.axes[field]:
                 hint = did_you_mean(label, matrix.axes[field])
                 raise InputError(f"--cells={text}: {hint}")
-        wanted[field] = [x for x in matrix.axes[field] if x in labels.split(",")]
+        asked.setdefault(field, []).extend(labels.split(","))
+    for field, own in asked.items():
+        wanted[field] = [label for label in matrix.axes[field] if label in own]
     found = []
     reasons: dict[str, str | None] = {}
     for combination in product(*wanted.values()):
         cell = dict(zip(wanted, combination, strict=True))
         if not matrix.exists(cell):
             continue
-        point: dict[str, Any] = {}
-        for field, label in cell.items():
-            point |= flatten(matrix.axes[field][label])
-        sides = {k: v for k, v in point.items() if k.partition(".")[0] in _SIDES}
-        key = str(sides)
-        if key not in reasons:
-            reasons[key] = _reason(matrix.base, sides)
-        found.append(MatrixCell(cell, point, reasons[key]))
+        found.append(cell_at(matrix, cell, reasons))
     if not found:
         raise InputError(f"--cells={','.join(chosen)}: the matrix has no such cell")
     return found
+
+
+def cell_at(
+    matrix: Matrix, labels: Mapping[str, str], reasons: dict[str, str | None]
+) -> MatrixCell:
+    """Returns the cell of these labels, one of each field.
+
+    Args:
+      matrix: of `load_matrix`.
+      labels: by field.
+      reasons: what is known already of sides that cannot go together; grows.
+    """
+    point: dict[str, Any] = {}
+    for field, label in labels.items():
+        point |= flatten(matrix.axes[field][label])
+    sides = {k: v for k, v in point.items() if k.partition(".")[0] in _SIDES}
+    key = str(sides)
+    if key not in reasons:
+        reasons[key] = _reason(matrix.base, sides)
+    return MatrixCell(dict(labels), point, reasons[key])
 
 
 _SIDES = ("attack", "defense", "client_defense")

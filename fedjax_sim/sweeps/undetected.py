@@ -10,7 +10,7 @@ from statistics import mean
 from typing import NamedTuple
 
 from fedjax_sim.core.errors import InputError
-from fedjax_sim.experiment.config import flatten, override, resolve, to_dict
+from fedjax_sim.experiment.config import override, resolve, to_dict
 from fedjax_sim.runs.files import read_json
 from fedjax_sim.sweeps.executors import FAILED, FINISHED, status
 from fedjax_sim.sweeps.sweep import Run, folder_name
@@ -34,6 +34,23 @@ class _Trial(NamedTuple):
     mta: float
     asr: float | None
     runs: list[str]
+
+
+def check_ends(given: Sequence[Problem], key: str, ends: tuple[float, float]) -> None:
+    """Refuses, before anything runs, what `bisect` could not try.
+
+    Raises:
+      InputError: no such key, or one that does not allow both ends and what lies
+        between them.
+    """
+    for problem in given:
+        for value in (*ends, sum(ends) / 2):
+            try:
+                _with_value(problem, key, value)
+            except InputError as error:
+                raise InputError(
+                    f"--undetected={key}=...: the interval is halved, and {error}"
+                ) from None
 
 
 def bisect(
@@ -113,10 +130,6 @@ def _between(below: tuple[float, _Trial] | None, above: float | None) -> float |
 def _with_value(problem: Problem, key: str, value: float) -> list[Run]:
     made = []
     for run in problem.default.runs:
-        if key not in flatten(to_dict(run.config)):
-            raise InputError(
-                f"--undetected={key}=...: {run.name} has no such key of a config"
-            )
         config = resolve(override(to_dict(run.config), {key: value}))
         name = f"{run.name},{key}={value:g}"
         made.append(Run(name, folder_name(config), config, run.values))

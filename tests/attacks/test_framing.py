@@ -1,5 +1,7 @@
 """Framing: benign clients are excluded for the company that they are given."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,19 @@ from fedjax_sim.numerics.columns import masked_mean
 ATTACKERS = np.isin(np.arange(10), [0, 4, 7])
 
 
+# What the attack asks of the facts of a run.
+SPEC = SimpleNamespace(
+    partition=SimpleNamespace(counts=np.ones(10, int)),
+    malicious_ids=np.flatnonzero(ATTACKERS),
+)
+
+
+def test_more_framed_than_benign_clients_are_refused():
+    framing(framed=7).init(SPEC)
+    with pytest.raises(InputError, match=r"framed = 8 must .* between 1 and 7"):
+        framing(framed=8).init(SPEC)
+
+
 def two_clusters(updates):
     """A server that leaves out the smaller of two Ward clusters."""
     everybody = jnp.ones(len(updates), bool)
@@ -26,7 +41,7 @@ def two_clusters(updates):
 
 def act(attack, view, answer=None):
     """The state and all that is sent; a function is no argument of a program."""
-    start = jax.tree.map(jnp.asarray, attack.init(None))
+    start = jax.tree.map(jnp.asarray, attack.init(SPEC))
     crafted = lambda state, view: attack.craft(state, view._replace(answer=answer))
     return quick_jit(crafted)(start, view)
 

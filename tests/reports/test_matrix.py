@@ -62,7 +62,7 @@ def test_harm_is_paired_with_the_same_seeds_without_attack(found):
     assert plain.asr is None and plain.harm == plain.lost
     assert plain.lost.mean == pytest.approx((96 - 90 + 94 - 92) / 2)
     half = at["ipm", "none", "flcert"]
-    assert half.lost == (1.0, None) and len(half.runs) == 1 < half.expected
+    assert half.lost == (1.0, None, 1) and len(half.runs) == 1 < half.expected
     backdoor = at["backdoor", "none", "fedavg"]
     assert backdoor.harm == backdoor.asr and backdoor.asr.mean == 85.0
     assert backdoor.asr.std == pytest.approx(50**0.5)
@@ -71,6 +71,20 @@ def test_harm_is_paired_with_the_same_seeds_without_attack(found):
     assert one.worst("fedavg", targeted=False).labels["adapt"] == "scale"
     assert one.worst("flcert", targeted=True) is None
     assert raised(one) == {"fedavg": [("ipm", pytest.approx(80.0))]}
+
+
+def test_what_is_compared_with_is_read_whatever_is_shown(found, tmp_path):
+    del found
+    only = [
+        cell
+        for cell in matrix_cells(MATRIX, ["attack=ipm", "defense=flcert"])
+        if cell.labels["adapt"] == "none"
+    ]
+    (one,) = maps(entries(MATRIX, only, tmp_path))
+
+    assert (one.rules, one.attacks) == (["flcert"], [("ipm", "none")])
+    assert one.entries["ipm", "none", "flcert"].lost.mean == pytest.approx(1.0)
+    assert one.cost("flcert") == pytest.approx(4.0) and one.first == "fedavg"
 
 
 def test_the_page_shows_what_is_not_there(found):
@@ -109,7 +123,11 @@ def test_the_command_writes_page_table_and_numbers(make_run, tmp_path, capsys):
     assert cli.main([*command, f"--out={out}"]) == 0
     assert "| krum | 91.5 |" in capsys.readouterr().out
     (record,) = [r for r in json.loads((out / "matrix.json").read_text()) if r["runs"]]
-    assert record["attack"] == "none" and record["mta"] == {"mean": 91.5, "std": None}
+    assert record["attack"] == "none" and record["mta"] == {
+        "mean": 91.5,
+        "std": None,
+        "seeds": 1,
+    }
     assert (
         "<h2>model mlp, client none, split IID</h2>"
         in (out / "matrix.html").read_text()

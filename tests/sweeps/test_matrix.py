@@ -83,6 +83,10 @@ def test_unknown_cells_are_named(matrix, text, message):
     [
         (["--layout=matrx", "--results=x"], "did you mean 'matrix'"),
         (["--layout=matrix", "--dry_run", "--target=cuda:h100"], "a paper's --layout"),
+        (
+            ["--layout=matrix", "--dry_run", "--together=bogus"],
+            "--together = 'bogus' is not",
+        ),
     ],
 )
 def test_wrong_flags_are_refused(flags, message, capsys):
@@ -113,6 +117,12 @@ def test_each_part_of_a_config_is_checked_once(matrix):
     assert {d for _, d in names} == {"krum", "median"}
     groups = in_pieces(runs, processes=4, limit=100)
     assert [run for group in groups for run in group] == runs and len(groups) == 4
+
+
+def test_a_field_may_be_given_more_than_once():
+    twice = matrix_cells(load_matrix("matrix"), ["attack=none", "attack=ipm"], True)
+    once = matrix_cells(load_matrix("matrix"), ["attack=none,ipm"], True)
+    assert [cell.labels for cell in twice] == [cell.labels for cell in once]
 
 
 def test_a_plan_counts_the_pieces_that_runs_share(matrix, capsys):

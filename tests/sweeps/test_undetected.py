@@ -9,7 +9,7 @@ from fedjax_sim.runs.files import write_json
 from fedjax_sim.sweeps import Sweep, product, seeds
 from fedjax_sim.sweeps.executors import record_failure
 from fedjax_sim.sweeps.frontier import frontier
-from fedjax_sim.sweeps.undetected import bisect
+from fedjax_sim.sweeps.undetected import bisect, check_ends
 from fedjax_sim.sweeps.worst_case import Candidate, Outcome, problems
 
 PER = ("defense", "client_defense")
@@ -107,11 +107,26 @@ def test_stopped_or_failed_runs_are_no_answer(tmp_path):
 
     with pytest.raises(InputError, match="failed: no luck"):
         bisect(given(), *arguments, fail)
-    with pytest.raises(InputError, match=r"no such key"):
-        bisect(given(), "attack.dpt", *arguments[1:], fail)
 
 
-@pytest.mark.parametrize("text", ["attack.dpr", "attack.dpr=1", "=0,1", "a.b=2,1"])
+@pytest.mark.parametrize(
+    ("key", "ends", "part"),
+    [
+        ("attack.dpt", (0.0, 1.0), r"config\.attack\.dpt is not a key"),
+        ("attack.dpr", (-1.0, 1.0), r"dpr = -1\.0"),
+        ("attack.dpr", (0.0, 2.0), r"dpr = 2\.0"),
+        ("attack.num_malicious", (1.0, 2.0), "whole|integer"),
+    ],
+)
+def test_what_could_not_be_tried_is_refused_before_anything_runs(key, ends, part):
+    check_ends(given(), "attack.dpr", (0.0, 1.0))
+    with pytest.raises(InputError, match=rf"--undetected={key}=.*halved, and .*{part}"):
+        check_ends(given(), key, ends)
+
+
+@pytest.mark.parametrize(
+    "text", ["attack.dpr", "attack.dpr=1", "=0,1", "a.b=2,1", "a.b=0,inf"]
+)
 def test_what_is_no_interval_is_refused(text):
     with pytest.raises(InputError, match=r"--undetected=.*KEY=LOW,HIGH"):
         cli.parse_between(text)
