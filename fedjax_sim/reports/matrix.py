@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.runs.files import SUMMARY, read_json
 from fedjax_sim.sweeps import executors
 from fedjax_sim.sweeps.matrix import Matrix, MatrixCell, cell_at, runs_of
@@ -106,11 +107,30 @@ def _summaries(runs: Sequence[Run], root: Path) -> Found:
     for run in runs:
         folder = root / run.folder
         if (folder / "summary.json").exists():
-            summary = read_json(folder / "summary.json", *SUMMARY)
-            found[run.config.seed] = run.folder, summary
+            try:
+                found[run.config.seed] = run.folder, _summary(folder / "summary.json")
+            except InputError as error:  # counts as failed
+                failed = failed or str(error)
         elif failed is None and executors.status(folder) == executors.FAILED:
             failed = (folder / "error.txt").read_text().partition("\n")[0]
     return found, failed, len(runs)
+
+
+def _summary(path: Path) -> Mapping[str, Any]:
+    """Reads a summary.
+
+    Raises:
+      InputError: it is damaged, or lacks a number that a cell is made of.
+    """
+    summary = read_json(path, *SUMMARY, "rounds")
+    for section, key in (("final", "mta"), ("seconds", None)):
+        held = summary[section]
+        if not isinstance(held, Mapping) or (
+            key and not isinstance(held.get(key), int | float)
+        ):
+            what = f"{section}.{key}" if key else section
+            raise InputError(f"{path}: {what} is missing or of another type")
+    return summary
 
 
 def _entry(

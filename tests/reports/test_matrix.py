@@ -139,3 +139,14 @@ def test_the_command_writes_page_table_and_numbers(make_run, tmp_path, capsys):
     err = capsys.readouterr().err
     assert f"--out={out}: {out}/matrix.md: Is a directory" in err
     assert err.count("\n") == 1
+
+    summary = results / runs_of(matrix, cell)[0].folder / "summary.json"
+    whole = json.loads(summary.read_text())
+    write_json(summary, whole | {"final": {"asr": 1.0}})
+    assert cli.main([*command, f"--out={tmp_path / 'next'}"]) == 0
+    (record,) = [
+        r
+        for r in json.loads((tmp_path / "next" / "matrix.json").read_text())
+        if r["failed"]
+    ]
+    assert "final.mta is missing" in record["failed"] and record["mta"] is None
