@@ -17,12 +17,12 @@ from fedjax_sim.numerics.distances import (
     Pairs,
     distances_in,
     middle_unit,
+    pairs,
     pairs_of,
 )
 from fedjax_sim.numerics.gram import (
     RowsOf,
     columns_from,
-    gram_in_units,
     halved,
     scaled_gram_of,
 )
@@ -45,7 +45,7 @@ def _middle_row(
       mask: bool [n], rows that count.
       order: i32 [n], which row comes first where two are as central.
     """
-    found = pairs_of(*gram_in_units(_sample(d, rows_of)))
+    found = pairs(_sample(d, rows_of))
     apart = distances_in(found, middle_unit(found, mask))
     apart = jnp.sort(jnp.where(mask[None, :], apart, jnp.inf), axis=1)
     middle = apart[:, jnp.maximum(mask.sum() - 1, 0) // 2]

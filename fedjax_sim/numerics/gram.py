@@ -138,32 +138,19 @@ def scaled_gram_of(
         ordinary |= zeros
 
     def scaled() -> tuple[Array, Array]:
-        units, zero = _own_units(rows_of(lambda x: x), squares == 0)
+        units = row_units(rows_of(lambda x: x))
+        # A row of zeros is as good as one of ordinary length.
+        zero = (squares == 0) & (units == 1)
+        # Nor may it be longer than tiny ones, whose distance to it would be 0.
+        least = jnp.where(zero, jnp.inf, units).min()
+        own = jnp.where(zero & jnp.isfinite(least), least, units)
         return lax.cond(
             (ordinary | zero).all(),
             lambda: (plain, ones),
-            lambda: (_gram_of(d, lambda cut: rows_of(cut) / units[:, None]), units),
+            lambda: (_gram_of(d, lambda cut: rows_of(cut) / own[:, None]), own),
         )
 
     return lax.cond(ordinary.all(), lambda: (plain, ones), scaled)
-
-
-@compiled()
-def gram_in_units(rows: Array) -> tuple[Array, Array]:
-    """Returns `scaled_gram` of few columns, always in units: one product to compile."""
-    units, _ = _own_units(rows, jnp.ones(len(rows), bool))
-    return gram(rows / units[:, None]), units
-
-
-def _own_units(rows: Array, maybe: Array) -> tuple[Array, Array]:
-    """The units f32 [n] of rows, and which of those that may be 0 are, bool [n]."""
-    largest = jnp.abs(rows).max(axis=1, initial=0.0)
-    units = _units(largest)
-    # A row of zeros is as good as one of ordinary length.
-    zero = maybe & (largest == 0)
-    # Nor may it be longer than tiny ones, whose distance to it would be 0.
-    least = jnp.where(zero, jnp.inf, units).min()
-    return jnp.where(zero & jnp.isfinite(least), least, units), zero
 
 
 @compiled()
@@ -172,11 +159,7 @@ def row_units(rows: Array) -> Array:
 
     The largest entry of a row is 1 to 4 units; that of a row of zeros is 1.
     """
-    return _units(jnp.abs(rows).max(axis=1, initial=0.0))
-
-
-def _units(largest: Array) -> Array:
-    """The units of rows of which these are the largest magnitudes."""
+    largest = jnp.abs(rows).max(axis=1, initial=0.0)
     exponent = lax.bitcast_convert_type(largest, jnp.uint32) & np.uint32(0x7F800000)
     power = lax.bitcast_convert_type(exponent, jnp.float32)
     return jnp.where(largest > 0, jnp.clip(power, *_UNITS), 1.0)
