@@ -149,4 +149,4 @@ def _shared_out(view: CraftView, victims: Array, count: int) -> Array:
     return rows[jax.lax.rem(rank(view.malicious).astype(jnp.int32), number)]
 
 
-ENTRY = Entry(framing, paper="this simulator")
+ENTRY = Entry(framing, paper="-")

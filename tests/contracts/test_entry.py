@@ -9,6 +9,7 @@ from fedjax_sim.experiment.config import TABLES
 # They do nothing, or were made for this package: there is no paper.
 OURS = {
     ("attack", "none"),
+    ("attack", "framing"),
     ("client_defense", "none"),
     ("data", "arrays"),
     ("data", "image_folder"),
