@@ -60,7 +60,7 @@ def report_matrix(values: flags.FlagValues) -> int:
 
 def _record(entry: Entry) -> dict[str, Any]:
     """What NAME.json holds of a cell; rates in percent, null = no finished run."""
-    spreads = {name: getattr(entry, name) for name in ("mta", "asr", "lost")}
+    spreads = {name: getattr(entry, name) for name in ("mta", "asr", "lost", "cost")}
     return {
         **entry.labels,
         "refused": entry.refused,
@@ -68,6 +68,7 @@ def _record(entry: Entry) -> dict[str, Any]:
         "runs": entry.runs,
         "expected": entry.expected,
         **{name: value and value._asdict() for name, value in spreads.items()},
+        "first": entry.first,
         "factor": entry.factor,
         "server_ms": entry.server_ms,
     }

@@ -128,6 +128,8 @@ def test_the_command_writes_page_table_and_numbers(make_run, tmp_path, capsys):
         "std": None,
         "seeds": 1,
     }
+    # The first rule's own run without attack is not there.
+    assert (record["cost"], record["first"]) == (None, "fedavg")
     assert (
         "<h2>model mlp, client none, split IID</h2>"
         in (out / "matrix.html").read_text()
