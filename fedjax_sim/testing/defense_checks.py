@@ -152,9 +152,9 @@ def rounds_scan_and_seeds_vmap(trial: Trial) -> None:
         claim_close(trial.name, broken, state=(alone, own))
 
 
-def models_without_buffers_work(trial: Trial) -> None:
-    """Models without running statistics: b = 0."""
-    state, cohort, context = trial.start(buffers=0)
+def models_without_buffers_work(trial: Trial, n: int | None = None) -> None:
+    """Models without running statistics: b = 0. `n` clients, or the trial's."""
+    state, cohort, context = trial.start(n=n, buffers=0)
     *_, result, model = quick_jit(trial.step)(state, cohort, context)
     got = result.buffers.shape, model.buffers.shape
     broken = f"a model without buffers gets some: {got}"

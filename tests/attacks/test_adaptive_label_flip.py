@@ -60,6 +60,7 @@ def test_scales_with_the_server_s_threshold(name):
         np.testing.assert_allclose(crafted[rows], factor * updates[rows], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_is_told_the_server_s_settings():
     """In a round, with the config's numbers: a large threshold lets all pass."""
     changes = {"attack.name": NAMES[0], "participation.clients_per_round": 6}

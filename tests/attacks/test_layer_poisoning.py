@@ -42,6 +42,7 @@ def test_strength_of_critical_layers():
         assert crafted(chosen, m, b, g, strength)["x"] == wanted
 
 
+@pytest.mark.slow
 def test_the_clean_model_knows_nothing_of_the_poison():
     """With threshold 0 it alone is sent, whatever the poisoned model has learnt."""
     send = lambda dpr: sent(

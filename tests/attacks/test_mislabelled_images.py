@@ -55,6 +55,7 @@ def test_too_many_images_are_refused():
         mislabelled_images(num_images=0)
 
 
+@pytest.mark.slow
 def test_the_images_are_taken_for_what_the_attackers_want():
     """All attack: the model learns nothing but their two images."""
     built = build(

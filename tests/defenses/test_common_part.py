@@ -36,7 +36,17 @@ def updates() -> np.ndarray:
     return (common + own).astype(np.float32)
 
 
-@pytest.mark.parametrize("judge", sorted(JUDGES))
+# They look at what Krum looks at, or once more.
+ALIKE = {"mda", "multikrum", "multikrum iterative"}
+
+
+@pytest.mark.parametrize(
+    "judge",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ())
+        for name in sorted(JUDGES)
+    ],
+)
 def test_the_odd_update_is_left_out(judge):
     defense = DEFENSES[judge.split()[0]].factory(**JUDGES[judge])
     cohort = make_cohort(updates())

@@ -244,6 +244,7 @@ EVERYBODY = {
 }
 
 
+@pytest.mark.slow
 @jax.numpy_rank_promotion("allow")
 def test_groups_in_one_program_equal_federations_of_their_own(tmp_path):
     clean = {**EVERYBODY, "attack.name": "none", "defense.base": "fedavg"}
@@ -272,6 +273,7 @@ def test_groups_in_one_program_equal_federations_of_their_own(tmp_path):
     )
 
 
+@pytest.mark.slow
 @jax.numpy_rank_promotion("allow")
 def test_attackers_of_a_group_observe_its_model():
     """Neurotoxin blocks what the last update of its own group has moved."""

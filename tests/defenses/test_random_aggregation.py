@@ -53,6 +53,7 @@ def test_a_draw_belongs_to_its_client(weights):
     )
 
 
+@pytest.mark.slow
 def test_each_layer_has_draws_of_its_own(one_round, make_network):
     """The clients send unit vectors: every coordinate of the mean is a weight."""
     network = make_network(5)

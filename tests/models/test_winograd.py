@@ -65,7 +65,14 @@ def test_float32_stays_within_a_millionth_of_the_largest_output():
     assert error < 2e-6 * np.abs(exact).max()
 
 
-@pytest.mark.parametrize("batch", [1, 6, 7])
+@pytest.mark.parametrize(
+    "batch",
+    [
+        pytest.param(1, marks=pytest.mark.slow),
+        6,
+        pytest.param(7, marks=pytest.mark.slow),
+    ],
+)
 def test_groups_change_only_the_rounding(batch):
     x = normal(0, batch, 8, 8, 3)
     grouped, plain = (

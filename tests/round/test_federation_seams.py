@@ -190,6 +190,7 @@ def root_state(state):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("momentum", "weight_decay"),
     [pytest.param(None, None, marks=pytest.mark.slow), (0.0, 0.01)],

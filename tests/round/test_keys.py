@@ -87,7 +87,7 @@ def watched_keys():
 WATCHED = watched_keys()
 
 
-LONG = {"coded flip", "flip and ldp", "flip and fl_wbc"}
+LONG = {"coded flip", "flip", "flip and ldp", "flip and fl_wbc", "finetune"}
 
 
 @pytest.mark.parametrize(

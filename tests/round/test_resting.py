@@ -38,6 +38,7 @@ def test_who_is_caught_waits_until_it_is_forgiven():
     np.testing.assert_array_equal(acted[:, 0], [True, False, False, True])
 
 
+@pytest.mark.slow
 def test_a_higher_limit_lets_it_act_earlier():
     acted, _ = reports({"attack.rest_above": 0.5}, 3)
     np.testing.assert_array_equal(acted[:, 0], [True, False, True])

@@ -110,6 +110,7 @@ def test_runs_of_one_program_are_compiled_once(tmp_path, caplog):
     assert sorted(compilations(caplog)) == ["evaluation", "some_rounds"]
 
 
+@pytest.mark.slow
 def test_runs_behind_catch_up(alone, tmp_path):
     """One is new, one lost its last round and one is finished."""
     for name in ("seed", "numbers"):
@@ -183,6 +184,7 @@ def test_runs_of_different_programs_are_refused():
 # --------------------------------------------------------------------------- pieces
 
 
+@pytest.mark.slow
 def test_runs_in_pieces_end_as_each_alone(alone, tmp_path):
     programs = Programs()
     names = ("first", "seed", "numbers")

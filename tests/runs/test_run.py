@@ -368,6 +368,7 @@ def test_a_lost_row_is_noticed(droplet_flags, finished, tmp_path, capfd):
     assert_same_run(workdir, finished)
 
 
+@pytest.mark.slow
 def test_a_signal_before_the_first_round(config_file, tmp_path, capfd, monkeypatch):
     """It waits until the program is compiled; the same command then begins."""
     build = loop.build

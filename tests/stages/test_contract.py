@@ -51,6 +51,7 @@ def test_smallest_cohorts(n):
     checks.small_cohorts_work_or_are_refused(trial(*TOGETHER), n)
 
 
+@pytest.mark.slow
 def test_absent_clients_rounds_and_seeds():
     checks.excluded_clients_are_as_good_as_absent(trial(*TOGETHER))
     checks.rounds_scan_and_seeds_vmap(trial(*TOGETHER))

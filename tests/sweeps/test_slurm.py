@@ -60,6 +60,7 @@ def test_a_killed_job_fails_its_runs_only(sweep_file, finished, tmp_path, capfd)
     assert_same_results(tmp_path, finished)
 
 
+@pytest.mark.slow
 def test_failing_run_does_not_stop_the_others(tmp_path, capfd):
     """A share of two runs, the first of which its machine cannot carry out."""
     path = tmp_path / "sweep.py"

@@ -471,6 +471,7 @@ def test_memory_does_not_depend_on_the_company(rounds):
     close(other.params, states[1].params)
 
 
+@pytest.mark.slow
 def test_refused_answers_are_wrong(rounds):
     _, states, _ = rounds
     built = build({**FLIP, "defense.confidence": 0.5})

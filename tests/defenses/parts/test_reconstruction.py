@@ -155,6 +155,7 @@ def test_a_plain_loop_finds_the_same(network, params, run, updates, start):
         assert_close(jax.tree.map(lambda x, i=i: x[i], found.knowledge), own, 1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stack", ["one", "three"])
 def test_a_limit_of_zero_only_evaluates(network, params, run, updates, start, stack):
     found = run[stack](updates, start, jnp.zeros(N, int), THRESHOLD)
