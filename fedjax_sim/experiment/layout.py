@@ -2,22 +2,19 @@
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-
-from fedjax_sim.contracts.client import Batch
 from fedjax_sim.contracts.config import Config
 from fedjax_sim.contracts.dataset import Dataset
 from fedjax_sim.contracts.federation import FederationSpec
-from fedjax_sim.contracts.model import Lowering, Network, PyTree
+from fedjax_sim.contracts.model import Lowering, Network
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.experiment import accelerators, memory
+from fedjax_sim.experiment.needs import on_a_cpu, on_an_accelerator, pass_bytes
 from fedjax_sim.experiment.target import Target
-from fedjax_sim.round import training
 from fedjax_sim.round.execution import (
     Strategy,
     auto_lowering,
     auto_strategy,
+    even_stacks,
     parse_strategy,
     strategy_name,
 )
@@ -100,23 +97,8 @@ def cached_part(network: Network, size: int) -> int | None:
     if network.model.couples_samples or size <= most or not fitting:
         return None
     # Without the parameters and their gradient.
-    each = (_pass_bytes(network, None, most) - 8 * network.layout.size) / most
+    each = (pass_bytes(network, None, most) - 8 * network.layout.size) / most
     return max(fitting) if each * size > _LARGE_PASS else None
-
-
-def _pass_bytes(network: Network, microbatch: int | None, size: int) -> int:
-    """Estimated bytes of the gradient of a batch."""
-    model = network.model
-    params, buffers = jax.eval_shape(model.init, jax.random.key(0))
-    batch = jax.eval_shape(
-        lambda: Batch(
-            jnp.zeros((size, *network.image_shape)),
-            jnp.zeros(size, jnp.int32),
-            jnp.zeros(size, bool),
-        )
-    )
-    gradient = training.batch_gradient(model, microbatch)
-    return memory.peak_bytes(gradient, params, buffers, batch)
 
 
 def make_layout(
@@ -138,45 +120,16 @@ def make_layout(
     strategy = auto_strategy(target.backend) if auto else parse_strategy(asked)
     if auto and target.backend != "cpu":
         strategy = accelerators.choose(target.backend, config.model.name).strategy
-    one_pass = _pass_bytes(spec.network, work.microbatch, work.batch_size)
-    vector = 4 * spec.layout.size
-    # Besides one backward pass: local parameters, momentum, optimiser step, update.
-    per_client = one_pass + 4 * vector
-    images = dataset.train_images.nbytes + dataset.test_images.nbytes
-    # The cohort's updates as they are collected, reordered and reduced.
-    fixed = 2 * images + (3 * cohort_size + 4) * vector + _kept_bytes(work, spec, sides)
+    on_cpu = target.backend == "cpu"
+    needs = (on_a_cpu if on_cpu else on_an_accelerator)(
+        config, work, dataset, spec, sides
+    )
     limit = config.execution.memory_gib
     on_device = -(-cohort_size // config.execution.devices)
-    if limit != "unlimited" and target.backend != "cpu":
-        # A first guess; what is compiled decides (`runs.fitting`).
-        allowed = target.memory if limit == "auto" else limit * memory.GIB
-        if auto:
-            room = (allowed - fixed) / per_client
-            strategy = memory.guess(strategy, on_device, room)
-    elif limit != "unlimited":
-        strategy = memory.plan(
-            strategy,
-            cohort_size=on_device,
-            per_client=per_client,
-            fixed=fixed,
-            limit=target.memory if limit == "auto" else int(limit * memory.GIB),
-            may_shrink=auto,
-        )
-    stack = min(strategy.stack or on_device, on_device)
-    return Layout(strategy, fixed + stack * per_client)
-
-
-def _kept_bytes(work: LocalWork, spec: FederationSpec, sides: Sides) -> int:
-    """What the sides keep on the device, twice, and the defence's own work."""
-
-    def kept(key: jax.Array) -> PyTree:
-        own = spec._replace(key=key)
-        memories = sides.client.training and sides.client.training.init(own)
-        return sides.defense.init(own), memories
-
-    state = jax.eval_shape(kept, jax.random.key(0))
-    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
-    if work.persist_momentum:
-        size += 4 * spec.population * spec.layout.size
-    own_work = sides.defense.memory
-    return 2 * size + (own_work(spec) if own_work else 0)
+    if limit != "unlimited":
+        allowed = target.memory if limit == "auto" else int(limit * memory.GIB)
+        if on_cpu:
+            strategy = memory.plan(strategy, on_device, needs, allowed, auto)
+        elif auto:  # a first guess; what is compiled decides (`runs.fitting`)
+            strategy = memory.guess(strategy, on_device, needs, allowed)
+    return Layout(strategy, needs.total(even_stacks(strategy, on_device)[0]))

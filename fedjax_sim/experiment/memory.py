@@ -1,7 +1,7 @@
 """How much memory a round needs, estimated before anything is compiled."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from fedjax_sim.experiment.target import GIB
 from fedjax_sim.round.execution import Strategy
 
 
-def _bytes(variable: Any) -> int:
+def bytes_of(variable: Any) -> int:
     aval = variable.aval
     return int(np.prod(aval.shape)) * np.dtype(aval.dtype).itemsize
 
@@ -35,23 +35,23 @@ def _peak(jaxpr: core.Jaxpr) -> int:
     for variable in jaxpr.outvars:
         if isinstance(variable, core.Var):
             last_use[variable] = len(jaxpr.eqns)
-    sizes = {v: _bytes(v) for v in (*jaxpr.invars, *jaxpr.constvars) if v in last_use}
+    sizes = {v: bytes_of(v) for v in (*jaxpr.invars, *jaxpr.constvars) if v in last_use}
     live = sum(sizes.values())
     peak = live
     for i, equation in enumerate(jaxpr.eqns):
         # What a sub-program is given is live already, at least as a part.
         inner = max(
             (
-                _peak(sub) - sum(map(_bytes, sub.invars))
+                _peak(sub) - sum(map(bytes_of, sub.invars))
                 for sub in inner_programs(equation.params)
             ),
             default=0,
         )
-        outputs = sum(_bytes(v) for v in equation.outvars)
+        outputs = sum(bytes_of(v) for v in equation.outvars)
         peak = max(peak, live + max(outputs, inner))
         for variable in equation.outvars:
             if variable in last_use:
-                sizes[variable] = _bytes(variable)
+                sizes[variable] = bytes_of(variable)
                 live += sizes[variable]
         for variable in {v for v in equation.invars if isinstance(v, core.Var)}:
             if last_use[variable] == i and variable in sizes:
@@ -69,24 +69,35 @@ def inner_programs(parameters: dict[str, Any]):
                 yield item
 
 
-def guess(strategy: Strategy, cohort_size: int, room: float) -> Strategy:
-    """Returns a strategy of at most `room` clients, but of at least one.
+class Needs(NamedTuple):
+    """Bytes of one device.
 
-    Args:
-      strategy: what was asked for.
-      cohort_size: clients trained on one device.
-      room: how many seem to fit.
+    Attributes:
+      per_client: of one client in training.
+      fixed: in training, whatever the stack: data, states, updates.
+      evaluation: in an evaluation, everything included.
     """
+
+    per_client: int
+    fixed: int
+    evaluation: int = 0
+
+    def total(self, stack: int) -> int:
+        """With so many clients side by side."""
+        return max(self.fixed + stack * self.per_client, self.evaluation)
+
+
+def guess(strategy: Strategy, cohort_size: int, needs: Needs, limit: int) -> Strategy:
+    """Returns the strategy that seems to fit, of at least one client; see `plan`."""
     stack = min(strategy.stack or cohort_size, cohort_size)
-    return strategy if stack <= room else Strategy(max(1, int(room)))
+    room = (limit - needs.fixed) // max(needs.per_client, 1)
+    return strategy if stack <= room else Strategy(max(1, room))
 
 
 def plan(
     strategy: Strategy,
-    *,
     cohort_size: int,
-    per_client: int,
-    fixed: int,
+    needs: Needs,
     limit: int,
     may_shrink: bool,
 ) -> Strategy:
@@ -95,8 +106,7 @@ def plan(
     Args:
       strategy: what was asked for, or what `auto` prefers.
       cohort_size: clients trained on one device.
-      per_client: bytes of one client in training.
-      fixed: bytes whatever the strategy: data, updates, evaluation.
+      needs: of the run.
       limit: bytes available.
       may_shrink: `auto` may stack fewer clients than it prefers.
 
@@ -104,21 +114,20 @@ def plan(
       InputError: not even that fits, or the strategy asked for does not.
     """
     stack = min(strategy.stack or cohort_size, cohort_size)
-    room = (limit - fixed) // max(per_client, 1)
-    if stack <= room:
+    if needs.total(stack) <= limit:
         return strategy
-    needed = (fixed + stack * per_client) / GIB
-    if room < 1:
-        needed = (fixed + per_client) / GIB
+    if needs.total(1) > limit:
         raise InputError(
-            f"the run needs about {needed:.2f} GiB even with one client at a time, "
-            f"{limit / GIB:.2f} GiB may be used (config.execution.memory_gib); take "
-            "fewer clients per round, a smaller batch or model"
+            f"the run needs about {needs.total(1) / GIB:.2f} GiB even with one client "
+            f"at a time, {limit / GIB:.2f} GiB may be used "
+            "(config.execution.memory_gib); take fewer clients per round, a smaller "
+            "batch or model"
         )
+    room = (limit - needs.fixed) // needs.per_client
     if not may_shrink:
         raise InputError(
             f"config.execution.clients stacks {stack} clients, which needs about "
-            f"{needed:.2f} GiB of {limit / GIB:.2f} GiB (config.execution.memory_gib); "
-            f"at most chunk:{room} fits"
+            f"{needs.total(stack) / GIB:.2f} GiB of {limit / GIB:.2f} GiB "
+            f"(config.execution.memory_gib); at most chunk:{room} fits"
         )
     return Strategy(int(room))

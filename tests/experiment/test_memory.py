@@ -113,8 +113,7 @@ def plan(stack, *, room, cohort=10, may_shrink=False, fixed=100):
     return memory.plan(
         Strategy(stack),
         cohort_size=cohort,
-        per_client=1000,
-        fixed=fixed,
+        needs=memory.Needs(per_client=1000, fixed=fixed),
         limit=fixed + room * 1000,
         may_shrink=may_shrink,
     )
