@@ -29,7 +29,7 @@ SQUARE = floats(500, 500)  # 1 MB
         ),
         # A product is written; the sine of it is not, and it lives until then.
         pytest.param(lambda x: jnp.sin(x @ x).sum(), [SQUARE], 2, id="a product"),
-        # What goes into a product is written: the sine, the cosine, and x or the product.
+        # What goes into a product is written: the sine, the cosine; x or the product.
         pytest.param(
             lambda x: (jnp.sin(x) @ jnp.cos(x)).sum(), [SQUARE], 3, id="into a product"
         ),
