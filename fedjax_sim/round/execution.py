@@ -21,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 from fedjax_sim.contracts.model import Lowering
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.numerics.rows import take_rows
 
 PyTree = Any
 
@@ -122,6 +123,9 @@ def run_clients(
     stack, rows = even_stacks(strategy, cohort, devices)
     padded = rows * stack * devices
 
+    if stack == 1 and mesh is None:  # nobody waits for anybody
+        return lax.map(lambda task: train(shared, task), tasks)
+
     # Largest first; neighbours share a stack, stacks are dealt to devices in turn.
     order = jnp.argsort(-steps, stable=True)
     place = jnp.concatenate([order, jnp.zeros(padded - cohort, order.dtype)])
@@ -157,4 +161,4 @@ def run_clients(
         )(shared, dealt)
     results = jax.tree.map(lambda x: x.reshape(padded, *x.shape[3:]), results)
     back = jnp.argsort(order)
-    return jax.tree.map(lambda x: x[back], results)
+    return jax.tree.map(lambda x: take_rows(x, back), results)

@@ -14,6 +14,7 @@ from jax import Array, lax
 
 from fedjax_sim.contracts.defense import Aggregate, Cohort, RoundContext
 from fedjax_sim.contracts.federation import GlobalModel
+from fedjax_sim.numerics.rows import take_rows
 
 PyTree = Any
 Aggregation = Callable[[PyTree, Cohort, RoundContext], tuple[PyTree, Cohort, Aggregate]]
@@ -73,7 +74,7 @@ def _taken(cohort: Cohort, order: Array) -> Cohort:
     updates, buffers = lax.fori_loop(
         0,
         disordered.astype(jnp.int32),
-        lambda _, rows: jax.tree.map(lambda x: x[order], rows),
+        lambda _, rows: jax.tree.map(lambda x: take_rows(x, order), rows),
         (cohort.updates, cohort.buffers),
     )
     weights, ids, examples, scores = jax.tree.map(lambda x: x[order], cohort[2:])
