@@ -17,7 +17,6 @@ from fedjax_sim.experiment.memory import bytes_of, inner_programs
 # They read and write whole arrays; `dot` stands for `dot_general`, and so on.
 _WHOLE = (
     "arg",
-    "concatenate",
     "conv_general",
     "cum",
     "custom",
@@ -32,8 +31,8 @@ _WHOLE = (
     "sort",
     "top_k",
 )
-# They read what is fused, and write an array; also over windows.
-_REDUCTION = "reduce"
+# They read what is fused, and write an array; reductions over windows, too.
+_WRITING = ("concatenate", "reduce")
 # They are their inner program and no more.
 _CALLS = (
     "jit",
@@ -45,6 +44,8 @@ _CALLS = (
     "checkpoint",
     "remat2",
 )
+# They are what they are given, under another shape.
+_RENAMES = ("expand_dims", "reshape", "squeeze", "stop_gradient")
 
 
 class _Step(NamedTuple):
@@ -112,12 +113,15 @@ def _unfold(jaxpr: core.Jaxpr) -> tuple[list[_Step], list[core.Var]]:
             kind = equation.primitive.name
             inner = list(inner_programs(equation.params))
             arguments = list(map(own, equation.invars))
+            if kind in _RENAMES:
+                names[equation.outvars[0]] = arguments[0]
+                continue
             if kind in _CALLS and inner:
                 given = dict(zip(inner[0].invars, arguments, strict=True))
                 names.update(zip(equation.outvars, walk(inner[0], given), strict=True))
                 continue
             whole = bool(inner) or kind.startswith(_WHOLE)
-            writes = whole or kind.startswith(_REDUCTION)
+            writes = whole or kind.startswith(_WRITING)
             outputs = list(equation.outvars)
             steps.append(_Step(_variables(arguments), outputs, inner, whole, writes))
         return list(map(own, jaxpr.outvars))

@@ -120,10 +120,9 @@ def make_layout(
     strategy = auto_strategy(target.backend) if auto else parse_strategy(asked)
     if auto and target.backend != "cpu":
         strategy = accelerators.choose(target.backend, config.model.name).strategy
+    run = config, work, dataset, spec, sides
     on_cpu = target.backend == "cpu"
-    needs = (on_a_cpu if on_cpu else on_an_accelerator)(
-        config, work, dataset, spec, sides
-    )
+    needs = on_a_cpu(*run) if on_cpu else on_an_accelerator(*run, target.backend)
     limit = config.execution.memory_gib
     on_device = -(-cohort_size // config.execution.devices)
     if limit != "unlimited":

@@ -16,6 +16,10 @@ from fedjax_sim.round import training
 from fedjax_sim.round.state import Sides
 from fedjax_sim.round.training import LocalWork
 
+# A TPU (v5e) keeps arrays as small as this in the chip's own memory. It lays the updates
+# of a cohort out in tiles of eight clients, and in two arrays.
+_ON_CHIP, _TILE = 2**27, 8
+
 
 def on_a_cpu(
     config: Config,
@@ -44,19 +48,26 @@ def on_an_accelerator(
     dataset: Dataset,
     spec: FederationSpec,
     sides: Sides,
+    backend: str,
 ) -> Needs:
-    """The same on an accelerator, as XLA lays the programs out for a GPU."""
+    """The same on an accelerator (`gpu` or `tpu`), as XLA compiles for GPUs."""
     network = spec.network
     one_pass = fused_peak_bytes(*_gradient(network, work.microbatch, work.batch_size))
     vector = 4 * spec.layout.size
     kept, own_work = _server_bytes(work, spec, sides)
     resident = _image_bytes(dataset) + 4 * vector + kept
     evaluated = min(config.evaluation.batch_size, len(dataset.test_images))
+    evaluation = _evaluation_bytes(network, evaluated)
+    updates = spec.cohort_size * vector
+    if backend == "tpu":
+        tiles = -(-spec.cohort_size // _TILE) * _TILE * vector
+        updates = 2 * tiles if tiles > _ON_CHIP else updates
+        evaluation = evaluation if evaluation > _ON_CHIP else 0
     return Needs(
         # Besides one backward pass: momentum and update.
         per_client=one_pass + 2 * vector,
-        fixed=resident + (spec.cohort_size + 4) * vector + kept + own_work,
-        evaluation=resident + _evaluation_bytes(network, evaluated),
+        fixed=resident + updates + 4 * vector + kept + own_work,
+        evaluation=resident + evaluation,
     )
 
 
