@@ -33,6 +33,7 @@ from fedjax_sim.defenses.parts.pipeline import exclude_non_finite
 from fedjax_sim.defenses.parts.reductions import coordinatewise, weighted_mean
 from fedjax_sim.numerics import order_statistics
 from fedjax_sim.numerics.distances import finite
+from fedjax_sim.numerics.rows import take_rows
 
 Base = Literal["median", "median_lower", "fedavg"]
 
@@ -122,7 +123,7 @@ def flcert(
                 weights=jnp.where(member, cohort.weights, 0.0), scores={}
             )
             members = jnp.argsort(~member, stable=True)[:largest]
-            result = reduce(jax.tree.map(lambda x: x[members], own), context)
+            result = reduce(jax.tree.map(lambda x: take_rows(x, members), own), context)
             old = own_model(state, broadcasted, group)
             new = GlobalModel(finite(old.params + result.update), result.buffers)
             # A group of which nobody takes part keeps its model.

@@ -41,6 +41,7 @@ from fedjax_sim.numerics.distances import row_norms
 from fedjax_sim.numerics.gap_statistic import gap_statistic
 from fedjax_sim.numerics.kmeans_1d import upper_cluster
 from fedjax_sim.numerics.lbfgs import hessian_vector_product
+from fedjax_sim.numerics.rows import take_rows
 
 _REFERENCES = 10  # sets of uniform draws behind the gap statistic
 
@@ -154,7 +155,7 @@ def prediction_errors(state: FLDetectorState, cohort: Cohort, params: Array) -> 
     change = hessian_vector_product(
         state.steps, state.changes, state.num_pairs, params - state.last_params
     )
-    predicted = state.last_updates[cohort.client_ids] + change[None]
+    predicted = take_rows(state.last_updates, cohort.client_ids) + change[None]
     errors = jnp.where(included(cohort), row_norms(predicted - cohort.updates), 0.0)
     # Shares: the sum of several near the largest number of float32 is none.
     errors = errors / jnp.where(errors.max() > 0, errors.max(), 1.0)
@@ -209,7 +210,8 @@ def _remember_round(
     # There is no step before the second round, and none where the model stood still.
     moved = (context.round > 1) & (step != 0).any() & included(cohort).any()
     rows = included(cohort)[:, None]
-    updates = jnp.where(rows, cohort.updates, state.last_updates[cohort.client_ids])
+    last = take_rows(state.last_updates, cohort.client_ids)
+    updates = jnp.where(rows, cohort.updates, last)
     return state._replace(
         last_params=context.global_params,
         last_aggregate=update,

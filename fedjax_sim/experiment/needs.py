@@ -16,8 +16,8 @@ from fedjax_sim.round import training
 from fedjax_sim.round.state import Sides
 from fedjax_sim.round.training import LocalWork
 
-# A TPU (v5e) keeps arrays as small as this in the chip's own memory. It lays the updates
-# of a cohort out in tiles of eight clients, and in two arrays.
+# A TPU (v5e) keeps arrays as small as this in the chip's own memory. It lays the
+# updates of a cohort out in tiles of eight clients, and in two arrays.
 _ON_CHIP, _TILE = 2**27, 8
 
 

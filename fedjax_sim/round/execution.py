@@ -129,7 +129,7 @@ def run_clients(
     # Largest first; neighbours share a stack, stacks are dealt to devices in turn.
     order = jnp.argsort(-steps, stable=True)
     place = jnp.concatenate([order, jnp.zeros(padded - cohort, order.dtype)])
-    dealt = jax.tree.map(lambda x: x[place], tasks)
+    dealt = jax.tree.map(lambda x: take_rows(x, place), tasks)
     is_real = jnp.arange(padded) < cohort
     dealt = dealt._replace(present=dealt.present & is_real)
     dealt = jax.tree.map(lambda x: x.reshape(rows, devices, stack, *x.shape[1:]), dealt)

@@ -37,6 +37,7 @@ from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.precision import highest
 from fedjax_sim.core.rng import Purpose, stream
 from fedjax_sim.numerics.flat import ravel
+from fedjax_sim.numerics.rows import take_rows
 from fedjax_sim.round import training
 from fedjax_sim.round.adversary import adversary
 from fedjax_sim.round.batches import Reader
@@ -479,7 +480,7 @@ def _kept_momentum(
     ids, present = opened.ids, opened.present
     kept = present & jnp.isfinite(results.momentum).all(1)
     own = jnp.where(kept[:, None], results.momentum, 0.0)
-    own = jnp.where(present[:, None], own, state.momentum[ids])
+    own = jnp.where(present[:, None], own, take_rows(state.momentum, ids))
     return state.momentum.at[ids].set(own)
 
 
