@@ -42,7 +42,8 @@ def flops(jaxpr: core.Jaxpr, lengths: Mapping[str, float]) -> float:
             total += equation.params["length"] * sum(inner)
         elif kind == "while":
             scope = str(equation.source_info.name_stack)
-            total += (length_of(scope, lengths) or 1.0) * sum(inner)
+            times = length_of(scope, lengths)
+            total += (1.0 if times is None else times) * sum(inner)
         else:
             total += sum(inner)
     return total

@@ -108,7 +108,8 @@ def _computation(
         if kind == "while":
             body, condition = _named(_LOOP, rest)[::-1]
             times = _length(rest, computations[condition], lengths)
-            total = total.plus(cost(body).plus(cost(condition)), times or 1.0)
+            once = cost(body).plus(cost(condition))
+            total = total.plus(once, 1.0 if times is None else times)
             total = total.plus(Cost(unknown=int(times is None)))
         elif kind == "conditional":
             total = total.plus(max(map(cost, _branches(rest))))

@@ -84,6 +84,7 @@ ENTRY %main (a: f32[8]) -> f32[8] {
   %w = (s32[], /*index=1*/f32[8]{0}) while(%a), condition=%static, body=%body
   %v = (s32[], f32[8]{0}) while(%a), condition=%dynamic, body=%body, metadata={op_name="jit(f)/vmap(steps)/while"}
   %u = (s32[], f32[8]{0}) while(%a), condition=%dynamic, body=%body, metadata={op_name="jit(f)/while"}
+  %z = (s32[], f32[8]{0}) while(%a), condition=%dynamic, body=%body, metadata={op_name="jit(f)/times_0/while"}
   ROOT %c = f32[8]{0} copy(%a), backend_config={"estimated_cycles":"3"}
 }
 """  # noqa: E501
@@ -91,7 +92,7 @@ ENTRY %main (a: f32[8]) -> f32[8] {
 
 def test_a_compiled_program_is_counted_through_its_loops():
     cost = cost_of(PROGRAM, LENGTHS)
-    assert cost.cycles == 3 + (7 + 5 + 1) * 10
+    assert cost.cycles == 3 + (7 + 5 + 1 + 0) * 10
     # The fusion reads 32 bytes and keeps its result on the chip, the static loop
     # compares 40 bytes with 4 to one, and the copy reads and writes 32.
     assert cost.bytes == 64 + 13 * 32 + 7 * (36 + 4 + 1)

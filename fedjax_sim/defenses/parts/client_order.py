@@ -71,11 +71,12 @@ def _in_order(
 def _taken(cohort: Cohort, order: Array) -> Cohort:
     """Takes the clients of `order` (i32 [n]); updates are written only if need be."""
     disordered = (order != jnp.arange(len(order))).any()
-    updates, buffers = lax.fori_loop(
-        0,
-        disordered.astype(jnp.int32),
-        lambda _, rows: jax.tree.map(lambda x: take_rows(x, order), rows),
-        (cohort.updates, cohort.buffers),
-    )
+    with jax.named_scope("times_0"):  # in a run; see `experiment.arithmetic.length_of`
+        updates, buffers = lax.fori_loop(
+            0,
+            disordered.astype(jnp.int32),
+            lambda _, rows: jax.tree.map(lambda x: take_rows(x, order), rows),
+            (cohort.updates, cohort.buffers),
+        )
     weights, ids, examples, scores = jax.tree.map(lambda x: x[order], cohort[2:])
     return Cohort(updates, buffers, weights, ids, examples, scores)
