@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.pages.numbers import short
-from fedjax_sim.runs.files import Rows, read_json
+from fedjax_sim.runs.files import SUMMARY, Rows, read_json
 from fedjax_sim.runs.rows import PHASES
 from fedjax_sim.sweeps import executors
 
@@ -93,6 +93,8 @@ def standing(folder: Path, results: Path) -> Standing:
         line = text.partition("\n")[0]
     done, of, metrics = 0, None, []
     try:
+        if status == executors.FINISHED:
+            read_json(folder / "summary.json", *SUMMARY)  # or it is damaged
         if (folder / "config.json").exists():
             of = int(read_json(folder / "config.json", "rounds")["rounds"])
         metrics = Rows(folder / "metrics.jsonl").read()

@@ -13,14 +13,15 @@ from PIL import Image
 
 from fedjax_sim.contracts.config import Config
 from fedjax_sim.contracts.dataset import Dataset
-from fedjax_sim.core.checkpoint import Checkpoints
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.normalize import denormalize, normalization, normalize
 from fedjax_sim.data.partition_files import labels_digest, read_partition
 from fedjax_sim.data.triggers import stamp
 from fedjax_sim.experiment.trained import network_of
+from fedjax_sim.experiment.trained import newest_arrays as newest_arrays
 from fedjax_sim.reports.triggered_images import Backdoor
 from fedjax_sim.reports.triggered_images import backdoor_of as backdoor_of
+from fedjax_sim.reports.triggered_images import moves as moves
 
 _BATCH = 500
 _TESTED = 5000  # test images; of more, the first
@@ -41,26 +42,6 @@ class Answers(NamedTuple):
     labels: np.ndarray  # i64 [T]
     clean: np.ndarray  # i64 [T], of the images as they are
     stamped: np.ndarray | None  # i64 [T], with the trigger; None: there is none
-
-
-def newest_arrays(run: Path) -> tuple[int, Mapping[str, np.ndarray]]:
-    """Returns the round and the arrays of a run's newest checkpoint.
-
-    Raises:
-      InputError: there is none that can be read.
-    """
-    if not (run / "checkpoints").is_dir():
-        raise InputError(f"{run}: the run has no checkpoint yet (config.checkpoint)")
-    checkpoints = Checkpoints(run / "checkpoints")
-    try:
-        done = checkpoints.latest()
-        if done is None:
-            raise InputError(
-                f"{run}: the run has no checkpoint yet (config.checkpoint)"
-            )
-        return done, checkpoints.arrays(done)
-    finally:
-        checkpoints.close()
 
 
 def answers(

@@ -203,7 +203,10 @@ def _number(value: float | None, decimals: int = 1) -> str:
 
 
 def markdown(title: str, found: Sequence[Map]) -> str:
-    """A line for each rule: what it costs, and the worst that was done to it."""
+    """A line for each rule: what it costs, and the worst that was done to it.
+
+    Rules without a number have no line; how many they are is said.
+    """
     lines = [f"# {title}", ""]
     for one in found:
         lines += [
@@ -215,21 +218,28 @@ def markdown(title: str, found: Sequence[Map]) -> str:
             "highest ASR | by | most lost | by |",
             "| --- " * 8 + "|",
         ]
+        empty = 0
         for rule in one.rules:
             benign = one.benign(rule)
+            found_worst = [one.worst(rule, targeted) for targeted in (True, False)]
+            if not any((benign and benign.runs, *found_worst)):
+                empty += 1
+                continue
             cells = [
                 rule,
                 _text(benign.mta if benign else None),
                 _number(one.cost(rule)),
                 _number(benign.server_ms if benign else None, 2),
             ]
-            for targeted in (True, False):
-                worst = one.worst(rule, targeted)
+            for worst in found_worst:
                 name = "-"
                 if worst is not None:
                     labels = worst.labels
                     name = attack_name(labels["attack"], labels["adapt"])
                 cells += [_text(worst.harm if worst else None) + _seeds(worst), name]
             lines.append(f"| {' | '.join(cells)} |")
+        if empty:
+            left = f"{empty} of {len(one.rules)} rules have no finished run here."
+            lines += ["", left]
         lines.append("")
     return "\n".join(lines) + "\n"

@@ -94,6 +94,34 @@ def test_what_a_run_has_not_is_said(real_run, tmp_path):
         run_page(run)
 
 
+def test_a_trigger_that_moves_is_that_of_the_checkpoint(
+    real_run, tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    shutil.copytree(real_run, run)
+    config = json.loads((run / "config.json").read_text())
+    config["attack"] = {
+        "name": "a3fl",
+        "num_malicious": 2,
+        "size": 2,
+        "victim_class": 0,
+        "num_fake": 0,
+    }
+    (run / "config.json").write_text(json.dumps(config))
+    text = Outline(run_page(run)).text
+    assert "No pictures with a trigger: the checkpoint holds no [0].attack.mask" in text
+    assert "the attack stamps none" not in text and "moves its trigger" not in text
+
+    at, arrays = run_model.newest_arrays(run)
+    mask = np.zeros((8, 8, 1), bool)
+    mask[2:4, 2:4] = True
+    arrays |= {"[0].attack.mask": mask, "[0].attack.value": mask.astype(np.float32)}
+    monkeypatch.setattr(run_model, "newest_arrays", lambda run: (at, arrays))
+    outline = Outline(run_page(run))
+    assert f"Shown and counted here is the one after round {at}." in outline.text
+    assert len(json.loads(outline.data)["matrices"]) == 2
+
+
 def test_images_that_a_rule_remembers_are_found():
     arrays = {
         "[0].params": np.ones((2, 3, 4, 4, 1)),
