@@ -66,7 +66,7 @@ def _once(folder: Path, results: Path, known: Known) -> Standing:
             return known[folder][1]
         found = standing(folder, results)
     except _ODD as error:
-        return _unreadable(str(folder.relative_to(results)), error)
+        return _unreadable(str(folder.relative_to(results)), error, results)
     if found.status == executors.FINISHED:
         known[folder] = written, found
     return found
@@ -100,7 +100,7 @@ def standing(folder: Path, results: Path) -> Standing:
         metrics = Rows(folder / "metrics.jsonl").read()
         done = _last_round(folder / "rounds.jsonl")
     except (InputError, ValueError, TypeError) as error:
-        return _unreadable(name, error)
+        return _unreadable(name, error, results)
     last: Mapping[str, Any] = metrics[-1] if metrics else {}
     left = None
     if status == executors.RUNNING and metrics and of is not None:
@@ -111,9 +111,9 @@ def standing(folder: Path, results: Path) -> Standing:
     return Standing(name, status, done, of, left, mta, asr, line)
 
 
-def _unreadable(name: str, error: Exception) -> Standing:
+def _unreadable(name: str, error: Exception, results: Path) -> Standing:
     """Of a run whose files are damaged; an InputError names the file itself."""
-    line = str(error)
+    line = str(error).replace(f"{results}/", "")
     if not isinstance(error, InputError):
         line = " ".join(f"{type(error).__name__}: {line}".split())
     return Standing(name, "unreadable", 0, None, None, None, None, line)
