@@ -113,11 +113,15 @@ def lead(table: Table, found: Sequence[Verdict], most: float) -> str:
     if any(one.measured < len(table.columns) for one in found):
         everywhere = "wherever it was measured"
     rows = f"{len(found)} row{'s' * (len(found) != 1)}"
+    if len(found) < len(table.rows):
+        rows = f"{len(found)} measured {rows.split()[1]} ({len(table.rows)} in all)"
     name = label(success)
     if not held:
         return f"None of the {rows} kept {name} at or below {most:g} % {everywhere}."
     costs = [one for one in held if one.change is not None]
     text = f"{len(held)} of {rows} kept {name} at or below {most:g} % {everywhere}"
+    if len(held) == 1:
+        return f"{text}: {' / '.join(table.rows[held[0].row])}."
     if not costs:
         return f"{text}."
     best = " / ".join(table.rows[costs[0].row])
