@@ -168,7 +168,10 @@ def _model(run: Path, recorded: Mapping[str, Any], missing: list[str]) -> Model 
     ]
     if backdoor is None and not tried.refused("No pictures with a trigger"):
         missing.append("No pictures with a trigger: the attack stamps none.")
-    kept = of.kept_pictures(arrays, dataset.test_images.shape[1:])
+    population = config.partition.num_clients + config.attack.num_fake
+    kept, lines = of.kept_pictures(arrays, dataset.test_images.shape[1:], population)
+    if lines > len(kept):
+        missing.append(f"Of {lines} lines of remembered images {len(kept)} are shown.")
     if not kept:
         missing.append(
             "No images of the defence: its state in the checkpoint holds none. "

@@ -116,26 +116,42 @@ def test_pictures(
 
 
 def kept_pictures(
-    arrays: Mapping[str, np.ndarray], shape: tuple[int, ...]
-) -> dict[str, list[Tile]]:
+    arrays: Mapping[str, np.ndarray], shape: tuple[int, ...], clients: int
+) -> tuple[dict[str, list[Tile]], int]:
     """Images in what the rule and the attack remember, by their name in the state.
 
     An array is taken for images where its last axes are those of an image: synthetic
-    images of FedREDefense (a line a client), triggers that are optimised.
+    images of FedREDefense (a line a client), triggers that are inverted, within their
+    masks.
+
+    Args:
+      arrays: of a checkpoint, by path.
+      shape: of an image.
+      clients: N, of the run: a leading axis as long as that counts them.
+
+    Returns:
+      The first lines, and how many there are.
     """
-    lines: dict[str, list[Tile]] = {}
+    found: dict[str, np.ndarray] = {}
     for path, array in arrays.items():
         if path.endswith((".params", ".buffers")) or array.ndim < len(shape) + 1:
             continue
         if tuple(array.shape[-len(shape) :]) != tuple(shape):
             continue
+        mask = arrays.get(path.removesuffix(".pattern") + ".mask")
+        if path.endswith(".pattern") and mask is not None:
+            array = array * mask[..., None]
         stacks = array.reshape(-1, array.shape[-len(shape) - 1], *shape)
+        name = path.removeprefix("[0].")
         for i, stack in enumerate(stacks):
-            if len(lines) == _KEPT or not np.any(stack):
-                continue
-            name = path.removeprefix("[0].") + (f" {i}" if len(stacks) > 1 else "")
-            lines[name] = [_tile(_stretched(x), "") for x in stack[:_SHOWN]]
-    return lines
+            if np.any(stack):
+                which = f" of client {i}" if len(stacks) == clients else f" {i}"
+                found[name + (which if len(stacks) > 1 else "")] = stack
+    lines = {}
+    for name, stack in list(found.items())[:_KEPT]:
+        text = lambda x: "" if np.any(x) else "nothing"
+        lines[name] = [_tile(_stretched(x), text(x)) for x in stack[:_SHOWN]]
+    return lines, len(found)
 
 
 def _stretched(image: np.ndarray) -> np.ndarray:
