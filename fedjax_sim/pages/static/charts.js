@@ -140,7 +140,7 @@ function tradeoffChart() {
         {
           mark: { type: "point", filled: true, opacity: 0.78, stroke: "var(--paper)", strokeWidth: 1, cursor: "pointer" },
           encoding: {
-            x: { field: "rate", type: "quantitative", title: `${name(success)} %`, scale: { domain: [0, 100], nice: false }, axis: { tickCount: 10, offset: away } },
+            x: { field: "rate", type: "quantitative", title: `${name(success)} %`, scale: { domain: [0, 100], nice: false }, axis: { tickCount: 10, offset: away, labelOverlap: "parity", labelSeparation: 8 } },
             y: { field: "lost", type: "quantitative", title: `${name(accuracy)} lost, points`, axis: { tickCount: 6, offset: away } },
             color: rowScales(rows).color,
             size: { field: "seconds", type: "quantitative", scale: { range: [70 * unit ** 2, 700 * unit ** 2], zero: true }, legend: { title: what, orient: "top", symbolFillColor: "var(--soft)", symbolStrokeColor: "var(--soft)", tickCount: 3 } },
