@@ -291,8 +291,8 @@ def _written(runs: Sequence[Row], column: str) -> dict[str, int]:
 
 
 def _sortable(value: Any, written: Mapping[str, int]) -> tuple[Any, ...]:
-    if value is None:
-        return (0,)
+    if value is None:  # such as of a run that failed before it had a config
+        return (3,)
     if isinstance(value, int | float):
         return (1, value)
     return (2, written.get(value, math.inf), str(value))

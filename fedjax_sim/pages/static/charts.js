@@ -75,7 +75,8 @@ function curvesChart() {
   if (data.curves.drawn < data.curves.recorded) {
     $("figcaption", figure).append(` Of ${data.curves.recorded} evaluated rounds ${data.curves.drawn} are drawn.`);
   }
-  let column = data.columns.findIndex((_, j) => data.cells.some((cell) => cell.column === j && cell.runs.length));
+  const drawn = (run) => metrics.some((metric) => metric.of[run].some((value) => value !== null));
+  let column = Math.max(0, data.columns.findIndex((_, j) => data.cells.some((cell) => cell.column === j && cell.runs.some(drawn))));
   const select = choice(figure, "column", data.columns, (j) => { column = j; redraw(); });
   if (select) select.value = column;
   chart($(".plot", figure), (element) => {
