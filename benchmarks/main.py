@@ -22,7 +22,7 @@ from .runs import bench_runs
 from .timing import matmul_peak
 from .waste import bench_waste
 
-USAGE = "usage: bench.py [--json=FILE] [--only=PART,...] [--models=NAME,...]"
+USAGE = "usage: {command} [--json=FILE] [--only=PART,...] [--models=NAME,...]"
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "clients": bench_clients,

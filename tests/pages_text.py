@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 class Outline(HTMLParser):
     """Checks the nesting and collects what is outside, and the data."""
 
-    VOID = ("meta", "img", "br", "input")
+    VOID = ("meta", "img", "br", "wbr", "input")
 
     def __init__(self, text):
         super().__init__()

@@ -14,7 +14,7 @@ from fedjax_sim.experiment.config import override, resolve, to_dict
 from fedjax_sim.experiment.config_files import load_file, resolve_variants
 
 USAGE = (
-    "usage: compile.py --config=FILE[:ARGUMENTS] --target=TARGET "
+    "usage: {command} --config=FILE[:ARGUMENTS] --target=TARGET "
     "[--config.section.key=value ...]"
 )
 

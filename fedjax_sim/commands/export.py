@@ -9,7 +9,7 @@ from fedjax_sim.commands.flags import run_command
 from fedjax_sim.core.paths import local_path
 from fedjax_sim.experiment.model_files import SUFFIXES, write_file
 
-USAGE = "usage: export.py --run=DIR --out=FILE"
+USAGE = "usage: {command} --run=DIR --out=FILE"
 
 
 def make_flags() -> flags.FlagValues:

@@ -16,6 +16,15 @@ from fedjax_sim.experiment.config_files import parse_value
 EXIT_INPUT = 2
 
 
+class UsageError(InputError):
+    """A command line that lacks something: it is shown how to write one."""
+
+
+def called(program: str) -> str:
+    """How the user calls a command: a file in `launch/` by Python."""
+    return f"python {program}" if program.endswith(".py") else program
+
+
 def run_command(
     work: Callable[[flags.FlagValues, Mapping[str, Any]], int],
     argv: Sequence[str],
@@ -30,10 +39,11 @@ def run_command(
       work: `(flags, config changes) -> exit code`; its InputError is one line too.
       argv: of the process.
       values: the command's flags; `--help` joins them.
-      usage: one line on how to start the command.
+      usage: one line on how to start the command, with `{command}` for its name.
       required: flags that must be given.
       configurable: `--config.section.key=value` is allowed.
     """
+    usage = usage.format(command=called(argv[0]))
     flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
     if os.getcwd() not in sys.path:  # rules of the user's own, `MODULE:FACTORY`
         sys.path.append(os.getcwd())
@@ -46,6 +56,9 @@ def run_command(
             if getattr(values, name) is None:
                 raise InputError(f"--{name} must be given; {usage}")
         return work(values, changes)
+    except UsageError as error:
+        print(f"error: {error}; {usage}", file=sys.stderr)
+        return EXIT_INPUT
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_INPUT

@@ -12,7 +12,7 @@ from fedjax_sim.runs.files import write_json
 from fedjax_sim.runs.replay import replay
 from fedjax_sim.runs.update_plane import project
 
-USAGE = "usage: geometry.py --run=DIR [--round=ROUND]"
+USAGE = "usage: {command} --run=DIR [--round=ROUND]"
 
 
 def make_flags() -> flags.FlagValues:

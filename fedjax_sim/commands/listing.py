@@ -10,7 +10,7 @@ from fedjax_sim.core.errors import InputError, did_you_mean
 from fedjax_sim.core.options import REQUIRED, Option
 from fedjax_sim.experiment.config import TABLES, options
 
-USAGE = "usage: list --section=SECTION [--name=NAME]"
+USAGE = "usage: {command} --section=SECTION [--name=NAME]"
 
 
 def sections() -> dict[str, str]:

@@ -14,7 +14,18 @@ from fedjax_sim.reports.matrix_page import markdown, page
 from fedjax_sim.runs.files import write_json
 from fedjax_sim.sweeps.matrix import load_matrix, matrix_cells
 
-_NOT_OF_A_MATRIX = ("rows", "columns", "ignore", "figure", "where", "sql")
+_NOT_OF_A_MATRIX = (
+    "rows",
+    "columns",
+    "values",
+    "ignore",
+    "figure",
+    "where",
+    "sql",
+    "held",
+    "mta",
+    "asr",
+)
 
 
 def report_matrix(values: flags.FlagValues) -> int:
@@ -29,10 +40,14 @@ def report_matrix(values: flags.FlagValues) -> int:
     """
     name = values.layout
     for flag in _NOT_OF_A_MATRIX:
-        if values[flag].value:
+        if values[flag].present:
+            given = values[flag].value
+            text = ",".join(given) if isinstance(given, list) else given
+            text = f"{text:g}" if isinstance(text, float) else text
             raise InputError(
-                f"--{flag}={values[flag].value}: --layout={name} is a matrix, which "
-                "has rows and columns of its own; allowed: --cells, --small"
+                f"--{flag}={text}: --layout={name} is a matrix, which "
+                "has rows, columns and numbers of its own; allowed: --cells, --small, "
+                "--out"
             )
     results = local_path("--results", values.results)
     matrix = load_matrix(name)

@@ -32,7 +32,7 @@ from fedjax_sim.reports.update_plane import update_geometry
 from fedjax_sim.sweeps.matrix import matrices
 
 USAGE = (
-    "usage: report.py --results=DIR [--where=SQL] [--sql=SQL] "
+    "usage: {command} --results=DIR [--where=SQL] [--sql=SQL] "
     "[--layout=NAME [--small] | --rows=KEYS --columns=KEYS --values=METRICS] "
     "[--out=DIR]"
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from fedjax_sim.commands.flags import run_command
+from fedjax_sim.commands.flags import UsageError, run_command, written_to
 from fedjax_sim.commands.listing import listing
 from fedjax_sim.commands.text_table import text_table
 from fedjax_sim.contracts.config import Config
@@ -19,7 +19,7 @@ from fedjax_sim.experiment.config_files import load_file, resolve_variants
 from fedjax_sim.reports.settings import unusual_options
 
 USAGE = (
-    "usage: run.py --config=FILE[:ARGUMENTS] --workdir=DIR "
+    "usage: {command} --config=FILE[:ARGUMENTS] --workdir=DIR "
     "[--config.section.key=value ...]"
 )
 
@@ -78,7 +78,7 @@ def _run(values: flags.FlagValues, changes: Mapping[str, Any]) -> int:
         print(listing(values.list))
         return 0
     if values.config is None:
-        raise InputError(f"--config must be given; {USAGE}")
+        raise UsageError("--config must be given")
     runs = resolve_variants(load_file(values.config), changes)
     if values.print_config:
         shown = {name: to_dict(config) for name, config in runs.items()}
@@ -125,12 +125,17 @@ def _run_here(runs: dict[str, Config], workdir: Path) -> int:
     from fedjax_sim.core import distributed
     from fedjax_sim.experiment.build import build
     from fedjax_sim.runs import loop
+    from fedjax_sim.sweeps.order import record
 
     folders = {name: workdir / name if name else workdir for name in runs}
     waiting = [n for n in runs if not (folders[n] / "summary.json").exists()]
     with distributed.agreement():
         for name in waiting[1:]:  # a mistake in the last one shows before the first
             build(runs[name])
+    if len(runs) > 1 and distributed.is_leader():
+        with written_to("--workdir", workdir):
+            workdir.mkdir(parents=True, exist_ok=True)
+        record(workdir, list(runs))
     summaries = []
     for name, config in runs.items():
         folder = folders[name]

@@ -10,7 +10,7 @@ from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.paths import local_path
 from fedjax_sim.pages.run_data import RUN_PAGE
 
-USAGE = "usage: fedjax-sim show RUN [--out=FILE.html]"
+USAGE = "usage: {command} RUN [--out=FILE.html]"
 
 
 def make_flags() -> flags.FlagValues:

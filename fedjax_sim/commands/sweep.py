@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from fedjax_sim.commands.flags import run_command
+from fedjax_sim.commands.flags import UsageError, run_command
 from fedjax_sim.commands.run import table
 from fedjax_sim.core.errors import InputError, did_you_mean
 from fedjax_sim.core.paths import local_path
@@ -21,7 +21,7 @@ from fedjax_sim.round.execution import parse_strategy
 from fedjax_sim.runs.files import read_json
 from fedjax_sim.runs.loop import EXIT_INTERRUPTED
 from fedjax_sim.runs.programs import Programs
-from fedjax_sim.sweeps import executors
+from fedjax_sim.sweeps import executors, order
 from fedjax_sim.sweeps.matrix import (
     PIECES,
     MatrixCell,
@@ -36,7 +36,7 @@ EXIT_FAILED = 1
 # Carries out (groups, root, report=..., strategy=...); False: stopped before the end.
 Executor = Callable[..., bool]
 USAGE = (
-    "usage: sweep.py --sweep=FILE.py|--layout=NAME --results=DIR "
+    "usage: {command} --sweep=FILE.py|--layout=NAME --results=DIR "
     "[--config.section.key=value ...]"
 )
 
@@ -146,10 +146,10 @@ def main(argv: Sequence[str]) -> int:
 
 def _sweep(values: flags.FlagValues, changes: Mapping[str, Any]) -> int:
     if (values.sweep is None) == (values.layout is None):
-        raise InputError(f"--sweep or --layout must be given, one of them; {USAGE}")
+        raise UsageError("--sweep or --layout must be given, one of them")
     planned = values.layout is not None and values.dry_run
-    if values.results is None and not planned:
-        raise InputError(f"--results must be given; {USAGE}")
+    if values.results is None and not values.dry_run:
+        raise UsageError("--results must be given")
     matrix = values.layout in matrices()
     if values.target is not None and (matrix or not planned):
         raise InputError("--target belongs to a paper's --layout with --dry_run")
@@ -180,10 +180,11 @@ def _sweep(values: flags.FlagValues, changes: Mapping[str, Any]) -> int:
         root = values.results and local_path("--results", values.results)
         print(plan(runs, values.target, root))
         return 0
-    root = local_path("--results", values.results)
     if values.dry_run:
-        print(listing(runs, root))
+        given = values.results
+        print(listing(runs, given and local_path("--results", given)))
         return 0
+    root = local_path("--results", values.results)
     return _run_all(runs, root, values, sweep.together)
 
 
@@ -266,6 +267,8 @@ def carry_out(
 
     def report(run: Run, outcome: str) -> None:
         nonlocal ended
+        if not ended:  # the first: what is asked for can be, and the folder has runs
+            order.record(root, [run.folder for run in runs])
         ended += 1
         text = f"[{ended}/{len(waiting)}] {outcome}: {run.name}"
         if outcome == executors.FAILED:
@@ -275,6 +278,7 @@ def carry_out(
         print(text, flush=True)
 
     if not waiting:
+        order.record(root, [run.folder for run in runs])
         return True
     return execute(groups, root, report=report, strategy=strategy)
 
@@ -308,31 +312,40 @@ def _error(folder: Path) -> str:
 def counts(runs: Sequence[Run], root: Path) -> str:
     """How many runs are how far, in one line."""
     number = Counter(executors.status(root / run.folder) for run in runs)
-    order = ("finished", "running", "interrupted", "failed", "waiting")
-    parts = ", ".join(f"{number[key]} {key}" for key in order if number[key])
+    words = ("finished", "running", "interrupted", "failed", "waiting")
+    parts = ", ".join(f"{number[key]} {key}" for key in words if number[key])
     return f"{len(runs)} runs in {root}: {parts}"
 
 
-def listing(runs: Sequence[Run], root: Path) -> str:
+def listing(runs: Sequence[Run], root: Path | None) -> str:
     """Every run with its status, folder and estimated memory, and what is compiled.
+
+    Args:
+      runs: of a sweep.
+      root: folder of the run directories; None: none is said, so all of them wait.
 
     Raises:
       InputError: see `executors.check`.
     """
     sizes = executors.check(runs)
     width = max(len(run.folder) for run in runs)
-    lines = []
+    lines, left = [], []
     for run in runs:
-        state, size = executors.status(root / run.folder), sizes.get(run.folder)
+        state = executors.WAITING
+        if root is not None:
+            state = executors.status(root / run.folder)
+        if state != executors.FINISHED:
+            left.append(run)
+        size = sizes.get(run.folder)
         memory = "?" if size is None else f"{size / GIB:.2f}"
         lines.append(f"{state:11}  {run.folder:{width}}  {memory:>7} GiB  {run.name}")
-    left = [r for r in runs if executors.status(root / r.folder) != executors.FINISHED]
     programs = len(executors.grouped(left))
+    total = f"{len(runs)} runs"
     largest = max(sizes.values(), default=0) / GIB
     return "\n".join(
         [
             *lines,
-            f"{counts(runs, root)}; to compile: {programs} programs",
+            f"{counts(runs, root) if root else total}; to compile: {programs} programs",
             f"the largest run needs about {largest:.2f} GiB of device memory",
         ]
     )

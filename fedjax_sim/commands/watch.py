@@ -11,7 +11,7 @@ from fedjax_sim.commands.flags import positional, run_command
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.core.paths import local_path
 
-USAGE = "usage: fedjax-sim watch RESULTS [--port=8400]"
+USAGE = "usage: {command} RESULTS [--port=8400]"
 
 
 def make_flags() -> flags.FlagValues:

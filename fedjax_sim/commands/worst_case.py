@@ -23,7 +23,7 @@ from fedjax_sim.sweeps.undetected import Undetected, bisect, check_ends
 from fedjax_sim.sweeps.worst_case import Found, Outcome, Problem, Rung
 
 USAGE = (
-    "usage: worst_case.py --sweep=FILE.py --results=DIR --budget=RUNS "
+    "usage: {command} --sweep=FILE.py --results=DIR --budget=RUNS "
     "[--config.section.key=value ...]"
 )
 
@@ -77,7 +77,7 @@ def make_flags() -> flags.FlagValues:
         "flagged",
         50.0,
         "With --undetected: attackers are found out where more than this share of what "
-        "they send is excluded, percent.",
+        "they send is excluded, percent; updates with NaN or Inf do not count.",
         lower_bound=0.0,
         upper_bound=100.0,
         flag_values=values,
@@ -97,7 +97,12 @@ def main(argv: Sequence[str]) -> int:
 def _run(values: flags.FlagValues, changes: Mapping[str, Any]) -> int:
     sweep = load_sweep(values.sweep)
     given = worst_case.problems(
-        sweep, changes, values.only, values.per, values.objective
+        sweep,
+        changes,
+        values.only,
+        values.per,
+        values.objective,
+        alone=values.undetected is not None,
     )
     if values.undetected is not None:
         return _bisect(given, values)
@@ -180,11 +185,13 @@ def parse_between(text: str) -> tuple[str, float, float]:
 
 def undetected_table(found: Sequence[Undetected], key: str) -> str:
     """A line for each defence."""
+    diverged = any(one.diverged is not None for one in found)
     rows = [
         {
             "defence": one.name,
             f"largest {key}": one.largest,
             "found out from": one.found_out,
+            **({"diverges from": one.diverged} if diverged else {}),
             "flagged %": one.flagged,
             "MTA %": one.mta,
             "ASR %": one.asr,

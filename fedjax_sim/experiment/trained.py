@@ -4,6 +4,7 @@ A model is its arrays by name, see `experiment.model_files`.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -143,6 +144,25 @@ def _expanded(path: str) -> Path:
     raise InputError(f"config.model.init = '{path}' does not exist")
 
 
+def newest_arrays(run: Path) -> tuple[int, Mapping[str, np.ndarray]]:
+    """Returns the round and the arrays of a run's newest checkpoint, by path.
+
+    Raises:
+      InputError: there is none that can be read.
+    """
+    none = InputError(f"{run}: the run has no checkpoint yet (config.checkpoint)")
+    if not (run / "checkpoints").is_dir():
+        raise none
+    checkpoints = Checkpoints(run / "checkpoints")
+    try:
+        done = checkpoints.latest()
+        if done is None:
+            raise none
+        return done, checkpoints.arrays(done)
+    finally:
+        checkpoints.close()
+
+
 def read_run(workdir: Path) -> Arrays:
     """Returns the global model of a run's newest checkpoint by name.
 
@@ -155,14 +175,7 @@ def read_run(workdir: Path) -> Arrays:
     config = resolve(read_json(workdir / "config.json"))
     data = read_json(workdir / "provenance.json", "data")["data"]
     network = network_of(config, tuple(data["image_shape"]), data["classes"])
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    try:
-        done = checkpoints.latest()
-        if done is None:
-            raise InputError(f"{workdir}: the run has no checkpoint")
-        state = checkpoints.arrays(done)
-    finally:
-        checkpoints.close()
+    done, state = newest_arrays(workdir)
     if done < config.rounds:
         note(f"{workdir}: the model after round {done} of {config.rounds} is taken")
     empty = np.zeros(0, np.float32)  # is not in a checkpoint

@@ -52,10 +52,13 @@ def facts(
 
 def _values(runs: Sequence[Row], key: str, most: int = _SHOWN) -> str:
     """The values of a column: one, a few, or their number and the ends."""
-    known = {run[key] for run in runs if run.get(key) is not None}
+    known = dict.fromkeys(run[key] for run in runs if run.get(key) is not None)
     if not known:
         return ""
-    ordered = sorted(known, key=lambda v: (isinstance(v, str), v))
+    # Numbers ascend, names are in the order of the runs.
+    ordered = sorted(
+        known, key=lambda v: (True, 0) if isinstance(v, str) else (False, v)
+    )
     texts = list(dict.fromkeys(format_label(value) for value in ordered))
     if len(texts) > most:
         return f"{len(texts)} values, {texts[0]} to {texts[-1]}"

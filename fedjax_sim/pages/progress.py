@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.pages.numbers import short
-from fedjax_sim.runs.files import Rows, read_json
+from fedjax_sim.runs.files import SUMMARY, Rows, read_json
 from fedjax_sim.runs.rows import PHASES
 from fedjax_sim.sweeps import executors
 
@@ -66,7 +66,7 @@ def _once(folder: Path, results: Path, known: Known) -> Standing:
             return known[folder][1]
         found = standing(folder, results)
     except _ODD as error:
-        return _unreadable(str(folder.relative_to(results)), error)
+        return _unreadable(str(folder.relative_to(results)), error, results)
     if found.status == executors.FINISHED:
         known[folder] = written, found
     return found
@@ -93,12 +93,14 @@ def standing(folder: Path, results: Path) -> Standing:
         line = text.partition("\n")[0]
     done, of, metrics = 0, None, []
     try:
+        if status == executors.FINISHED:
+            read_json(folder / "summary.json", *SUMMARY)  # or it is damaged
         if (folder / "config.json").exists():
             of = int(read_json(folder / "config.json", "rounds")["rounds"])
         metrics = Rows(folder / "metrics.jsonl").read()
         done = _last_round(folder / "rounds.jsonl")
     except (InputError, ValueError, TypeError) as error:
-        return _unreadable(name, error)
+        return _unreadable(name, error, results)
     last: Mapping[str, Any] = metrics[-1] if metrics else {}
     left = None
     if status == executors.RUNNING and metrics and of is not None:
@@ -109,9 +111,9 @@ def standing(folder: Path, results: Path) -> Standing:
     return Standing(name, status, done, of, left, mta, asr, line)
 
 
-def _unreadable(name: str, error: Exception) -> Standing:
+def _unreadable(name: str, error: Exception, results: Path) -> Standing:
     """Of a run whose files are damaged; an InputError names the file itself."""
-    line = str(error)
+    line = str(error).replace(f"{results}/", "")
     if not isinstance(error, InputError):
         line = " ".join(f"{type(error).__name__}: {line}".split())
     return Standing(name, "unreadable", 0, None, None, None, None, line)

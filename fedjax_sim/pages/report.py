@@ -29,6 +29,7 @@ from fedjax_sim.reports.tables import FLAGS, Table, Value, column_of
 from fedjax_sim.sweeps.executors import FINISHED
 
 _CHOICES = 60  # of a filter; a setting of more values has none
+_KEYS = 6  # named, in which runs differ from a published protocol
 _FAILURES = 20  # lines of failed runs; the rest are counted
 
 
@@ -101,6 +102,7 @@ def report_page(
             }
             for one in found
         ],
+        apart=_apart(table),
         missing=_missing(table, runs, data, database),
         failures=_failures(runs),
         legend=render.legend(table),
@@ -320,6 +322,27 @@ def _missing(
     if len(table.rows) > MOST_ROWS:
         lines.append(f"Who wins is not said of more than {MOST_ROWS} rows.")
     return lines
+
+
+def _apart(table: Table) -> str:
+    """What runs differ in from the protocol of the numbers beside them; "": nothing."""
+    keys = list(dict.fromkeys(one.key for one in table.deviations))
+    if not keys:
+        return ""
+    more = "" if len(keys) <= _KEYS else f" and {len(keys) - _KEYS} more"
+    first = sorted(
+        keys, key=lambda key: not key.startswith(("data.name", "model.name"))
+    )
+    data = {
+        f"{one.here} stands for {one.published}"
+        for one in table.deviations
+        if one.key == "data.name"
+    }
+    return (
+        "These runs are not those of the published protocol: they differ in "
+        f"{', '.join(first[:_KEYS])}{more}{'; ' * bool(data)}"
+        f"{', '.join(sorted(data))}."
+    )
 
 
 def _failures(runs: Sequence[Row]) -> list[tuple[str, str]]:

@@ -30,6 +30,7 @@ class Model(NamedTuple):
     distilled: Distilled | None  # by DROP
     classes: list[list[int]]  # samples [client][class]
     at: int | None  # round of the checkpoint
+    moving: bool  # the trigger is another in each round
     expelled: list[int]  # clients banned for good
 
 
@@ -153,9 +154,11 @@ def _model(run: Path, recorded: Mapping[str, Any], missing: list[str]) -> Model 
     classes = tried("No partition", lambda: of.classes_by_client(run, dataset))
     found = tried("No confusion matrix", lambda: of.newest_arrays(run))
     if found is None:
-        return Model([], {}, {}, None, classes or [], None, [])
+        return Model([], {}, {}, None, classes or [], None, False, [])
     at, arrays = found
-    backdoor = of.backdoor_of(config, dataset)
+    backdoor = tried(
+        "No pictures with a trigger", lambda: of.backdoor_of(config, dataset, arrays)
+    )
     said = of.answers(config, dataset, arrays, backdoor)
     sets = {"Clean": said.clean, "With the trigger": said.stamped}
     matrices = [
@@ -163,9 +166,12 @@ def _model(run: Path, recorded: Mapping[str, Any], missing: list[str]) -> Model 
         for title, one in sets.items()
         if one is not None
     ]
-    if backdoor is None:
+    if backdoor is None and not tried.refused("No pictures with a trigger"):
         missing.append("No pictures with a trigger: the attack stamps none.")
-    kept = of.kept_pictures(arrays, dataset.test_images.shape[1:])
+    population = config.partition.num_clients + config.attack.num_fake
+    kept, lines = of.kept_pictures(arrays, dataset.test_images.shape[1:], population)
+    if lines > len(kept):
+        missing.append(f"Of {lines} lines of remembered images {len(kept)} are shown.")
     if not kept:
         missing.append(
             "No images of the defence: its state in the checkpoint holds none. "
@@ -179,6 +185,7 @@ def _model(run: Path, recorded: Mapping[str, Any], missing: list[str]) -> Model 
         distilled(arrays),
         classes or [],
         at,
+        backdoor is not None and of.moves(config),
         of.expelled_clients(arrays),
     )
 
@@ -188,10 +195,16 @@ class _Tries:
 
     def __init__(self, missing: list[str]):
         self._missing = missing
+        self._refused: set[str] = set()
 
     def __call__(self, what: str, work: Callable[[], _T]) -> _T | None:
         try:
             return work()
         except InputError as error:
             self._missing.append(f"{what}: {error}")
+            self._refused.add(what)
             return None
+
+    def refused(self, what: str) -> bool:
+        """Whether that was tried in vain."""
+        return what in self._refused

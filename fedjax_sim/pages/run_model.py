@@ -13,14 +13,15 @@ from PIL import Image
 
 from fedjax_sim.contracts.config import Config
 from fedjax_sim.contracts.dataset import Dataset
-from fedjax_sim.core.checkpoint import Checkpoints
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.normalize import denormalize, normalization, normalize
 from fedjax_sim.data.partition_files import labels_digest, read_partition
 from fedjax_sim.data.triggers import stamp
 from fedjax_sim.experiment.trained import network_of
+from fedjax_sim.experiment.trained import newest_arrays as newest_arrays
 from fedjax_sim.reports.triggered_images import Backdoor
 from fedjax_sim.reports.triggered_images import backdoor_of as backdoor_of
+from fedjax_sim.reports.triggered_images import moves as moves
 
 _BATCH = 500
 _TESTED = 5000  # test images; of more, the first
@@ -41,26 +42,6 @@ class Answers(NamedTuple):
     labels: np.ndarray  # i64 [T]
     clean: np.ndarray  # i64 [T], of the images as they are
     stamped: np.ndarray | None  # i64 [T], with the trigger; None: there is none
-
-
-def newest_arrays(run: Path) -> tuple[int, Mapping[str, np.ndarray]]:
-    """Returns the round and the arrays of a run's newest checkpoint.
-
-    Raises:
-      InputError: there is none that can be read.
-    """
-    if not (run / "checkpoints").is_dir():
-        raise InputError(f"{run}: the run has no checkpoint yet (config.checkpoint)")
-    checkpoints = Checkpoints(run / "checkpoints")
-    try:
-        done = checkpoints.latest()
-        if done is None:
-            raise InputError(
-                f"{run}: the run has no checkpoint yet (config.checkpoint)"
-            )
-        return done, checkpoints.arrays(done)
-    finally:
-        checkpoints.close()
 
 
 def answers(
@@ -135,26 +116,42 @@ def test_pictures(
 
 
 def kept_pictures(
-    arrays: Mapping[str, np.ndarray], shape: tuple[int, ...]
-) -> dict[str, list[Tile]]:
+    arrays: Mapping[str, np.ndarray], shape: tuple[int, ...], clients: int
+) -> tuple[dict[str, list[Tile]], int]:
     """Images in what the rule and the attack remember, by their name in the state.
 
     An array is taken for images where its last axes are those of an image: synthetic
-    images of FedREDefense (a line a client), triggers that are optimised.
+    images of FedREDefense (a line a client), triggers that are inverted, within their
+    masks.
+
+    Args:
+      arrays: of a checkpoint, by path.
+      shape: of an image.
+      clients: N, of the run: a leading axis as long as that counts them.
+
+    Returns:
+      The first lines, and how many there are.
     """
-    lines: dict[str, list[Tile]] = {}
+    found: dict[str, np.ndarray] = {}
     for path, array in arrays.items():
         if path.endswith((".params", ".buffers")) or array.ndim < len(shape) + 1:
             continue
         if tuple(array.shape[-len(shape) :]) != tuple(shape):
             continue
+        mask = arrays.get(path.removesuffix(".pattern") + ".mask")
+        if path.endswith(".pattern") and mask is not None:
+            array = array * mask[..., None]
         stacks = array.reshape(-1, array.shape[-len(shape) - 1], *shape)
+        name = path.removeprefix("[0].")
         for i, stack in enumerate(stacks):
-            if len(lines) == _KEPT or not np.any(stack):
-                continue
-            name = path.removeprefix("[0].") + (f" {i}" if len(stacks) > 1 else "")
-            lines[name] = [_tile(_stretched(x), "") for x in stack[:_SHOWN]]
-    return lines
+            if np.any(stack):
+                which = f" of client {i}" if len(stacks) == clients else f" {i}"
+                found[name + (which if len(stacks) > 1 else "")] = stack
+    lines = {}
+    for name, stack in list(found.items())[:_KEPT]:
+        text = lambda x: "" if np.any(x) else "nothing"
+        lines[name] = [_tile(_stretched(x), text(x)) for x in stack[:_SHOWN]]
+    return lines, len(found)
 
 
 def _stretched(image: np.ndarray) -> np.ndarray:

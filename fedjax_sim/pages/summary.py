@@ -4,10 +4,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fedjax_sim.contracts.config import DefenseSection
-from fedjax_sim.reports.paired import LEAST_PAIRS, Difference, against, better_sign
+from fedjax_sim.reports.paired import (
+    LEAST_PAIRS,
+    MOST_ROWS,
+    Difference,
+    against,
+    better_sign,
+)
 from fedjax_sim.reports.render import label
 from fedjax_sim.reports.tables import Labels, Table
 
+_NAMED = 4  # of rows in the first sentence
 UNDEFENDED = DefenseSection().name  # what the schema takes without a word
 
 
@@ -102,16 +109,39 @@ def lead(table: Table, found: Sequence[Verdict], most: float) -> str:
     if not found:
         return "No run of the table has finished, so nothing is measured yet."
     held = [one for one in found if one.held == one.measured]
+    everywhere = "everywhere"
+    if any(one.measured < len(table.columns) for one in found):
+        everywhere = "wherever it was measured"
     rows = f"{len(found)} row{'s' * (len(found) != 1)}"
+    if len(found) < len(table.rows):
+        rows = f"{len(found)} measured {rows.split()[1]} ({len(table.rows)} in all)"
     name = label(success)
     if not held:
-        return f"None of the {rows} kept {name} at or below {most:g} % everywhere."
+        return f"None of the {rows} kept {name} at or below {most:g} % {everywhere}."
     costs = [one for one in held if one.change is not None]
-    text = f"{len(held)} of {rows} kept {name} at or below {most:g} % everywhere"
+    text = f"{len(held)} of {rows} kept {name} at or below {most:g} % {everywhere}"
+    if len(held) == 1:
+        return f"{text}: {' / '.join(table.rows[held[0].row])}."
     if not costs:
         return f"{text}."
     best = " / ".join(table.rows[costs[0].row])
-    return f"{text}; at the least cost in accuracy {best}."
+    return f"{text}, {best} at the least cost in accuracy{_level(table, costs)}."
+
+
+def _level(table: Table, costs: Sequence[Verdict]) -> str:
+    """Who cannot be told from the first by accuracy."""
+    accuracy, _ = metrics_of(table)
+    first = table.rows[costs[0].row]
+    names = []
+    for one in costs[1:MOST_ROWS]:
+        apart = accuracy and against(table, table.rows[one.row], first, accuracy)
+        if not apart or not apart.clear or apart.pairs < LEAST_PAIRS:
+            names.append(" / ".join(table.rows[one.row]))
+    if not names:
+        return ""
+    if len(names) > _NAMED:
+        names = [*names[: _NAMED - 1], f"{len(names) - _NAMED + 1} more"]
+    return f" (not told apart from it: {', '.join(names)})"
 
 
 def words(table: Table, one: Verdict, most: float) -> str:
@@ -124,6 +154,8 @@ def words(table: Table, one: Verdict, most: float) -> str:
     else:
         rates = f"{one.lowest:.1f} to {one.highest:.1f}"
         columns = f"{one.held} of {one.measured} columns"
+        if one.measured < len(table.columns):
+            columns = f"{one.held} of the {one.measured} columns that have one"
         held = f"kept {name} at or below {most:g} % in {columns} ({rates})"
     if one.reference == table.rows[one.row]:
         return f"{held}. It is what the others are compared with."

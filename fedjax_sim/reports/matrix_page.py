@@ -203,9 +203,17 @@ def _number(value: float | None, decimals: int = 1) -> str:
 
 
 def markdown(title: str, found: Sequence[Map]) -> str:
-    """A line for each rule: what it costs, and the worst that was done to it."""
+    """A line for each rule: what it costs, and the worst that was done to it.
+
+    Rules and maps without a number are left out; how many they are is said.
+    """
     lines = [f"# {title}", ""]
+    empty = []
     for one in found:
+        shown = {rule: cells for rule in one.rules if (cells := _line(one, rule))}
+        if not shown:
+            empty.append(one.title)
+            continue
         lines += [
             f"## {one.title}",
             "",
@@ -214,22 +222,32 @@ def markdown(title: str, found: Sequence[Map]) -> str:
             f"| rule | MTA without attack | less than {one.first} | server ms | "
             "highest ASR | by | most lost | by |",
             "| --- " * 8 + "|",
+            *(f"| {' | '.join((rule, *cells))} |" for rule, cells in shown.items()),
+            "",
         ]
-        for rule in one.rules:
-            benign = one.benign(rule)
-            cells = [
-                rule,
-                _text(benign.mta if benign else None),
-                _number(one.cost(rule)),
-                _number(benign.server_ms if benign else None, 2),
-            ]
-            for targeted in (True, False):
-                worst = one.worst(rule, targeted)
-                name = "-"
-                if worst is not None:
-                    labels = worst.labels
-                    name = attack_name(labels["attack"], labels["adapt"])
-                cells += [_text(worst.harm if worst else None) + _seeds(worst), name]
-            lines.append(f"| {' | '.join(cells)} |")
-        lines.append("")
+        if len(shown) < len(one.rules):
+            without = f"{len(one.rules) - len(shown)} of {len(one.rules)} rules"
+            lines += [f"{without} have no finished run here.", ""]
+    if empty:
+        left = f"{len(empty)} of {len(found)} maps have no finished run"
+        lines += [f"{left}: {'; '.join(empty)}.", ""]
     return "\n".join(lines) + "\n"
+
+
+def _line(found: Map, rule: str) -> list[str]:
+    """The cells of a rule; [] where no run of it has finished."""
+    benign = found.benign(rule)
+    worst = [found.worst(rule, targeted) for targeted in (True, False)]
+    if not any((benign and benign.runs, *worst)):
+        return []
+    cells = [
+        _text(benign.mta if benign else None),
+        _number(found.cost(rule)),
+        _number(benign.server_ms if benign else None, 2),
+    ]
+    for one in worst:
+        name = "-"
+        if one is not None:
+            name = attack_name(one.labels["attack"], one.labels["adapt"])
+        cells += [_text(one.harm if one else None) + _seeds(one), name]
+    return cells

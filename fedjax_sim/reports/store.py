@@ -5,6 +5,8 @@ Rates are percentages, times seconds. NULL = undefined or not there yet.
 runs: one row per run directory
     run                 folder, relative to the results
     name                as the sweep or the command named it
+    place               in the order in which the user wrote the runs of the folder;
+                        NULL where nobody noted it
     status              finished, failed, running, interrupted, waiting
     error               first line of error.txt of a failed run
     <section>_<key>     every key of the resolved config: defense_name, attack_dpr,
@@ -72,6 +74,7 @@ from fedjax_sim.runs.files import Rows, plain, read_json
 from fedjax_sim.runs.rows import PHASES, mean_known
 from fedjax_sim.runs.summary import ACCEPTABLE_MTA
 from fedjax_sim.sweeps import executors
+from fedjax_sim.sweeps.order import ORDER, recorded
 
 Row = dict[str, Any]
 
@@ -131,6 +134,7 @@ _COUNTS = (
 # Columns that are there whatever was run.
 RUN_COLUMNS = {
     **dict.fromkeys(("run", "name", "status", "error"), "VARCHAR"),
+    "place": "BIGINT",
     **dict.fromkeys((*_LAST, "test_error_rate", "mcr"), "DOUBLE"),
     **{
         f"late_{rate}{part}": "DOUBLE"
@@ -173,11 +177,12 @@ def gather(results: Path, out: Path | None = None) -> duckdb.DuckDBPyConnection:
     if not folders:
         raise InputError(f"--results={results}: there are no run directories")
     runs, rounds, skipped = [], [], []
-    for folder in folders:
+    for place, (folder, noted) in enumerate(folders):
         name = str(folder.relative_to(results))
         try:
             evaluated = Rows(folder / "metrics.jsonl").read()
             row = {"run": name, **run_row(folder, evaluated)}
+            row["place"] = place if noted else None
         except InputError as error:
             skipped.append(str(error))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -214,12 +219,19 @@ def _text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def _run_folders(results: Path) -> Iterable[Path]:
+def _run_folders(results: Path) -> Iterable[tuple[Path, bool]]:
+    """The folders of runs as the user wrote them, and whether anybody noted that."""
+    noted: set[Path] = set()
     for place, folders, files in os.walk(results):
-        folders.sort()
+        path = Path(place)
         if {"config.json", "error.txt"} & set(files):
             folders.clear()  # checkpoints and the like
-            yield Path(place)
+            yield path, path in noted
+            continue
+        order = recorded(path) if ORDER in files else []
+        noted |= {path / name for name in order}
+        rank = {name.partition("/")[0]: i for i, name in reversed([*enumerate(order)])}
+        folders.sort(key=lambda name: (rank.get(name, len(order)), name))
 
 
 def run_row(folder: Path, evaluated: list[Row]) -> Row:
@@ -351,9 +363,12 @@ def query(database: duckdb.DuckDBPyConnection, sql: str) -> tuple[list[str], lis
 
 
 def select(database: duckdb.DuckDBPyConnection, where: str | None) -> list[Row]:
-    """Returns the runs that satisfy a condition, all columns, in a stable order."""
+    """Returns the runs that satisfy a condition, all columns.
+
+    In the order in which the user wrote them, then by their folders.
+    """
     condition = f"WHERE {where}" if where else ""
-    return query(database, f"SELECT * FROM runs {condition} ORDER BY run")[1]
+    return query(database, f"SELECT * FROM runs {condition} ORDER BY place, run")[1]
 
 
 def varying(rows: list[Row]) -> list[str]:

@@ -5,6 +5,7 @@ Layouts of the papers' tables and figures: `papers.cells`.
 `grid` makes the same tables from any columns of the store, without published values.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -175,6 +176,9 @@ def grid(
 ) -> Table:
     """Groups runs by config keys; what differs otherwise (seeds) is averaged.
 
+    Numbers ascend; names are in the order in which the user wrote the runs, where that
+    was noted, and by the alphabet.
+
     Raises:
       InputError: a key or value that no run has.
     """
@@ -202,7 +206,13 @@ def grid(
 
     def ordered(keys: Sequence[str]) -> list[tuple[Any, ...]]:
         found = dict.fromkeys(place(run, keys) for run in runs)
-        return sorted(found, key=lambda p: [_sortable(value) for value in p])
+        written = [_written(runs, column_of(key)) for key in keys]
+        return sorted(
+            found,
+            key=lambda p: [
+                _sortable(value, first) for value, first in zip(p, written, strict=True)
+            ],
+        )
 
     by_place: dict[tuple[Any, Any], list[Row]] = {}
     for run in runs:
@@ -270,7 +280,19 @@ def _labels(values: tuple[Any, ...]) -> Labels:
     return tuple(format_label(value) for value in values)
 
 
-def _sortable(value: Any) -> tuple[int, Any]:
-    if value is None:
-        return (0, 0)
-    return (1, value) if isinstance(value, int | float) else (2, str(value))
+def _written(runs: Sequence[Row], column: str) -> dict[str, int]:
+    """The names in a column, and the first place at which the user wrote them."""
+    first: dict[str, int] = {}
+    for run in runs:
+        name, place = run[column], run.get("place")
+        if isinstance(name, str) and place is not None:
+            first[name] = min(place, first.get(name, place))
+    return first
+
+
+def _sortable(value: Any, written: Mapping[str, int]) -> tuple[Any, ...]:
+    if value is None:  # such as of a run that failed before it had a config
+        return (3,)
+    if isinstance(value, int | float):
+        return (1, value)
+    return (2, written.get(value, math.inf), str(value))

@@ -2,16 +2,20 @@
 
 Detection need not grow with the poisoning; what is found is a value at which it was not
 noticed, with one above it, by no more than the last step, at which it was.
+
+An update that is not finite is excluded whatever the rule: nobody found it out. Where
+at least half of what attackers send is like that, their training diverged, and the
+value is no answer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.experiment.config import override, resolve, to_dict
-from fedjax_sim.runs.files import read_json
+from fedjax_sim.runs.files import Rows, read_json
 from fedjax_sim.sweeps.executors import FAILED, FINISHED, status
 from fedjax_sim.sweeps.sweep import Run, folder_name
 from fedjax_sim.sweeps.worst_case import Problem
@@ -23,7 +27,9 @@ class Undetected(NamedTuple):
     name: str
     largest: float | None  # value that is not noticed
     found_out: float | None  # the smallest value above it that is; None: none was
-    flagged: float | None  # attackers' updates excluded at the largest, mean of seeds
+    diverged: float | None  # the smallest above it, where attackers diverged there
+    # Percent of the attackers' finite updates excluded at the largest, mean of seeds.
+    flagged: float | None
     mta: float | None
     asr: float | None
     runs: list[str]  # of the largest
@@ -31,9 +37,20 @@ class Undetected(NamedTuple):
 
 class _Trial(NamedTuple):
     flagged: float
+    lost: float  # percent of the attackers' updates that are not finite
     mta: float
     asr: float | None
     runs: list[str]
+
+
+class _Limit(NamedTuple):
+    """The smallest value that was no answer, and why."""
+
+    value: float
+    diverged: bool  # the attackers did; otherwise they were found out
+
+
+_DIVERGED = 50.0  # percent of what attackers send
 
 
 def check_ends(given: Sequence[Problem], key: str, ends: tuple[float, float]) -> None:
@@ -69,7 +86,8 @@ def bisect(
       key: number of the config, such as `attack.dpr`.
       ends: its smallest and largest value.
       trials: values to try, the two ends first.
-      most_flagged: percent of the attackers' updates; above it they are found out.
+      most_flagged: percent of the attackers' finite updates; above it they are found
+        out.
       root: folder of the run directories.
       carry_out: carries out runs in `root`; False: it was stopped.
 
@@ -81,11 +99,11 @@ def bisect(
       InputError: no such key, or a value that it does not allow, or a run that failed.
     """
     passed: list[tuple[float, _Trial] | None] = [None for _ in given]
-    noticed: list[float | None] = [None for _ in given]
+    limits: list[_Limit | None] = [None for _ in given]
     for index in range(trials):
         values = [
             ends[1 - index] if index < 2 else _between(below, above)
-            for below, above in zip(passed, noticed, strict=True)
+            for below, above in zip(passed, limits, strict=True)
         ]
         waves = [
             [] if value is None else _with_value(problem, key, value)
@@ -102,29 +120,31 @@ def bisect(
         for k, (value, wave) in enumerate(zip(values, waves, strict=True)):
             if value is None:
                 continue
-            trial = _trial([found[run.folder] for run in wave], wave)
+            trial = _trial([found[run.folder] for run in wave], wave, root)
             below = passed[k]
-            if trial.flagged > most_flagged:
-                noticed[k] = value
+            diverged = trial.lost >= _DIVERGED
+            if diverged or trial.flagged > most_flagged:
+                limits[k] = _Limit(value, diverged)
             elif below is None or value > below[0]:
                 passed[k] = value, trial
     return [
         Undetected(
             problem.name,
             below[0] if below else None,
-            above,
+            above.value if above and not above.diverged else None,
+            above.value if above and above.diverged else None,
             below[1].flagged if below else None,
             below[1].mta if below else None,
             below[1].asr if below else None,
             below[1].runs if below else [],
         )
-        for problem, below, above in zip(given, passed, noticed, strict=True)
+        for problem, below, above in zip(given, passed, limits, strict=True)
     ]
 
 
-def _between(below: tuple[float, _Trial] | None, above: float | None) -> float | None:
+def _between(below: tuple[float, _Trial] | None, above: _Limit | None) -> float | None:
     """The middle; None where even the smallest is found out, or nothing is."""
-    return None if below is None or above is None else (below[0] + above) / 2
+    return None if below is None or above is None else (below[0] + above.value) / 2
 
 
 def _with_value(problem: Problem, key: str, value: float) -> list[Run]:
@@ -134,6 +154,27 @@ def _with_value(problem: Problem, key: str, value: float) -> list[Run]:
         name = f"{run.name},{key}={value:g}"
         made.append(Run(name, folder_name(config), config, run.values))
     return made
+
+
+def shares(rounds: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """What became of the attackers' updates in a run, in percent.
+
+    Args:
+      rounds: rows of rounds.jsonl.
+
+    Returns:
+      Of the finite ones those that were excluded; of all those that are not finite.
+    """
+    sent = lost = caught = 0
+    for row in rounds:
+        attackers, excluded = set(row["malicious"]), set(row["excluded"])
+        broken = row["scores"]["non_finite"]
+        pairs = zip(row["clients"], broken, strict=True)
+        nowhere = {client for client, is_broken in pairs if is_broken}
+        sent += len(attackers)
+        lost += len(attackers & nowhere)
+        caught += len(attackers & excluded - nowhere)
+    return 100 * caught / max(sent - lost, 1), 100 * lost / max(sent, 1)
 
 
 def _read(runs: Sequence[Run], root: Path) -> dict[str, dict] | None:
@@ -146,21 +187,19 @@ def _read(runs: Sequence[Run], root: Path) -> dict[str, dict] | None:
             raise InputError(f"{run.name} failed: {reason}")
         if state != FINISHED:
             return None
-        found[run.folder] = read_json(folder / "summary.json", "final", "detection")
+        found[run.folder] = read_json(folder / "summary.json", "final")
     return found
 
 
-def _trial(summaries: Sequence[dict], runs: Sequence[Run]) -> _Trial:
-    shares = []
-    for summary in summaries:
-        detection = summary["detection"]
-        caught, missed = detection["true_positives"], detection["false_negatives"]
-        shares.append(100 * caught / max(caught + missed, 1))
+def _trial(summaries: Sequence[dict], runs: Sequence[Run], root: Path) -> _Trial:
+    rounds = [Rows(root / run.folder / "rounds.jsonl").read() for run in runs]
+    flagged, lost = zip(*map(shares, rounds), strict=True)
     finals = [summary["final"] for summary in summaries]
     rates = [final.get("asr") for final in finals]
     known = [rate for rate in rates if rate is not None]
     return _Trial(
-        mean(shares),
+        mean(flagged),
+        mean(lost),
         mean(final["mta"] for final in finals),
         mean(known) if known else None,
         [run.folder for run in runs],

@@ -129,6 +129,7 @@ def problems(
     only: Sequence[str],
     per: Sequence[str],
     objective: Objective = "asr",
+    alone: bool = False,
 ) -> list[Problem]:
     """Divides the runs of a sweep into searches.
 
@@ -136,6 +137,7 @@ def problems(
       sweep, changes, only: see `expand`.
       per: sections or keys; runs that differ in one of them are not compared.
       objective: what the worst has most of: `asr`, or `accuracy`, which it costs.
+      alone: a default with nothing to search is taken, too.
 
     Raises:
       InputError: see `expand`; also nothing to search, runs of different lengths, no
@@ -176,7 +178,7 @@ def problems(
         used = {run.config.seed for runs in own.values() for run in runs}
         seeds = [run for run in seeds if run.config.seed in used]
         others = [candidate(runs) for key, runs in own.items() if key != identity]
-        if not others:
+        if not others and not alone:
             raise InputError(
                 f"--sweep: the points leave nothing to search for {name}: no key but "
                 f"the seed and those of --per={','.join(per)} has two values"

@@ -122,6 +122,7 @@ def test_charts_are_drawn_hovered_and_follow_the_legend(visit, report):
     tip = page.locator("#vg-tooltip-element.visible")
     tip.wait_for()
     assert "fedavg" in tip.inner_text() and "round" in tip.inner_text()
+    assert not re.search("undefined|NaN|null", tip.inner_text())
 
     page.locator("#tradeoff").scroll_into_view_if_needed()
     page.locator("#tradeoff .mark-symbol path").first.click()

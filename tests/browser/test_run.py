@@ -1,6 +1,7 @@
 """A run's page and the list of runs in a browser."""
 
 import json
+import re
 import shutil
 import threading
 
@@ -16,11 +17,34 @@ def test_the_map_tells_what_is_pointed_at(visit, real_run, tmp_path):
     )
     assert page.evaluate(wider) <= 0
     page.locator("#map canvas").scroll_into_view_if_needed()
-    page.locator("#map canvas").hover(position={"x": 3, "y": 3})
+    page.locator("#map canvas").hover(position={"x": 25, "y": 3})
     assert page.locator("#map output").inner_text().startswith("client 0, round 1: ")
-    page.locator("#matrices").scroll_into_view_if_needed()
-    page.locator("#matrices .plot[data-drawn] svg").first.wait_for()
-    page.locator("#progress .plot[data-drawn]").wait_for()
+    page.locator("#map canvas").focus()
+    for key in ("ArrowDown", "ArrowRight", "ArrowRight", "ArrowUp", "ArrowUp"):
+        page.keyboard.press(key)
+    assert page.locator("#map output").inner_text().startswith("client 0, round 3: ")
+
+
+def test_charts_of_a_run_say_what_is_pointed_at(visit, real_run, tmp_path):
+    (tmp_path / "page.html").write_text(run_page(real_run))
+    page = visit((tmp_path / "page.html").as_uri())
+    page.wait_for_function(
+        "[...document.querySelectorAll('.plot')].every((one) => one.dataset.drawn)"
+    )
+    tip = page.locator("#vg-tooltip-element.visible")
+    for chart, mark, words in (
+        ("progress", "symbol", ("curve", "MTA", "round", "value")),
+        ("quantities", "symbol", ("clients", "round", "mean", "low")),
+        ("matrices", "rect", ("true class", "the model says", "count")),
+        ("classes", "rect", ("client", "class", "count")),
+    ):
+        page.mouse.move(0, 0)
+        tip.wait_for(state="hidden")
+        page.locator(f"#{chart} .mark-{mark}.role-mark path").first.hover(force=True)
+        tip.wait_for()
+        text = tip.inner_text()
+        assert all(word in text for word in words), text
+        assert not re.search("undefined|NaN|null", text), text
 
 
 def test_the_list_follows_the_runs(visit, real_run, tmp_path):

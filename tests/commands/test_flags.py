@@ -1,5 +1,6 @@
 """The command line: flags, variants, the table, the quickstart."""
 
+import importlib
 import json
 
 import pytest
@@ -199,7 +200,15 @@ def test_help_shows_usage_and_flags(capsys):
 
     shown = capsys.readouterr()
     assert shown.err == ""
-    assert "usage: run.py --config=FILE" in shown.out
+    assert "usage: python run.py --config=FILE" in shown.out
+    for name in ("run", "sweep"):  # as the installed command
+        module = importlib.import_module(f"fedjax_sim.commands.{name}")
+        assert module.main([f"fedjax-sim {name}"]) == 2
+        shown = capsys.readouterr()
+        assert shown.err.count("\n") == 1
+        assert f"; usage: fedjax-sim {name} --" in shown.err
+    assert cli.main(["run.py", "--help"]) == 0
+    shown = capsys.readouterr()
     for flag in ("--config", "--workdir", "print_config"):
         assert flag in shown.out
 

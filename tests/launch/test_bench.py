@@ -48,4 +48,4 @@ def test_it_starts_from_any_folder(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
 
     assert done.returncode == 0
-    assert "usage: bench.py" in done.stdout
+    assert "bench.py [--json=FILE]" in done.stdout

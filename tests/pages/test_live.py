@@ -124,6 +124,10 @@ def test_one_odd_run_does_not_take_the_list_down(make_run, tmp_path):
     (make_run.results / "endless" / "config.json").write_text('{"rounds": Infinity}')
     (make_run.results / "folder" / "error.txt").mkdir(parents=True)
     (make_run.results / "folder" / "config.json").write_text('{"rounds": 3}')
+    for name in ("empty", "list"):
+        make_run(name, mta=90.0, asr=1.0)
+    (make_run.results / "empty" / "summary.json").write_text("{}")
+    (make_run.results / "list" / "summary.json").write_text("[]")
     name = os.fsencode(make_run.results) + b"/\xff"
     os.mkdir(name)
     with open(name + b"/config.json", "w") as file:
@@ -141,6 +145,9 @@ def test_one_odd_run_does_not_take_the_list_down(make_run, tmp_path):
         assert found["text"]["status"] == found["endless"]["status"] == "unreadable"
         assert "high" in found["text"]["line"]
         assert found["folder"]["line"]
+        for name in ("empty", "list"):
+            assert found[name]["status"] == "unreadable"
+            assert "summary.json: " in found[name]["line"]
         assert found["\ufffd"]["page"] == "/run/%FF"
         status, _, text = get("/")
         assert status == 200 and json.loads(Outline(text).data) == listed

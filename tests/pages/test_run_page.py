@@ -1,11 +1,14 @@
 """The page of a run as text, and how far runs are."""
 
+import io
 import json
 import shutil
+from base64 import b64decode
 
 import numpy as np
 import pytest
 from pages_text import Outline
+from PIL import Image
 
 from fedjax_sim.commands import show
 from fedjax_sim.core.errors import InputError
@@ -94,6 +97,34 @@ def test_what_a_run_has_not_is_said(real_run, tmp_path):
         run_page(run)
 
 
+def test_a_trigger_that_moves_is_that_of_the_checkpoint(
+    real_run, tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    shutil.copytree(real_run, run)
+    config = json.loads((run / "config.json").read_text())
+    config["attack"] = {
+        "name": "a3fl",
+        "num_malicious": 2,
+        "size": 2,
+        "victim_class": 0,
+        "num_fake": 0,
+    }
+    (run / "config.json").write_text(json.dumps(config))
+    text = Outline(run_page(run)).text
+    assert "No pictures with a trigger: the checkpoint holds no [0].attack.mask" in text
+    assert "the attack stamps none" not in text and "moves its trigger" not in text
+
+    at, arrays = run_model.newest_arrays(run)
+    mask = np.zeros((8, 8, 1), bool)
+    mask[2:4, 2:4] = True
+    arrays |= {"[0].attack.mask": mask, "[0].attack.value": mask.astype(np.float32)}
+    monkeypatch.setattr(run_model, "newest_arrays", lambda run: (at, arrays))
+    outline = Outline(run_page(run))
+    assert f"Shown and counted here is the one after round {at}." in outline.text
+    assert len(json.loads(outline.data)["matrices"]) == 2
+
+
 def test_images_that_a_rule_remembers_are_found():
     arrays = {
         "[0].params": np.ones((2, 3, 4, 4, 1)),
@@ -102,10 +133,23 @@ def test_images_that_a_rule_remembers_are_found():
         "[0].defense.expelled": np.array([False, True]),
     }
     arrays["[0].defense.knowledge.images"][0] = 0  # of a client that was never seen
-    found = run_model.kept_pictures(arrays, (4, 4, 1))
+    found, lines = run_model.kept_pictures(arrays, (4, 4, 1), 2)
     assert {name: len(line) for name, line in found.items()} == {
-        "defense.knowledge.images 1": 3
+        "defense.knowledge.images of client 1": 3
     }
+    assert lines == 1
+    # FLIP's patterns are seen within their masks alone, and only the first lines.
+    pattern = np.ones((20, 2, 4, 4, 1))
+    mask = np.zeros((20, 2, 4, 4))
+    mask[:, 0, 1, 1] = 1
+    flip = {"[0].clients.pattern": pattern, "[0].clients.mask": mask}
+    found, lines = run_model.kept_pictures(flip, (4, 4, 1), 20)
+    assert (len(found), lines) == (6, 20)
+    first, second = found["clients.pattern of client 0"]
+    assert (first.text, second.text) == ("", "nothing")
+    with Image.open(io.BytesIO(b64decode(first.source.partition(",")[2]))) as image:
+        seen = np.asarray(image)
+    assert seen[1, 1] == 255 and seen.sum() == 255
     assert run_model.expelled_clients(arrays) == [1]
 
 

@@ -115,6 +115,9 @@ def test_the_command_writes_page_table_and_numbers(make_run, tmp_path, capsys):
     assert "none of the runs of --layout=matrix is there" in capsys.readouterr().err
     assert cli.main([*command, "--rows=defense.name"]) == 2
     assert "--layout=matrix is a matrix" in capsys.readouterr().err
+    for flag in ("--values=mta", "--held=10", "--mta=80", "--asr=85"):
+        assert cli.main([*command, flag]) == 2
+        assert f"{flag}: --layout=matrix is a matrix" in capsys.readouterr().err
 
     matrix = load_matrix("matrix")
     cell = matrix_cells(matrix, ["attack=none", "defense=krum"], small=True)[0]
@@ -122,6 +125,11 @@ def test_the_command_writes_page_table_and_numbers(make_run, tmp_path, capsys):
     out = tmp_path / "out"
     assert cli.main([*command, f"--out={out}"]) == 0
     assert "| krum | 91.5 |" in capsys.readouterr().out
+    more = [x.replace("defense=krum", "defense=krum,median,dnc") for x in command]
+    assert cli.main(more) == 0
+    shown = capsys.readouterr().out
+    assert "| krum | 91.5 |" in shown and "| median |" not in shown
+    assert "2 of 3 rules have no finished run here." in shown
     (record,) = [r for r in json.loads((out / "matrix.json").read_text()) if r["runs"]]
     assert record["attack"] == "none" and record["mta"] == {
         "mean": 91.5,

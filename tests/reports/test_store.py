@@ -9,6 +9,7 @@ from helpers import rows
 
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.reports import store
+from fedjax_sim.sweeps import order
 
 
 def types(database, table):
@@ -222,3 +223,24 @@ def test_a_key_that_came_later_has_its_default(make_run):
     (folder / "config.json").write_text(json.dumps(config))
     (run,) = store.select(store.gather(make_run.results), None)
     assert run["defense_name"] == "no.module:rule" and run["defense_penalty"] == 1.0
+
+
+def test_runs_come_as_the_user_wrote_them(make_run, capsys):
+    for name in ("a", "b", "c"):
+        make_run(name, mta=90.0, asr=1.0)
+
+    def found():
+        runs = store.select(store.gather(make_run.results), None)
+        return [(run["run"], run["place"] is None) for run in runs]
+
+    assert found() == [("a", True), ("b", True), ("c", True)]
+    order.record(make_run.results, ["c", "a"])
+    assert found() == [("c", False), ("a", False), ("b", True)]
+    order.record(make_run.results, ["b"])  # another sweep of the same folder
+    assert [name for name, _ in found()] == ["c", "a", "b"]
+    order.record(make_run.results, ["b", "c"])
+    assert [name for name, _ in found()] == ["a", "b", "c"]
+    assert capsys.readouterr().err == ""
+    (make_run.results / order.ORDER).write_text("{")
+    assert found() == [("a", True), ("b", True), ("c", True)]
+    assert "order.json: not valid JSON" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from fedjax_sim.papers.cells import cell_config, cells_of
 from fedjax_sim.reports import store
 from fedjax_sim.reports.render import markdown
 from fedjax_sim.reports.tables import grid, published_table
+from fedjax_sim.sweeps import order
 
 
 def runs_of(make_run):
@@ -233,6 +234,26 @@ def test_grid_averages_seeds_in_rows_and_columns(make_run):
         assert cell.values["asr"].mean == 100 * float(place[1][0])
         assert cell.values["mta"].flags == ""
         assert cell.values["mta"].published is None
+
+
+def test_names_are_in_the_order_of_the_user_and_numbers_ascend(make_run):
+    written = []
+    for name in ("median", "fedavg", "droplet"):
+        for dpr in (0.5, 0.25):
+            written.append(f"{name}-{dpr}")
+            changes = {"defense.name": name, "attack.dpr": dpr}
+            make_run(written[-1], changes, mta=90, asr=1)
+    keys = {"rows": ["defense.name"], "columns": ["attack.dpr"], "values": ["mta"]}
+    assert grid(runs_of(make_run), **keys).rows == [
+        ("droplet",),
+        ("fedavg",),
+        ("median",),
+    ]
+
+    order.record(make_run.results, written[:4])  # nobody noted those of DROPlet
+    table = grid(runs_of(make_run), **keys)
+    assert table.rows == [("median",), ("fedavg",), ("droplet",)]
+    assert table.columns == [("0.25",), ("0.5",)]
 
 
 def one_cell(make_run, value="mta"):

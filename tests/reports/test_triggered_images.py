@@ -3,7 +3,9 @@
 from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 
+from fedjax_sim.core.errors import InputError
 from fedjax_sim.data.digits import load_digits
 from fedjax_sim.experiment.config import resolve
 from fedjax_sim.reports import store
@@ -57,3 +59,21 @@ def test_a_rule_that_is_not_here_any_more_ends_no_report(make_run, capsys):
     runs = store.select(store.gather(make_run.results), None)
     assert triggered_images(runs, make_run.results) is None
     assert "nolab" in capsys.readouterr().out
+
+
+def test_a_trigger_that_moved_is_that_of_the_checkpoint():
+    options = {"size": 2, "row": 1, "column": 1, "victim_class": 0}
+    config = {"data": {"name": "digits", "normalization": "unit"}}
+    config["attack"] = {"num_malicious": 1, "name": "a3fl", **options}
+    mask, value = np.zeros((8, 8, 1), bool), np.full((8, 8, 1), 0.75, np.float32)
+    mask[1:3, 1:3] = True
+    for adapt, place in (("none", "[0].attack"), ("scale", "[0].attack[0]")):
+        config["attack"]["adapt"] = adapt
+        arrays = {f"{place}.mask": mask, f"{place}.value": value}
+        arrays["[0].attack[1]"] = np.float32(1)
+        shown = pictures(resolve(config), load_digits(), arrays)
+        np.testing.assert_allclose(shown[:, 1, 1:3, 1:3], 0.75)
+    with pytest.raises(
+        InputError, match=r"holds no \[0\]\.attack\[0\]\.mask \[8, 8, 1\]"
+    ):
+        pictures(resolve(config), load_digits(), {})

@@ -176,6 +176,13 @@ def test_wrong_input_is_refused(sweep_file, tmp_path, capfd, flags, parts):
     assert not list(tmp_path.glob("results/*"))
 
 
+def test_a_sweep_is_listed_without_a_folder(sweep_file, capfd):
+    assert cli.main(["sweep.py", f"--sweep={sweep_file}", "--dry_run"]) == 0
+    *lines, total, _ = capfd.readouterr().out.splitlines()
+    assert total.startswith(f"{len(lines)} runs; to compile: ")
+    assert all(line.startswith("waiting ") for line in lines)
+
+
 @pytest.mark.parametrize("flag", ["sweep", "results"])
 def test_missing_flags_are_named(sweep_file, capfd, flag):
     given = {"sweep": sweep_file, "results": "x"}

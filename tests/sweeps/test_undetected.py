@@ -1,5 +1,7 @@
 """Frontiers of searches, and the largest poisoning that goes undetected."""
 
+import json
+
 import pytest
 from helpers import BASE
 
@@ -9,7 +11,7 @@ from fedjax_sim.runs.files import write_json
 from fedjax_sim.sweeps import Sweep, product, seeds
 from fedjax_sim.sweeps.executors import record_failure
 from fedjax_sim.sweeps.frontier import frontier
-from fedjax_sim.sweeps.undetected import bisect, check_ends
+from fedjax_sim.sweeps.undetected import bisect, check_ends, shares
 from fedjax_sim.sweeps.worst_case import Candidate, Outcome, problems
 
 PER = ("defense", "client_defense")
@@ -54,8 +56,8 @@ LIMITS = {"fedavg": 9.0, "median": 0.0, "droplet": 0.3}
 class World:
     """FedAvg notices nothing, DROPlet from 0.3 on, the median everything."""
 
-    def __init__(self, root):
-        self.root, self.tried = root, []
+    def __init__(self, root, diverges=9.0):
+        self.root, self.tried, self.diverges = root, [], diverges
 
     def carry_out(self, runs):
         for run in runs:
@@ -63,12 +65,13 @@ class World:
             caught = 4 if rate > LIMITS[run.config.defense.name] else 1
             self.tried.append((run.config.defense.name, rate))
             final = {"mta": 90.0 + run.config.seed, "asr": 100 * rate}
-            detection = {"true_positives": caught, "false_negatives": 5 - caught}
+            lost = [i < 3 and rate > self.diverges for i in range(5)]
+            row = {"round": 1, "clients": [0, 1, 2, 3, 4], "malicious": [0, 1, 2, 3, 4]}
+            row |= {"excluded": [*range(caught)], "scores": {"non_finite": lost}}
             folder = self.root / run.folder
             folder.mkdir(exist_ok=True)
-            write_json(
-                folder / "summary.json", {"final": final, "detection": detection}
-            )
+            write_json(folder / "summary.json", {"final": final})
+            (folder / "rounds.jsonl").write_text(json.dumps(row) + "\n")
         return True
 
 
@@ -94,6 +97,27 @@ def test_the_largest_undetected_rate_is_closed_in_on(tmp_path):
         "median": 4,
         "droplet": 16,
     }
+
+
+def test_who_diverges_is_not_found_out(tmp_path):
+    world = World(tmp_path, diverges=0.6)
+    fedavg, median, droplet = bisect(
+        given(), "attack.dpr", (0.05, 1.0), 8, 50.0, tmp_path, world.carry_out
+    )
+    assert fedavg.largest <= 0.6 < fedavg.diverged and fedavg.found_out is None
+    assert (median.largest, median.found_out) == (None, 0.05)
+    # At 1 its attackers diverge; from 0.3 on they are found out before that.
+    assert droplet.largest <= 0.3 < droplet.found_out and droplet.diverged is None
+    shown = cli.undetected_table([fedavg, median, droplet], "attack.dpr")
+    assert "diverges from" in shown
+
+
+def test_what_is_not_finite_counts_for_nobody():
+    row = {"clients": [4, 7, 9, 2], "malicious": [7, 9, 2], "excluded": [4, 7, 9]}
+    row |= {"scores": {"non_finite": [True, True, False, False]}}
+    assert shares([row]) == (50.0, pytest.approx(100 / 3))
+    row["scores"] = {"non_finite": [True] * 4}
+    assert shares([row]) == (0.0, 100.0) and shares([]) == (0.0, 0.0)
 
 
 def test_stopped_or_failed_runs_are_no_answer(tmp_path):
@@ -147,3 +171,8 @@ def test_the_command_says_what_it_would_try(tmp_path, capfd):
     assert "attack.dpr between 0.1 and 1: 6 values of it, with 1 runs" in out
     assert cli.main(["worst_case.py", *flags, "--budget=1"]) == 2
     assert "--budget=1 must be at least 2" in capfd.readouterr().err
+    # It needs nothing to search for, unlike a search.
+    sweep.write_text(sweep.read_text().replace("[0.2, 0.1]", "[0.2]"))
+    assert cli.main(["worst_case.py", *flags, "--budget=6"]) == 0
+    assert cli.main(["worst_case.py", *flags[:-1], "--budget=6"]) == 2
+    assert "leave nothing to search for" in capfd.readouterr().err

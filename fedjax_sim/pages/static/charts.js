@@ -57,7 +57,7 @@ function curvesSpec(metric, lines, rows) {
     encoding: { x, color: scales.color },
     layer: [
       { mark: { type: "area", opacity: 0.13 }, encoding: { y: { ...y, field: "low" }, y2: { field: "high" } } },
-      { mark: { type: "line", strokeWidth: 2, interpolate: "linear" }, encoding: { y: { ...y, field: "mean" }, strokeDash: scales.strokeDash } },
+      { mark: { type: "line", strokeWidth: 2 * unit, interpolate: "linear" }, encoding: { y: { ...y, field: "mean" }, strokeDash: scales.strokeDash } },
       {
         // Not `nearest`: Vega-Lite 6 then shows names as undefined. These are wide enough.
         params: [{ name: "near", select: { type: "point", on: "pointerover", clear: "pointerout" } }],
@@ -75,7 +75,8 @@ function curvesChart() {
   if (data.curves.drawn < data.curves.recorded) {
     $("figcaption", figure).append(` Of ${data.curves.recorded} evaluated rounds ${data.curves.drawn} are drawn.`);
   }
-  let column = data.columns.findIndex((_, j) => data.cells.some((cell) => cell.column === j && cell.runs.length));
+  const drawn = (run) => metrics.some((metric) => metric.of[run].some((value) => value !== null));
+  let column = Math.max(0, data.columns.findIndex((_, j) => data.cells.some((cell) => cell.column === j && cell.runs.some(drawn))));
   const select = choice(figure, "column", data.columns, (j) => { column = j; redraw(); });
   if (select) select.value = column;
   chart($(".plot", figure), (element) => {
@@ -85,9 +86,10 @@ function curvesChart() {
         const cell = data.cells[cellAt.get(`${row},${column}`)];
         return cell ? curveOf(metric, keptRuns(cell)).map((point) => ({ row: data.rows[row], ...point })) : [];
       });
-      return curvesSpec(metric, lines, rows);
+      return lines.length ? curvesSpec(metric, lines, rows) : null;
     });
-    return side(element, specs);
+    if (!specs.some(Boolean)) return nothing(element, "Nothing that is chosen was evaluated more than once.");
+    return side(element, specs.filter(Boolean));
   });
 }
 
@@ -131,6 +133,7 @@ function tradeoffChart() {
     if (!points.length) return nothing(element, "Nothing that is chosen has both rates.");
     const rows = data.rows.map((_, row) => row).filter(visible);
     const name = (metric) => data.metrics[metric].label;
+    const away = 12 * unit; // the numbers of the axes, from points that lie on them
     const made = await embed(element, {
       width: "container", height: 380, data: { values: points },
       layer: [
@@ -138,10 +141,10 @@ function tradeoffChart() {
         {
           mark: { type: "point", filled: true, opacity: 0.78, stroke: "var(--paper)", strokeWidth: 1, cursor: "pointer" },
           encoding: {
-            x: { field: "rate", type: "quantitative", title: `${name(success)} %`, scale: { domain: [0, 100], nice: false }, axis: { tickCount: 10 } },
-            y: { field: "lost", type: "quantitative", title: `${name(accuracy)} lost, points`, axis: { tickCount: 6 } },
+            x: { field: "rate", type: "quantitative", title: `${name(success)} %`, scale: { domain: [0, 100], nice: false }, axis: { tickCount: 10, offset: away, labelOverlap: "parity", labelSeparation: 8 } },
+            y: { field: "lost", type: "quantitative", title: `${name(accuracy)} lost, points`, axis: { tickCount: 6, offset: away } },
             color: rowScales(rows).color,
-            size: { field: "seconds", type: "quantitative", scale: { range: [70, 700], zero: true }, legend: { title: what, orient: "top", symbolFillColor: "var(--soft)", symbolStrokeColor: "var(--soft)", tickCount: 3 } },
+            size: { field: "seconds", type: "quantitative", scale: { range: [70 * unit ** 2, 700 * unit ** 2], zero: true }, legend: { title: what, orient: "top", symbolFillColor: "var(--soft)", symbolStrokeColor: "var(--soft)", tickCount: 3 } },
             tooltip: [
               { field: "row" }, { field: "column" }, { field: "rate", title: name(success), format: ".1f" },
               { field: "accuracy", title: name(accuracy), format: ".1f" }, { field: "lost", title: "lost", format: "+.1f" },
@@ -199,11 +202,12 @@ function scoresCharts() {
       width: "container", height: 280, data: { values },
       layer: [
         {
-          mark: { type: "bar", opacity: 0.6, tooltip: true },
+          mark: { type: "bar", opacity: 0.6 },
           encoding: {
-            x: { field: "from", type: "quantitative", title: one.score + lost, scale: { type: one.log ? "log" : "linear", zero: false, nice: false }, axis: { grid: false, tickCount: 6 } },
+            x: { field: "from", type: "quantitative", title: one.score + lost, scale: { type: one.log ? "log" : "linear", ...(one.log ? {} : { zero: false }), nice: false }, axis: { grid: false, tickCount: 6 } },
             x2: { field: "to" }, y: { field: "share", type: "quantitative", stack: null, title: "share", axis: { tickCount: 5 } }, y2: { datum: 0 },
             color: { field: "kind", type: "nominal", scale: kinds, legend: { title: null, orient: "top" } },
+            tooltip: [{ field: "kind", title: "clients" }, { field: "from", title: `${one.score} from`, format: ".4~g" }, { field: "to", format: ".4~g" }, { field: "share", title: "share of them", format: ".1%" }],
           },
         },
         ...(one.roc ? [{ data: { values: [{ at: one.roc.threshold }] }, mark: { type: "rule", strokeDash: [4, 4], color: "var(--ink)" }, encoding: { x: { field: "at", type: "quantitative" } } }] : []),
@@ -222,13 +226,13 @@ function scoresCharts() {
       layer: [
         { data: { values: [{ x: 0, y: 0 }, { x: 100, y: 100 }] }, mark: { type: "line", color: "var(--line)" }, encoding: { x: { field: "x", type: "quantitative" }, y: { field: "y", type: "quantitative" } } },
         {
-          mark: { type: "line", strokeWidth: 2.2, tooltip: true },
+          mark: { type: "line", strokeWidth: 2.2 * unit },
           encoding: {
             x: { field: "x", type: "quantitative", title: "benign flagged %", scale: { domain: [0, 100] }, axis: { tickCount: 6 } },
             y: { field: "y", type: "quantitative", title: "malicious flagged %", scale: { domain: [0, 100] }, axis: { tickCount: 6 } },
             color: rowScales(rows).color, detail: { field: "name" }, order: { field: "order" },
-            opacity: { condition: { test: "datum.own", value: 1 }, value: 0.22 },
-            tooltip: [{ field: "name" }, { field: "area", format: ".3f" }],
+            opacity: { condition: { test: "datum.own", value: 1 }, value: 0.45 },
+            tooltip: [{ field: "name", title: "cell" }, { field: "area", title: "area under the curve", format: ".3f" }],
           },
         },
       ],

@@ -11,6 +11,9 @@ function duration(seconds) {
   return `${(seconds / 3600).toFixed(1)} h`;
 }
 
+// On a phone the head of the table is not there: each number says what it is.
+const rate = (name, value) => el("td", { class: value === null ? "number none" : "number", "data-head": name }, number(value));
+
 function cellsOf(one) {
   const name = one.of === null ? one.run : el("a", { href: one.page }, one.run);
   const bar = one.of === null ? "" : el("progress", { max: one.of, value: one.done, "aria-label": `rounds of ${one.run}` });
@@ -18,9 +21,9 @@ function cellsOf(one) {
     el("th", { scope: "row" }, name),
     el("td", {}, el("span", { class: `badge ${LOOKS[one.status] ?? ""}` }, one.status)),
     el("td", {}, bar, one.of === null ? "" : ` ${one.done} / ${one.of}`),
-    el("td", {}, duration(one.left)),
-    el("td", { class: "number" }, number(one.mta)), el("td", { class: "number" }, number(one.asr)),
-    el("td", { class: "line" }, one.line),
+    one.left === null ? el("td") : el("td", { "data-head": "left" }, duration(one.left)),
+    rate("MTA", one.mta), rate("ASR", one.asr),
+    el("td", { class: "line" }, one.line ? el("span", { title: one.line }, one.line) : null),
   ];
 }
 
