@@ -271,7 +271,9 @@ def check_kd_loop(case: Case) -> None:
         clone=learner(start),
         generator=learner(to_flax(generator)),
         critic=learner(to_flax(critic, CRITIC_NAMES)),
-        images=jnp.zeros((capacity, *image_shape)).at[: len(seeds)].set(seeds),
+        images=jnp.zeros((capacity, np.prod(image_shape)))
+        .at[: len(seeds)]
+        .set(seeds.reshape(len(seeds), -1)),
         targets=jnp.zeros((capacity, classes)).at[: len(seeds)].set(known),
         length=jnp.int32(len(seeds)),
     )

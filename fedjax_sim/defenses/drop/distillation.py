@@ -106,8 +106,9 @@ def distill(schedule: Schedule) -> After:
             network.layout.unravel(flat.params),
             network.buffer_layout.unravel(flat.buffers),
         )
-        images = jnp.zeros((capacity, *network.image_shape), s.replay_dtype)
-        images = images.at[: s.num_seed].set(to_storage(seeds, images.dtype))
+        images = jnp.zeros((capacity, math.prod(network.image_shape)), s.replay_dtype)
+        stored = to_storage(seeds, images.dtype).reshape(len(seeds), -1)
+        images = images.at[: s.num_seed].set(stored)
         targets = jnp.zeros((capacity, known.shape[1])).at[: s.num_seed].set(known)
         start = Distillation(
             clone, generator, critic, images, targets, jnp.int32(s.num_seed)

@@ -55,7 +55,7 @@ class Distillation(NamedTuple):
     clone: Learner
     generator: Learner
     critic: Learner
-    images: Array  # [R, H, W, C], replay, in the storage type
+    images: Array  # [R, H W C], replay, in the storage type; a TPU would fill W up
     targets: Array  # f32 [R, C]
     length: Array  # i32 [], filled entries
 
@@ -216,14 +216,14 @@ def _replay(
     work: _Work, state: Distillation, made: _Made, draws: Draws
 ) -> tuple[Distillation, Array]:
     """Replay keeps the clone from forgetting what it has learned on earlier images."""
-    start = (state.length, 0, 0, 0)
-    kept = lax.dynamic_update_slice(
-        state.images, to_storage(made.images, state.images.dtype), start
-    )
-    targets = lax.dynamic_update_slice(state.targets, made.teacher, start[:2])
+    start = (state.length, 0)
+    stored = to_storage(made.images, state.images.dtype)
+    size, *shape = stored.shape
+    kept = lax.dynamic_update_slice(state.images, stored.reshape(size, -1), start)
+    targets = lax.dynamic_update_slice(state.targets, made.teacher, start)
 
     def rehearse(clone, rows):
-        x, t = from_storage(kept[rows]), targets[rows]
+        x, t = from_storage(kept[rows].reshape(-1, *shape)), targets[rows]
 
         def imitate(params, buffers):
             student, buffers = work.networks.clone(params, buffers, x, train=True)
