@@ -2,8 +2,8 @@
 
 20 clients, 10 a round, and a small CNN. The layouts take the first 12 000 training
 images of Fashion-MNIST and 30 rounds: 600 images a client, seven of them poisoned at a
-rate of 1.25 %. Handwritten digits (60 rounds) need no file and seconds, but of a client's
-72 images one is poisoned then; and there are the first 4000 images of CIFAR-10.
+rate of 1.25 %. Handwritten digits (60 rounds) need no file and seconds, but of 72
+images of a client one is poisoned then; and there are the first 4000 of CIFAR-10.
 """
 
 from collections.abc import Mapping

@@ -88,9 +88,10 @@ def iqr(arguments: str, *, data: Mapping[str, Any], model: str) -> ConfigDict:
 def textbook(config: ConfigDict, strong: bool) -> None:
     """Gives a config the constants of a textbook.
 
-    Chapter 15 of github.com/FederatedAI/Practicing-Federated-Learning, whose code
-    the article's listings resemble: an inference, not a fact of the article. One of the ten clients is malicious (assumed); the strong
-    attack uploads eta (L - G) + G with eta 2.
+    Chapter 15 of github.com/FederatedAI/Practicing-Federated-Learning, whose code the
+    article's listings resemble: an inference, not a fact of the article. One of the ten
+    clients is malicious (assumed); the strong attack uploads eta (L - G) + G with eta
+    2.
     """
     config.partition.num_clients = 10
     config.model.name = "resnet18"
