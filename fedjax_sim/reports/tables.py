@@ -88,6 +88,8 @@ class Table(NamedTuple):
     notes: list[str]
     settings: Sequence[str] = ()  # options other than the rules' defaults
     ranked: Sequence[str] = ()  # its danger zones, the worst first
+    # Of a layout, whose values are fixed: what else a reader may look for in vain.
+    missing: Sequence[str] | None = None
 
 
 def published_table(
@@ -119,10 +121,12 @@ def published_table(
     deviations: dict[tuple[str, str, str], int] = {}
     notes: dict[str, None] = {}
     nearest: list[set[str]] = []
+    without = 0  # cells that have no small version
     for cell in places:
         published = cell_config(layout, cell)
         text = cell_text(layout, cell, small)
         chosen = []
+        without += text is None
         if text is not None:
             config = cell_config(layout, cell, small)
             wrong = [unlike(run, config, match, ignore) for run in runs]
@@ -145,11 +149,24 @@ def published_table(
             deviations[difference] = deviations.get(difference, 0) + 1
     if runs and not any(cell.runs for cell in found.values()):
         keys = min(nearest, key=len, default=set())
+        other = (
+            "without --small it is the full size"
+            if small
+            else "--small looks for the small version"
+        )
         notes[
             "No run belongs to a cell; the nearest differs in "
-            f"{', '.join(sorted(keys)[:8])}: --ignore takes keys and sections, --small "
-            "looks for the small version"
+            f"{', '.join(sorted(keys)[:8])}: --ignore takes keys and sections, {other}"
         ] = None
+    missing = []
+    if without:
+        which = "; ".join(
+            f"{field} {', '.join(labels)}"
+            for field, labels in layout["small_cells"].items()
+        )
+        missing.append(
+            f"{without} of {len(found)} cells have no small version: only {which}."
+        )
     return Table(
         title=layout["title"] + " - in small" * small,
         source=layout["source"],
@@ -162,6 +179,7 @@ def published_table(
         deviations=[Deviation(*key, n) for key, n in sorted(deviations.items())],
         notes=list(notes),
         settings=own_settings([r for cell in found.values() for r in cell.runs]),
+        missing=missing,
     )
 
 
