@@ -40,6 +40,15 @@ DEFENSES: dict[str, dict[str, Any]] = {
     "droplet": {"name": "droplet"},
     "drop": {"name": "drop", **_DROP},
 }
+# What differs where a client has 600 images: as many for the server as a client has, as
+# in the full size, and two distillations, the second behind the last round.
+_OWN: dict[str, dict[str, dict[str, Any]]] = {
+    "fashion_mnist": {
+        "fltrust": {"num_samples": 600},
+        "flare": {"num_samples": 600},
+        "drop": {"every": 15},
+    }
+}
 # How much smaller batches are than CIFAR-10's and than EMNIST's.
 _SMALLER = {"digits": (6.4, 4), "fashion_mnist": (4, 2), "cifar10": (6.4, 4)}
 # The sections in which a data set differs.
@@ -125,6 +134,8 @@ def small(arguments: str) -> ConfigDict:
     if given["alpha"] > 0:
         partition |= {"name": "drop_dirichlet", "alpha": given["alpha"]}
     num_malicious = round(given["mcr"] / 100 * NUM_CLIENTS)
+    defense = dict(choose("defense", given["defense"], DEFENSES))
+    defense |= _OWN.get(given["data"], {}).get(given["defense"], {})
     attack: dict[str, Any] = {"name": "none"}
     if num_malicious:
         attack = {
@@ -146,7 +157,7 @@ def small(arguments: str) -> ConfigDict:
             },
             "participation": {"name": "uniform", "clients_per_round": 10},
             "attack": attack,
-            "defense": dict(choose("defense", given["defense"], DEFENSES)),
+            "defense": defense,
             "evaluation": {"every": 10 if given["data"] == "digits" else 3},
         }
     )
