@@ -116,6 +116,13 @@ def test_drop_in_small_poisons_several_images_of_a_client():
         config = cell_config(layout, cells_of(layout)[0], small=True)
         images = config["data.num_train"] / config["partition.num_clients"]
         assert images * config["attack.dpr"] / 10 > 7
+    (fltrust,) = (
+        cell
+        for cell in cells_of(load_layout("drop_table3"), ["defense=fltrust"])
+        if cell.column == ("cifar10", "5")
+    )
+    owned = cell_config(load_layout("drop_table3"), fltrust, small=True)
+    assert owned["defense.num_samples"] == images  # of the server: as a client's
     # They stay, for tests and for a first look: nothing is to be downloaded.
     assert resolve(load_file("configs/small/drop.py")).data.name == "digits"
 
