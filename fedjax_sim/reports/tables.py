@@ -273,9 +273,10 @@ def _value(runs: Sequence[Row], name: str, published, doubtful: bool) -> Value:
 def decimals_of(name: str) -> int:
     """Returns the decimals to show of a metric.
 
-    Losses, errors and inverse rounds are of order one, rates are percentages.
+    Losses, errors, norms and inverse rounds are of order one, rates are percentages.
     """
-    small = name.startswith("reconstruction_error") or name == "recovery_rate"
+    orders = ("reconstruction_error", "attack_effect", "recovery_rate")
+    small = name.startswith(orders)
     return 3 if small or name.endswith("_loss") else 1
 
 
