@@ -119,7 +119,7 @@ def published_table(
     match = layout.get("match", MATCH)
     found: dict[tuple[Labels, Labels], Cell] = {}
     deviations: dict[tuple[str, str, str], int] = {}
-    notes: dict[str, None] = {}
+    noted: dict[str, list[str]] = {}  # a note on published values -> of which
     nearest: list[set[str]] = []
     without = 0  # cells that have no small version
     for cell in places:
@@ -136,8 +136,8 @@ def published_table(
         doubts = {r["metric"] for r in cell.records if r.get("note")}
         for record in cell.records:
             if record.get("note"):
-                where = ", ".join((*cell.row, *cell.column))
-                notes[f"{where}, {record['metric']}: {record['note']}"] = None
+                where = ", ".join((*cell.row, *cell.column, record["metric"]))
+                noted.setdefault(record["note"], []).append(where)
         values = {
             name: _value(chosen, name, numbers.get(name), name in doubts)
             for name in layout["values"]
@@ -147,6 +147,10 @@ def published_table(
         found[cell.row, cell.column] = Cell(chosen, values, sorted(apart))
         for difference in apart:
             deviations[difference] = deviations.get(difference, 0) + 1
+    notes = [
+        f"{'; '.join(of) if len(of) <= 4 else f'{len(of)} numbers'}: {note}"
+        for note, of in noted.items()
+    ]
     if runs and not any(cell.runs for cell in found.values()):
         keys = min(nearest, key=len, default=set())
         other = (
@@ -154,10 +158,10 @@ def published_table(
             if small
             else "--small looks for the small version"
         )
-        notes[
+        notes.append(
             "No run belongs to a cell; the nearest differs in "
             f"{', '.join(sorted(keys)[:8])}: --ignore takes keys and sections, {other}"
-        ] = None
+        )
     missing = []
     if without:
         which = "; ".join(
@@ -177,7 +181,7 @@ def published_table(
         columns=list(dict.fromkeys(column for _, column in found)),
         cells=found,
         deviations=[Deviation(*key, n) for key, n in sorted(deviations.items())],
-        notes=list(notes),
+        notes=notes,
         settings=own_settings([r for cell in found.values() for r in cell.runs]),
         missing=missing,
     )

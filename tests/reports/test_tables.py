@@ -116,6 +116,9 @@ def test_small_runs_fill_a_table_and_say_so(make_run):
     small = published_table(layout, runs_of(make_run), small=True)
     (note,) = (n for n in small.notes if n.startswith("No run belongs to a cell"))
     assert note.endswith("without --small it is the full size")
+    # One note on eighteen numbers is one line.
+    lines = published_table(load_layout("drop_table7"), []).notes
+    assert len(lines) == 2 and lines[0].startswith("18 numbers: DPR/MCR not restated")
     (line,) = small.missing
     assert line == "40 of 70 cells have no small version: only dataset cifar10."
     table = published_table(layout, runs_of(make_run), **options)
