@@ -4,12 +4,9 @@
         --processes=2
     python launch/report.py --results=runs/small --rows=defense.name \
         --columns=partition.name,attack.dpr --values=mta,asr --out=runs/small/report
-    python launch/report.py --results=runs/small --layout=drop_table3 \
-        --cells=dataset=cifar10 --out=runs/small/report \
-        --ignore=data.name,client.lr,client.batch_size,client.epochs
 
 180 runs on the embedded digits. The rates are the paper's 1.25, 2.5 and 5 % of all
-samples.
+samples. The layouts' `--small` is another version, with more images a client.
 """
 
 from fedjax_sim.papers.drop.small import DEFENSES

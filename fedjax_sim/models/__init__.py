@@ -19,7 +19,7 @@ from fedjax_sim.core.options import Natural, Width, checked
 from fedjax_sim.models.cnn import LeadFLCifarCNN, LeadFLFashionCNN, TwoLayerCNN
 from fedjax_sim.models.convnet import ConvNet
 from fedjax_sim.models.mlp import MLP
-from fedjax_sim.models.resnet import ResNet
+from fedjax_sim.models.resnet import Norm, ResNet
 
 PyTree = Any
 
@@ -32,10 +32,12 @@ def _resnet(blocks):
         lowering: Lowering,
         *,
         num_outputs: Width | None = None,
+        norm: Norm = "batch",
     ) -> nn.Module:
         """A residual network.
 
         Args:
+          norm: BatchNorm, or GroupNorm in 32 groups.
           num_outputs: of the last layer, None: one for each class. (The DROP code
             gives GTSRB and Fashion-MNIST the 47 of EMNIST.)
         """
@@ -45,7 +47,7 @@ def _resnet(blocks):
                 f"of classes of the data, {num_classes}"
             )
         stem = "pool" if image_shape[-1] == 3 else "plain"
-        return ResNet(num_outputs or num_classes, stem, blocks, lowering)
+        return ResNet(num_outputs or num_classes, stem, blocks, lowering, norm)
 
     return resnet
 

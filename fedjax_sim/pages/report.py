@@ -305,6 +305,9 @@ def _missing(
     empty = [p for p in table.cells if not table.cells[p].runs]
     if empty:
         lines.append(f"{len(empty)} of {len(table.cells)} cells have no run.")
+    lines += table.missing or ()
+    if not runs:  # nothing else can be there
+        return lines
     if not data["curves"]["metrics"]:
         lines.append(
             "No curves: no run was evaluated more than once (config.evaluation.every)."
@@ -316,8 +319,8 @@ def _missing(
         )
     if None in summary.metrics_of(table):
         lines.append(
-            "No trade-off: the table needs an accuracy and an attack success rate, "
-            "such as --values=mta,asr."
+            "No trade-off: the table needs an accuracy and an attack success rate"
+            + (", such as --values=mta,asr." if table.missing is None else ".")
         )
     if len(table.rows) > MOST_ROWS:
         lines.append(f"Who wins is not said of more than {MOST_ROWS} rows.")

@@ -101,13 +101,17 @@ def _order(one: Verdict) -> tuple[float, float, float]:
 def lead(table: Table, found: Sequence[Verdict], most: float) -> str:
     """The first sentence of a report."""
     _, success = metrics_of(table)
+    none_yet = "No run of the table has finished, so nothing is measured yet."
+    if not any(cell.runs for cell in table.cells.values()):
+        return none_yet
     if success is None:
+        hint = ": --values=mta,asr shows both" if table.missing is None else ""
         return (
             "The table shows no attack success rate, so nothing is said here about who "
-            "held: --values=mta,asr shows both."
+            f"held{hint}."
         )
     if not found:
-        return "No run of the table has finished, so nothing is measured yet."
+        return none_yet
     held = [one for one in found if one.held == one.measured]
     everywhere = "everywhere"
     if any(one.measured < len(table.columns) for one in found):

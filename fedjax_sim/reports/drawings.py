@@ -6,6 +6,8 @@ A layout's `figures` are a list of
         each metric against a field of the rows or columns; a line for each other field
     {"kind": "rounds", "values": [METRIC, ...]}
         each recorded metric over the rounds; a line for each cell
+    {"kind": "beside", "values": [METRIC, ...]}
+        the same the other way round: each cell in a panel; a line for each metric
 
 with bands of one standard deviation over the runs of a cell (seeds) to both sides.
 """
@@ -24,6 +26,9 @@ from fedjax_sim.reports import store
 from fedjax_sim.reports.figures import look, place_legend, svg
 from fedjax_sim.reports.render import label
 from fedjax_sim.reports.tables import Cell, Labels, Table
+
+# {panel: {line: [(x, mean, standard deviation)]}}
+Curves = dict[str, dict[str, list[Any]]]
 
 
 def parse_figure(text: str) -> dict[str, Any]:
@@ -57,8 +62,11 @@ def drawing(
     Raises:
       InputError: a field that the table does not have, a metric nobody recorded.
     """
-    if wanted["kind"] == "rounds":
-        return _over_rounds(wanted["values"], table, database)
+    if wanted["kind"] in ("rounds", "beside"):
+        curves = _over_rounds(wanted["values"], table, database)
+        if wanted["kind"] == "beside":
+            curves = _turned(curves)
+        return _panels(curves, "round", None)
     return _against(wanted["x"], wanted["values"], table)
 
 
@@ -79,7 +87,7 @@ def _against(field: str, values: Sequence[str], table: Table) -> bytes | None:
     numeric = all(_number(x) is not None for x in ticks)
     if numeric:
         ticks.sort(key=lambda x: _number(x) or 0.0)
-    curves: dict[str, dict[str, list[Any]]] = {}
+    curves: Curves = {}
     for name in values:
         for rest, cells in lines.items():
             points = []
@@ -88,13 +96,14 @@ def _against(field: str, values: Sequence[str], table: Table) -> bytes | None:
                 if numbers:
                     points.append((i, np.mean(numbers), np.std(numbers)))
             if points:
-                curves.setdefault(name, {})[shown[rest]] = points
+                curves.setdefault(label(name), {})[shown[rest]] = points
     return _panels(curves, label(field), ticks)
 
 
 def _over_rounds(
     values: Sequence[str], table: Table, database: DuckDBPyConnection
-) -> bytes | None:
+) -> Curves:
+    """The mean of each metric over the runs of each cell, where it was recorded."""
     columns, rounds = store.query(database, "SELECT * FROM rounds ORDER BY run, round")
     known = [name for name in values if name in columns]
     if not known:
@@ -106,7 +115,7 @@ def _over_rounds(
     fields = (*table.row_fields, *table.column_fields)
     places = {(*row, *column): cell for (row, column), cell in table.cells.items()}
     shown = _names(fields, places)
-    curves: dict[str, dict[str, list[Any]]] = {}
+    curves: Curves = {}
     for name in known:
         for place, cell in places.items():
             found: dict[int, list[float]] = {}
@@ -115,18 +124,23 @@ def _over_rounds(
                     if row[name] is not None:
                         found.setdefault(row["round"], []).append(row[name])
             if len(found) > 1:
-                curves.setdefault(name, {})[shown[place]] = [
+                curves.setdefault(label(name), {})[shown[place]] = [
                     (x, np.mean(found[x]), np.std(found[x])) for x in sorted(found)
                 ]
-    return _panels(curves, "round", None)
+    return curves
 
 
-def _panels(
-    curves: Mapping[str, Mapping[str, Sequence[tuple[float, Any, Any]]]],
-    across: str,
-    ticks: Sequence[str] | None,
-) -> bytes | None:
-    """A panel for each metric; the lines have the same look in all of them."""
+def _turned(curves: Curves) -> Curves:
+    """Lines as panels and panels as lines."""
+    found: Curves = {}
+    for panel, lines in curves.items():
+        for name, points in lines.items():
+            found.setdefault(name, {})[panel] = points
+    return found
+
+
+def _panels(curves: Curves, across: str, ticks: Sequence[str] | None) -> bytes | None:
+    """A panel for each key; the lines have the same look in all of them."""
     if not curves:
         return None
     names = list(dict.fromkeys(name for lines in curves.values() for name in lines))
@@ -136,10 +150,10 @@ def _panels(
     )
     axes = figure.subplots(len(curves), 1, squeeze=False, sharex=True)[:, 0]
     handles: dict[str, Artist] = {}
-    for axis, (metric, lines) in zip(axes, curves.items(), strict=True):
+    for axis, (panel, lines) in zip(axes, curves.items(), strict=True):
         for name, points in lines.items():
             handles[name] = _line(axis, points, names.index(name), ticks is not None)
-        axis.set_ylabel(label(metric))
+        axis.set_ylabel(panel)
         axis.grid(alpha=0.3)
     if ticks is not None:
         axes[-1].set_xticks(range(len(ticks)), ticks)

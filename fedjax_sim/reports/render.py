@@ -21,7 +21,7 @@ ON_STANDINGS = (
     f"the bootstrap. Told apart: {LEAST_PAIRS} pairs or more, and no 0 in the interval."
 )
 _NAMES = {
-    "seed": "seed",
+    **{name: name for name in ("seed", "lr", "alpha", "beta", "fakes")},
     "mta": "MTA",
     "asr": "ASR",
     "asr_all": "ASR (all classes)",

@@ -17,6 +17,8 @@ runs: one row per run directory
     mta, test_loss, asr, backdoor_loss, asr_any_source, asr_all, retained,
     conditional_mta, retained_asr, conditional_asr
                         after the last round
+    attack_effect, attack_effect_estimate
+                        the same, where it was measured
     test_error_rate     100 - mta
     late_mta, late_asr  means over the evaluated rounds in the last tenth
     late_mta_std, late_asr_std
@@ -90,6 +92,7 @@ _LAST = (
     "retained_asr",
     "conditional_asr",
 )
+_EFFECT = ("attack_effect", "attack_effect_estimate")
 _DETECTION = (
     "detection_accuracy",
     "false_positive_rate",
@@ -135,7 +138,7 @@ _COUNTS = (
 RUN_COLUMNS = {
     **dict.fromkeys(("run", "name", "status", "error"), "VARCHAR"),
     "place": "BIGINT",
-    **dict.fromkeys((*_LAST, "test_error_rate", "mcr"), "DOUBLE"),
+    **dict.fromkeys((*_LAST, *_EFFECT, "test_error_rate", "mcr"), "DOUBLE"),
     **{
         f"late_{rate}{part}": "DOUBLE"
         for rate in ("mta", "asr")
@@ -289,7 +292,7 @@ def with_new_keys(config: dict[str, Any]) -> dict[str, Any]:
 
 def _final_numbers(summary: Mapping[str, Any]) -> Row:
     final, seconds = summary["final"], summary["seconds"]
-    row: Row = {key: final.get(key) for key in _LAST}
+    row: Row = {key: final.get(key) for key in (*_LAST, *_EFFECT)}
     row |= {"name": summary["name"], "best_mta": summary["best_mta"]}
     row["test_error_rate"] = 100 - final["mta"]
     for rate, spread in summary["late"].items():

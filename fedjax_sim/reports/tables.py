@@ -89,6 +89,8 @@ class Table(NamedTuple):
     notes: list[str]
     settings: Sequence[str] = ()  # options other than the rules' defaults
     ranked: Sequence[str] = ()  # its danger zones, the worst first
+    # Of a layout, whose values are fixed: what else a reader may look for in vain.
+    missing: Sequence[str] | None = None
 
 
 def published_table(
@@ -118,12 +120,14 @@ def published_table(
     match = layout.get("match", MATCH)
     found: dict[tuple[Labels, Labels], Cell] = {}
     deviations: dict[tuple[str, str, str], int] = {}
-    notes: dict[str, None] = {}
+    noted: dict[str, list[str]] = {}  # a note on published values -> of which
     nearest: list[set[str]] = []
+    without = 0  # cells that have no small version
     for cell in places:
         published = cell_config(layout, cell)
         text = cell_text(layout, cell, small)
         chosen = []
+        without += text is None
         if text is not None:
             config = cell_config(layout, cell, small)
             wrong = [unlike(run, config, match, ignore) for run in runs]
@@ -133,8 +137,8 @@ def published_table(
         doubts = {r["metric"] for r in cell.records if r.get("note")}
         for record in cell.records:
             if record.get("note"):
-                where = ", ".join((*cell.row, *cell.column))
-                notes[f"{where}, {record['metric']}: {record['note']}"] = None
+                where = ", ".join((*cell.row, *cell.column, record["metric"]))
+                noted.setdefault(record["note"], []).append(where)
         values = {
             name: _value(chosen, name, numbers.get(name), name in doubts)
             for name in layout["values"]
@@ -144,13 +148,30 @@ def published_table(
         found[cell.row, cell.column] = Cell(chosen, values, sorted(apart))
         for difference in apart:
             deviations[difference] = deviations.get(difference, 0) + 1
+    notes = [
+        f"{'; '.join(of) if len(of) <= 4 else f'{len(of)} numbers'}: {note}"
+        for note, of in noted.items()
+    ]
     if runs and not any(cell.runs for cell in found.values()):
         keys = min(nearest, key=len, default=set())
-        notes[
+        other = (
+            "without --small it is the full size"
+            if small
+            else "--small looks for the small version"
+        )
+        notes.append(
             "No run belongs to a cell; the nearest differs in "
-            f"{', '.join(sorted(keys)[:8])}: --ignore takes keys and sections, --small "
-            "looks for the small version"
-        ] = None
+            f"{', '.join(sorted(keys)[:8])}: --ignore takes keys and sections, {other}"
+        )
+    missing = []
+    if without:
+        which = "; ".join(
+            f"{field} {', '.join(labels)}"
+            for field, labels in layout["small_cells"].items()
+        )
+        missing.append(
+            f"{without} of {len(found)} cells have no small version: only {which}."
+        )
     return Table(
         title=layout["title"] + " - in small" * small,
         source=layout["source"],
@@ -161,8 +182,9 @@ def published_table(
         columns=list(dict.fromkeys(column for _, column in found)),
         cells=found,
         deviations=[Deviation(*key, n) for key, n in sorted(deviations.items())],
-        notes=list(notes),
+        notes=notes,
         settings=own_settings([r for cell in found.values() for r in cell.runs]),
+        missing=missing,
     )
 
 
@@ -265,9 +287,10 @@ def _value(runs: Sequence[Row], name: str, published, doubtful: bool) -> Value:
 def decimals_of(name: str) -> int:
     """Returns the decimals to show of a metric.
 
-    Losses, errors and inverse rounds are of order one, rates are percentages.
+    Losses, errors, norms and inverse rounds are of order one, rates are percentages.
     """
-    small = name.startswith("reconstruction_error") or name == "recovery_rate"
+    orders = ("reconstruction_error", "attack_effect", "recovery_rate")
+    small = name.startswith(orders)
     return 3 if small or name.endswith("_loss") else 1
 
 

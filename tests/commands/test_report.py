@@ -4,10 +4,12 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib import rc_context
 
 from fedjax_sim.commands import report as cli
 from fedjax_sim.papers import load_layout
 from fedjax_sim.reports import figures, render, store
+from fedjax_sim.reports.drawings import drawing
 from fedjax_sim.reports.tables import grid, published_table
 
 
@@ -170,6 +172,23 @@ def test_any_metric_against_any_setting_and_over_the_rounds(results, tmp_path, c
     ):
         code, _, err = command(capsys, results, *rows, wrong, f"--out={tmp_path}")
         assert code == 2 and part in err and err.count("\n") == 1, err
+
+
+def test_a_metric_beside_another_has_a_panel_for_each_cell(results):
+    """LeadFL's equations: what is measured against its recursion."""
+    database = store.gather(results)
+    runs = store.select(database, None)
+    table = grid(runs, rows=["defense.name"], columns=["attack.dpr"], values=["mta"])
+    texts = []
+    for kind in ("rounds", "beside"):
+        wanted = {"kind": kind, "values": ["mta", "asr", "nobody_recorded_this"]}
+        with rc_context({"svg.fonttype": "none"}):
+            svg = drawing(wanted, table, database).decode()
+        # In the order in which they are drawn: labels of the panels, then the legend.
+        found = re.findall(r">([a-zA-Z]+)</text>", svg)
+        texts.append([text for text in found if text != "round"])
+    assert texts[0] == ["MTA", "ASR", "droplet", "fedavg"]
+    assert texts[1] == ["droplet", "fedavg", "MTA", "ASR"]
 
 
 @pytest.mark.parametrize(

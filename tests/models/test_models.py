@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ from fedjax_sim.core.errors import InputError
 from fedjax_sim.models import MODELS, build
 from fedjax_sim.models.activations import in_bfloat16
 from fedjax_sim.models.gan import Critic, Generator
-from fedjax_sim.models.resnet import ResNet
+from fedjax_sim.models.resnet import BasicBlock, ResNet
 
 GREY, RGB = (28, 28, 1), (32, 32, 3)
 
@@ -36,6 +37,7 @@ def size(tree):
         ("resnet18", RGB, 10, {}, 11_173_962, 9_600),
         ("resnet18", GREY, 47, {}, 11_191_791, 9_600),
         ("resnet18", RGB, 47, {}, 11_192_943, 9_600),
+        ("resnet18", RGB, 10, {"norm": "group"}, 11_173_962, 0),
         ("resnet34", RGB, 10, {}, 21_282_122, 17_024),
         ("convnet", RGB, 10, {}, 320_010, 0),
         ("convnet", GREY, 10, {}, 317_706, 0),
@@ -119,6 +121,32 @@ def test_every_model_runs(name):
         for a, b in zip(jax.tree.leaves(changed), jax.tree.leaves(buffers), strict=True)
     ]
     assert all(moved) and bool(moved) == model.couples_samples
+
+
+def test_group_norm_is_that_of_its_paper():
+    """Wu and He, ECCV 2018, eqs. 2 to 6: 32 groups of channels in each image alone."""
+    block = BasicBlock(64, 1, "patches", "group")
+    x = jax.random.normal(jax.random.key(0), (2, 3, 3, 64)) + 7.0
+    variables = quick_jit(partial(block.init, train=True, mask=None))(
+        jax.random.key(1), x
+    )
+    assert list(variables) == ["params"]
+    inside = {}
+
+    def note(next_call, args, kwargs, context):
+        answer = next_call(*args, **kwargs)
+        if context.module.name == "bn1":
+            inside["bn1"] = np.array(args[0]), np.array(answer)
+        return answer
+
+    with nn.intercept_methods(note):
+        block.apply(variables, x, train=True, mask=None)
+    before, after = inside["bn1"]
+    groups = before.reshape(2, 9, 32, 2).astype(np.float64)
+    mean = groups.mean((1, 3), keepdims=True)
+    var = ((groups - mean) ** 2).mean((1, 3), keepdims=True)
+    expected = ((groups - mean) / np.sqrt(var + 1e-5)).reshape(before.shape)
+    np.testing.assert_allclose(after, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow  # golden vectors check two of them, test_layers.py every layer

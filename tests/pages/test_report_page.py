@@ -129,6 +129,21 @@ def test_published_values_stand_beside_the_measured(make_run):
     assert {len(re.findall("<t[hd][ >]", line)) for line in lines[1:11]} == {7}
 
 
+def test_an_empty_layout_says_what_is_missing_and_no_more(make_run):
+    """Its values are fixed, so that no flag is named; of no run is said nothing."""
+    make_run("a", mta=90.0, asr=2.0)
+    database = store.gather(make_run.results)
+    runs = store.select(database, None)
+    table = published_table(load_layout("fedredefense_table1"), runs, small=True)
+    page = report_page(table, database, make_run.results, [], [], ASKED)
+    text = " ".join(Outline(page).text.split())
+
+    assert "No run of the table has finished" in text
+    assert "42 of 42 cells have no run." in text
+    assert "28 of 42 cells have no small version: only dataset FashionMNIST." in text
+    assert "No curves" not in text and "--values" not in text
+
+
 def test_what_is_missing_is_said(make_run):
     (make_run("a", {"rounds": 9}, mta=50.0, asr=1.0, finished=False) / "x").touch()
     broken = make_run("b", mta=1.0, asr=1.0, finished=False)

@@ -558,6 +558,8 @@ def test_the_textbook_that_the_iqr_article_may_come_from():
     columns = (options["column"], options["column"] + options["width"] - 1)
     assert (rows, columns) == ((2, 27), (3, 5))
     assert not paper("iqr/cifar10", "preset=textbook").attack.options["plus_model"]
+    small = paper("small/iqr", "preset=textbook")
+    assert (small.model.name, small.client.epochs, small.server.lr) == ("cnn", 3, 0.3)
 
 
 def test_drop_s_rate_may_count_the_clean_samples():

@@ -113,6 +113,15 @@ def test_small_runs_fill_a_table_and_say_so(make_run):
     assert not table.deviations
     (note,) = (n for n in table.notes if n.startswith("No run belongs to a cell"))
     assert "data.name" in note and "--small" in note
+    assert table.missing == []
+    small = published_table(layout, runs_of(make_run), small=True)
+    (note,) = (n for n in small.notes if n.startswith("No run belongs to a cell"))
+    assert note.endswith("without --small it is the full size")
+    # One note on eighteen numbers is one line.
+    lines = published_table(load_layout("drop_table7"), []).notes
+    assert len(lines) == 2 and lines[0].startswith("18 numbers: DPR/MCR not restated")
+    (line,) = small.missing
+    assert line == "40 of 70 cells have no small version: only dataset cifar10."
     table = published_table(layout, runs_of(make_run), **options)
 
     assert table.columns == [("cifar10", "1.25"), ("cifar10", "2.5"), ("cifar10", "5")]

@@ -22,7 +22,7 @@ def iqr(arguments: str, *, data: Mapping[str, Any], model: str) -> ConfigDict:
     """One point of the article's curve of success over the poisoning ratio.
 
     `arguments` is the text behind the colon of `--config=FILE:TEXT`, with the keys
-    `preset` (`textbook`: see `_textbook`), `defense` (`iqr_clip_avg` is the article's
+    `preset` (`textbook`: see `textbook`), `defense` (`iqr_clip_avg` is the article's
     hybrid), `alpha` (share of a batch; 0 is no attack), `strong` (the malicious update
     is boosted by n / M_round, assumed) and `labels` (per client, 0 = IID). Assumed
     throughout: 50 clients, 10 a round, 5 malicious, lr 0.01, batch 64, 2 epochs, a 4x4
@@ -80,17 +80,18 @@ def iqr(arguments: str, *, data: Mapping[str, Any], model: str) -> ConfigDict:
             "evaluation": {"every": 1, "any_source": True},
         }
     )
-    return (
-        _textbook(config, given["strong"]) if given["preset"] == "textbook" else config
-    )
+    if given["preset"] == "textbook":
+        textbook(config, given["strong"])
+    return config
 
 
-def _textbook(config: ConfigDict, strong: bool) -> ConfigDict:
-    """The constants of a textbook whose code the article's listings resemble.
+def textbook(config: ConfigDict, strong: bool) -> None:
+    """Gives a config the constants of a textbook.
 
-    Chapter 15 of github.com/FederatedAI/Practicing-Federated-Learning: an inference,
-    not a fact of the article. One of the ten clients is malicious (assumed); the strong
-    attack uploads eta (L - G) + G with eta 2.
+    Chapter 15 of github.com/FederatedAI/Practicing-Federated-Learning, whose code the
+    article's listings resemble: an inference, not a fact of the article. One of the ten
+    clients is malicious (assumed); the strong attack uploads eta (L - G) + G with eta
+    2.
     """
     config.partition.num_clients = 10
     config.model.name = "resnet18"
@@ -103,4 +104,3 @@ def _textbook(config: ConfigDict, strong: bool) -> ConfigDict:
     config.attack.update(row=2, height=26, column=3, width=3)
     config.attack.boost = 2.0 if strong else 1.0
     config.attack.plus_model = strong
-    return config

@@ -64,8 +64,9 @@ def leadfl(
     batch statistics of 1000 images at test time, distances over the whole state in the
     server; `report`: ten local steps and none of that), `defense` (server), `client`
     (defence of benign clients), `mode` (see `participation.leadfl`), `offset` (100,
-    200, 300: the repetitions), `labels` (per client, 0 = IID), `rounds`, and of LeadFL
-    `variant` (empty: `code`) and `alpha` (0: the data set's).
+    200, 300: the repetitions), `labels` (per client, 0 = IID), `rounds`, `effect`
+    (measure the attack effect of the report's eqs. 1 and 2), and of LeadFL `variant`
+    (empty: `code`) and `alpha` (0: the data set's).
 
     Args:
       arguments: see above.
@@ -86,6 +87,7 @@ def leadfl(
         offset=100,
         labels=0,
         rounds=80,
+        effect=False,
         alpha=0.0,
         variant="",
     )
@@ -150,6 +152,7 @@ def leadfl(
             "any_source": True,
             "batch_statistics": as_coded,
             "batch_size": 1000 if as_coded else 500,
+            "attack_effect": given["effect"],
         },
     }
     if as_coded:

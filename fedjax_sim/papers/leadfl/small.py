@@ -46,8 +46,8 @@ def small(arguments: str) -> ConfigDict:
     """A cell of LeadFL's tables in small, preset `report`.
 
     `arguments` is the text behind the colon of `--config=FILE:TEXT`: `data`
-    (`fashion_mnist`, `cifar10`), `defense`, `client`, `mode`, `offset`, `alpha` and
-    `variant` as in the full size, and `rounds` (0: those of the data set).
+    (`fashion_mnist`, `cifar10`), `defense`, `client`, `mode`, `offset`, `alpha`,
+    `variant` and `effect` as in the full size, and `rounds` (0: those of the data set).
 
     Raises:
       InputError: an argument that does not exist or has the wrong type.
@@ -61,6 +61,7 @@ def small(arguments: str) -> ConfigDict:
         offset=100,
         alpha=0.0,
         variant="",
+        effect=False,
         rounds=0,
     )
     for key, allowed in (("client", CLIENT_DEFENSES), ("mode", MODES)):
@@ -105,7 +106,11 @@ def small(arguments: str) -> ConfigDict:
             },
             "defense": dict(choose("defense", given["defense"], DEFENSES)),
             "client_defense": client_defense,
-            "evaluation": {"every": 1, "any_source": True},
+            "evaluation": {
+                "every": 1,
+                "any_source": True,
+                "attack_effect": given["effect"],
+            },
         }
     )
 
