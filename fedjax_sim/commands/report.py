@@ -110,6 +110,9 @@ def main(argv: Sequence[str]) -> int:
     )
 
 
+_NOT_WITH_SQL = ("where", "layout", "rows", "columns", "values", "figure", "out")
+
+
 def _report(command: str, values: flags.FlagValues, _: Mapping[str, Any]) -> int:
     if values.layout in matrices():
         return report_matrix(values)
@@ -125,6 +128,14 @@ def _report(command: str, values: flags.FlagValues, _: Mapping[str, Any]) -> int
         raise InputError("--figure needs a --layout, or --rows and --columns")
     if asked and values.out is None:
         raise InputError("--figure needs --out=DIR, where it is written")
+    given = [key for key in _NOT_WITH_SQL if values[key].present]
+    if values.sql and given:
+        raise InputError(
+            f"--sql asks for what it says: --{given[0]} has no part in it (a condition "
+            "belongs into the query)"
+        )
+    if values["values"].present and not (layout or values.rows or values.columns):
+        raise InputError("--values needs --rows and --columns, or a --layout")
     out = None if values.out is None else local_path("--out", values.out)
     results = local_path("--results", values.results)
     database = store.gather(results, out)
@@ -153,7 +164,6 @@ def _report(command: str, values: flags.FlagValues, _: Mapping[str, Any]) -> int
         name = values.layout or "report"
         with written_to("--out", out):
             out.mkdir(parents=True, exist_ok=True)
-        written = store.write_parquet(database, out)
         if table is not None:
             scores = scores_of(table, results)
             drawn = draw(table, database, results, scores, values.mta, values.asr)
@@ -163,6 +173,8 @@ def _report(command: str, values: flags.FlagValues, _: Mapping[str, Any]) -> int
             made_with = Asked(command, values.held, values.mta, values.asr, out)
             pictures = _pictures(drawn)
             page = report_page(table, database, results, scores, pictures, made_with)
+        written = store.write_parquet(database, out)
+        if table is not None:
             with written_to("--out", out):
                 written += write(table, drawn, page, out, name)
     # After the files: who reads only the first lines has them nevertheless.

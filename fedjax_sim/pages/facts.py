@@ -105,7 +105,8 @@ def _training(runs: Sequence[Row]) -> str:
 def _attack(runs: Sequence[Row]) -> str:
     parts = {
         "attack_name": "{}",
-        "attack_dpr": "poisoning {} of a malicious client's data",
+        "attack_dpr": "dpr {}",
+        "realised_dpr": "which is {} of a malicious client's data",
         "attack_victim_class": "class {}",
         "attack_target_class": "taken for {}",
     }

@@ -77,8 +77,8 @@ def run_folders(results: Path) -> list[Path]:
     found = []
     for place, folders, files in os.walk(results):
         folders.sort()
-        if {"config.json", "error.txt"} & set(files):
-            folders.clear()
+        if executors.OF_A_RUN & set(files):
+            folders[:] = sorted(set(folders) - executors.INSIDE)
             found.append(Path(place))
     return found
 
@@ -95,6 +95,8 @@ def standing(folder: Path, results: Path) -> Standing:
     try:
         if status == executors.FINISHED:
             read_json(folder / "summary.json", *SUMMARY)  # or it is damaged
+            if not (folder / "config.json").exists():
+                raise InputError(f"{folder}: a run without its config.json")
         if (folder / "config.json").exists():
             of = int(read_json(folder / "config.json", "rounds")["rounds"])
         metrics = Rows(folder / "metrics.jsonl").read()

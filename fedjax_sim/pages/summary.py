@@ -122,6 +122,13 @@ def lead(table: Table, found: Sequence[Verdict], most: float) -> str:
     name = label(success)
     if not held:
         return f"None of the {rows} kept {name} at or below {most:g} % {everywhere}."
+    without = [one for one in held if one.reference == table.rows[one.row]]
+    if without:
+        names = " / ".join(table.rows[without[0].row])
+        return (
+            f"The attack did not get through {names} either ({name} at or below "
+            f"{most:g} % {everywhere}): nothing is said here about who holds."
+        )
     costs = [one for one in held if one.change is not None]
     text = f"{len(held)} of {rows} kept {name} at or below {most:g} % {everywhere}"
     if len(held) == 1:

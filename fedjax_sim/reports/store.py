@@ -227,8 +227,8 @@ def _run_folders(results: Path) -> Iterable[tuple[Path, bool]]:
     noted: set[Path] = set()
     for place, folders, files in os.walk(results):
         path = Path(place)
-        if {"config.json", "error.txt"} & set(files):
-            folders.clear()  # checkpoints and the like
+        if executors.OF_A_RUN & set(files):
+            folders[:] = sorted(set(folders) - executors.INSIDE)
             yield path, path in noted
             continue
         order = recorded(path) if ORDER in files else []
@@ -245,6 +245,8 @@ def run_row(folder: Path, evaluated: list[Row]) -> Row:
       evaluated: rows of its metrics.jsonl.
     """
     row: Row = {"name": folder.name, "status": executors.status(folder)}
+    if row["status"] == executors.FINISHED and not (folder / "config.json").exists():
+        raise InputError(f"{folder}: a run without its config.json")
     if row["status"] == executors.FAILED:
         row["error"] = (folder / "error.txt").read_text().partition("\n")[0]
     if (folder / "config.json").exists():
@@ -275,6 +277,9 @@ def run_row(folder: Path, evaluated: list[Row]) -> Row:
         row["clients_non_finite"] = sum(r["clients_non_finite"] for r in evaluated)
     if row["status"] == executors.FINISHED:
         row |= _final_numbers(read_json(folder / "summary.json"))
+    for key, value in row.items():
+        if isinstance(value, str) and RUN_COLUMNS.get(key) in ("DOUBLE", "BIGINT"):
+            raise ValueError(f"{key} = {value!r} is no number")
     return row
 
 

@@ -204,6 +204,16 @@ def grid(
     Raises:
       InputError: a key or value that no run has.
     """
+    twice = [
+        name
+        for names in ((*rows, *columns), values)
+        for name in names
+        if [*map(column_of, names)].count(column_of(name)) > 1
+    ]
+    if twice:
+        raise InputError(
+            f"--rows, --columns and --values: {twice[0]} is given twice; once is enough"
+        )
     for flag, names in (("rows", rows), ("columns", columns), ("values", values)):
         for name in names:
             if runs and column_of(name) not in runs[0]:

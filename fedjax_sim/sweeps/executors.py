@@ -43,6 +43,9 @@ from fedjax_sim.sweeps.sweep import Run
 
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
 RUNNING, WAITING = "running", "waiting"
+# Files by which a folder is known to be a run, and folders in it that hold none.
+OF_A_RUN = {"config.json", "error.txt", "summary.json"}
+INSIDE = {"checkpoints", "mlflow", "tensorboard", "wandb"}
 ATTEMPTS = 5  # to take a lock that someone holds for a moment, to see if it is held
 
 GROUP_LIMIT = 32  # runs together: what they report at a time, and lose to a power cut

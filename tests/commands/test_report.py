@@ -63,6 +63,31 @@ def test_sql_queries_the_runs(results, capsys):
     ]
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--sql=SELECT 1", "--where=seed = 1"], "--where has no part"),
+        (["--sql=SELECT 1", "--out=OUT"], "--out has no part"),
+        (["--values=mta"], "--values needs --rows"),
+        (["--rows=seed,seed"], "seed is given twice"),
+        (["--rows=seed", "--columns=seed"], "seed is given twice"),
+        (["--rows=seed", "--values=mta,mta"], "mta is given twice"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(results, capsys, flags, said):
+    code, out, err = command(capsys, results, *flags)
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert said in err
+
+
+def test_a_refused_report_writes_nothing(results, capsys, tmp_path):
+    out = tmp_path / "out"
+    flags = ["--rows=defense.name", "--figure=mta@nothing", f"--out={out}"]
+    code, _, err = command(capsys, results, *flags)
+    assert code == 2 and "nothing" in err
+    assert list(out.iterdir()) == []
+
+
 def test_out_writes_tables_figures_and_parquet(results, tmp_path, capsys):
     out = tmp_path / "out"
     code, printed, err = command(capsys, results, *SMALL, f"--out={out}")

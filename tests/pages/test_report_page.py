@@ -81,6 +81,14 @@ def test_the_first_sentence_claims_no_more_than_was_measured(two_defences):
     ), outline.text
 
 
+def test_nobody_held_where_the_attack_fails_without_a_defence(make_run):
+    for name, mta in (("fedavg", 95.0), ("median", 94.0)):
+        make_run(name, {"defense.name": name}, mta=mta, asr=1.0)
+    outline, _ = page_of(make_run)
+    assert "did not get through fedavg either" in outline.text
+    assert "least cost" not in outline.text
+
+
 def test_names_with_html_in_them_are_text(make_run):
     make_run("a", mta=90.0, asr=1.0)
     evil = "</script><img src=x onerror=alert(1)>"

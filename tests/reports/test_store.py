@@ -8,6 +8,7 @@ import pytest
 from helpers import rows
 
 from fedjax_sim.core.errors import InputError
+from fedjax_sim.pages.progress import run_folders
 from fedjax_sim.reports import store
 from fedjax_sim.sweeps import order
 
@@ -244,3 +245,37 @@ def test_runs_come_as_the_user_wrote_them(make_run, capsys):
     (make_run.results / order.ORDER).write_text("{")
     assert found() == [("a", True), ("b", True), ("c", True)]
     assert "order.json: not valid JSON" in capsys.readouterr().err
+
+
+def test_runs_below_a_run_are_found_too(real_run, tmp_path):
+    whole = tmp_path / "whole"
+    shutil.copytree(real_run, whole)
+    shutil.copytree(real_run, whole / "another")
+    assert (whole / "checkpoints").is_dir()
+
+    found = store.select(store.gather(tmp_path), None)
+
+    assert [row["run"] for row in found] == ["whole", "whole/another"]
+    assert [str(f.relative_to(tmp_path)) for f in run_folders(tmp_path)] == [
+        "whole",
+        "whole/another",
+    ]
+
+
+def test_a_run_without_its_config_is_counted(make_run, capsys):
+    make_run("a", mta=90, asr=1)
+    (make_run("b", mta=80, asr=2) / "config.json").unlink()
+    found = store.select(store.gather(make_run.results), None)
+    assert [row["run"] for row in found] == ["a"]
+    assert "1 of 2 folders" in capsys.readouterr().err
+
+
+def test_text_among_the_numbers_is_a_damaged_run(make_run, capsys):
+    make_run("a", mta=90, asr=1)
+    summary = make_run("b", mta=80, asr=2) / "summary.json"
+    damaged = json.loads(summary.read_text())
+    damaged["final"]["asr"] = "abc"
+    summary.write_text(json.dumps(damaged))
+    found = store.select(store.gather(make_run.results), None)
+    assert [row["run"] for row in found] == ["a"]
+    assert "asr = 'abc' is no number" in capsys.readouterr().err
