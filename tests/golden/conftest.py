@@ -1,5 +1,6 @@
 """The `--golden_dir` option, and one test for every golden file below it."""
 
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,11 @@ SLOW = {
 }
 
 
+# A thousand steps in float32, each of which depends on the last: another compiler's
+# rounding ends a tenth of the tolerance away. The numbers are of JAX 0.10.
+ROUNDED_OTHERWISE = {"peers_family/caf__outlier_n25"}
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--golden_dir",
@@ -59,9 +65,13 @@ def pytest_generate_tests(metafunc):
     if "golden_file" in metafunc.fixturenames:
         files = sorted(folder.rglob("*.npz"))
         names = [f"{path.parent.name}/{path.stem}" for path in files]
-        slow = SLOW if folder == DEFAULT else set()
+        marks = dict.fromkeys(SLOW, pytest.mark.slow) if folder == DEFAULT else {}
+        if not version("jaxlib").startswith("0.10."):
+            reason = "rounded otherwise than by JAX 0.10"
+            known = pytest.mark.xfail(reason=reason, raises=AssertionError)
+            marks |= dict.fromkeys(ROUNDED_OTHERWISE, known)
         cases = [
-            pytest.param(path, id=name, marks=pytest.mark.slow if name in slow else ())
+            pytest.param(path, id=name, marks=marks.get(name, ()))
             for path, name in zip(files, names, strict=True)
         ]
         metafunc.parametrize("golden_file", cases)
