@@ -18,7 +18,7 @@ def sections() -> dict[str, str]:
     return {
         alias: section
         for section, table in TABLES.items()
-        for alias in (section, f"{section}s", table.group)
+        for alias in (section, table.group)
     }
 
 
@@ -35,7 +35,7 @@ def listing(section: str, name: str | None = None) -> str:
     known = sections()
     if section not in known:
         raise InputError(
-            f"--list={section} is not a section; {did_you_mean(section, known)}"
+            f"{section!r} is not a section; {did_you_mean(section, known)}"
         )
     section = known[section]
     names = list(TABLES[section]) if name is None else [name]

@@ -25,7 +25,26 @@ COMMANDS = {
     "bench": "fedjax_sim.benchmarks.main",
     "list": "fedjax_sim.commands.listing",
 }
-USAGE = f"usage: fedjax-sim {'|'.join(COMMANDS)} [--help] ..."
+# What each is for; `fedjax-sim COMMAND --help` says how.
+PURPOSES = {
+    "run": "a federated run, or several of one config file",
+    "sweep": "many runs: of a file, of a paper's table (--layout), of the matrix",
+    "report": "tables, figures and a page of finished runs",
+    "show": "a page of one run",
+    "watch": "the runs of a folder while they go on, in a browser",
+    "worst-case": "the attack's settings that harm a defence most",
+    "geometry": "a round's updates in the plane, from a checkpoint",
+    "export": "the model of a run as npz, safetensors or pt",
+    "compile": "what a run needs on a device that is not here",
+    "bench": "how fast this machine is at the parts of a run",
+    "list": "the names of a section, with papers and options",
+}
+USAGE = "\n".join(
+    [
+        "usage: fedjax-sim COMMAND [--help] ...",
+        *(f"  {name:<11}{text}" for name, text in PURPOSES.items()),
+    ]
+)
 
 
 EXIT_STOPPED = 75  # as of a run that wrote a checkpoint: the same command goes on

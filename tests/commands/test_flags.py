@@ -8,6 +8,7 @@ from helpers import BASE, ROOT, start, write_config
 
 from fedjax_sim.commands import flags as command_line
 from fedjax_sim.commands import run as cli
+from fedjax_sim.commands.main import COMMANDS, PURPOSES
 from fedjax_sim.core.errors import InputError
 from fedjax_sim.experiment.config import resolve
 from fedjax_sim.experiment.config_files import load_file
@@ -277,3 +278,7 @@ def test_print_config_says_what_a_preset_makes_of_a_rule(capsys):
         "config.defense.name = bulyan_leadfl: whole_state = True (default False)" in err
     )
     assert "double_softmax = True (default False)" in err
+
+
+def test_every_command_says_what_it_is_for():
+    assert list(PURPOSES) == list(COMMANDS)
