@@ -18,7 +18,7 @@ from fedjax_sim.experiment.memory import GIB
 from fedjax_sim.papers import layouts, load_layout
 from fedjax_sim.papers.cells import points_of
 from fedjax_sim.round.execution import parse_strategy
-from fedjax_sim.runs.files import read_json
+from fedjax_sim.runs.files import SUMMARY, read_json
 from fedjax_sim.runs.loop import EXIT_INTERRUPTED
 from fedjax_sim.runs.programs import Programs
 from fedjax_sim.sweeps import executors, order
@@ -287,12 +287,18 @@ def _run_all(runs: list[Run], root: Path, values: flags.FlagValues, usual: str) 
     completed = carry_out(runs, root, values, usual)
     found = {run.folder: executors.status(root / run.folder) for run in runs}
     done = [run for run in runs if found[run.folder] == executors.FINISHED]
-    if done:
-        summaries = [read_json(root / run.folder / "summary.json") for run in done]
-        names = [
-            {**s, "name": run.name} for s, run in zip(summaries, done, strict=True)
-        ]
-        print(table(names))
+    summaries, damaged = [], []
+    for run in done:
+        try:
+            summary = read_json(root / run.folder / "summary.json", *SUMMARY)
+        except InputError as error:
+            damaged.append(f"unreadable: {run.name}: {error}")
+        else:
+            summaries.append({**summary, "name": run.name})
+    if summaries:
+        print(table(summaries))
+    for line in damaged:
+        print(line)
     for run in runs:
         if found[run.folder] == executors.FAILED:
             print(f"failed: {run.name}: {_error(root / run.folder)}")
@@ -300,7 +306,8 @@ def _run_all(runs: list[Run], root: Path, values: flags.FlagValues, usual: str) 
     if not completed:
         print("stopped; the same command goes on from there")
         return EXIT_INTERRUPTED
-    return EXIT_FAILED if executors.FAILED in found.values() else 0
+    failed = damaged or executors.FAILED in found.values()
+    return EXIT_FAILED if failed else 0
 
 
 def _error(folder: Path) -> str:

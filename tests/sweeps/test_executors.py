@@ -100,6 +100,16 @@ def test_finished_runs_are_left_alone(sweep_file, finished, capfd):
     assert out.count("seed=1") == 1  # in the table
     assert [(path.stat().st_mtime_ns, path.read_bytes()) for path in files] == before
 
+    # One that is damaged meanwhile is named; the others have their table.
+    damaged = next(path for path in files if path.name == "summary.json")
+    whole = damaged.read_bytes()
+    damaged.write_text("{")
+    code, out, err = command(capfd, sweep_file, finished, *LONG)
+    damaged.write_bytes(whole)
+    assert (code, err) == (1, "")
+    assert "unreadable: seed=" in out and str(damaged) in out
+    assert out.count("\nseed=") == 1  # in the table
+
 
 def test_failing_run_does_not_stop_the_others(sweep_file, tmp_path, capfd, monkeypatch):
     def broken():
