@@ -123,9 +123,6 @@ def run_clients(
     stack, rows = even_stacks(strategy, cohort, devices)
     padded = rows * stack * devices
 
-    if stack == 1 and mesh is None:  # nobody waits for anybody
-        return lax.map(lambda task: train(shared, task), tasks)
-
     # Largest first; neighbours share a stack, stacks are dealt to devices in turn.
     order = jnp.argsort(-steps, stable=True)
     place = jnp.concatenate([order, jnp.zeros(padded - cohort, order.dtype)])

@@ -358,8 +358,7 @@ def run_pool(
         while active or (waiting and not stopped):
             while free and waiting and not stopped:
                 worker, group = free.pop(), waiting.popleft()
-                with contextlib.suppress(BrokenPipeError):  # it died: seen below
-                    worker.pipe.send(group)
+                _send(worker, group)
                 active[worker.pipe] = worker, group
             ready = wait([*active, signals.fileno()])
             if signals.requested and not stopped:
@@ -390,8 +389,7 @@ def run_pool(
                 stopped |= ending
                 free.append(worker)
         for worker in free:
-            with contextlib.suppress(BrokenPipeError):  # it ended by itself
-                worker.pipe.send(None)
+            _send(worker, None)
             worker.process.join()
     return not stopped
 
@@ -434,6 +432,16 @@ class _Worker(NamedTuple):
 CHECK = "check"  # to a worker: look at all runs, and say what is wrong
 # Exit codes of a worker that was asked to stop outside of a run, or before it listened.
 _STOPPED = (loop.EXIT_INTERRUPTED, -signal.SIGTERM, -signal.SIGINT)
+
+
+def _send(worker: _Worker, message: Group | None) -> None:
+    """Sends something; that a worker is gone is seen where its answer is awaited."""
+    before = signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # else it ends us, too
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            worker.pipe.send(message)
+    finally:
+        signal.signal(signal.SIGPIPE, before)
 
 
 def _check_with(worker: _Worker, signals: Signals) -> bool:

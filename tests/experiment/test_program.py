@@ -58,6 +58,8 @@ FILES = {"edge_case"}  # of the user's
 NUMBERS = {
     "num_byzantine": 1,
     "num_neighbors": 2,
+    "scale": 1.5,
+    "lr": 0.1,
     "z": 0.3,
     "clip_norm": 1.0,
     "norm_bound": 1.0,
@@ -233,10 +235,10 @@ def test_traced_options_take_effect(section, name):
     }
     usual, other = build({**own, **first}), build({**own, **values})
     options = other.inputs.hyper.options
-    if name in ("backdoor", "chameleon", "neurotoxin"):  # the plan is an input too
-        plan = other.inputs.data.poison_plan
-        data = usual.inputs.data._replace(poison_plan=plan)
-        usual = usual._replace(inputs=usual.inputs._replace(data=data))
+    # What is poisoned, an input too.
+    plan = other.inputs.data.poison_plan
+    data = usual.inputs.data._replace(poison_plan=plan)
+    usual = usual._replace(inputs=usual.inputs._replace(data=data))
 
     got, wanted = two_rounds(usual, options), two_rounds(other, {})
 

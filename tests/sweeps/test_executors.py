@@ -33,9 +33,10 @@ def test_terminated_pool_goes_on(sweep_file, finished, tmp_path, capfd):
 
     assert (process.returncode, err) == (75, "")
     assert "stopped; the same command goes on" in out
-    states = [executors.status(path) for path in tmp_path.iterdir()]
+    folders = [path for path in tmp_path.iterdir() if path.is_dir()]
+    states = [executors.status(path) for path in folders]
     assert "running" not in states and "failed" not in states
-    for path in tmp_path.iterdir():
+    for path in folders:
         if executors.status(path) == "interrupted" and rows(path / "rounds.jsonl"):
             done = len(rows(path / "rounds.jsonl"))
             assert (path / "checkpoints" / str(done)).is_dir()
