@@ -61,7 +61,7 @@ class _Step(NamedTuple):
 def fused_peak_bytes(function: Callable, *arguments: Any) -> int:
     """Estimate of the live bytes inside `function`, arguments included.
 
-    Within a fifth of what XLA allots for an H100 for the networks of this package
+    0.80 to 1.23 of what XLA allots for an H100 for the networks of this package
     (`docs/accelerators.md`).
     """
     return _peak(jax.make_jaxpr(function)(*arguments).jaxpr)

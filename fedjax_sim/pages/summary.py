@@ -122,8 +122,8 @@ def lead(table: Table, found: Sequence[Verdict], most: float) -> str:
     name = label(success)
     if not held:
         return f"None of the {rows} kept {name} at or below {most:g} % {everywhere}."
-    without = [one for one in held if one.reference == table.rows[one.row]]
-    if without:
+    without = [one for one in found if one.reference == table.rows[one.row]]
+    if without and all(one in held for one in without):
         names = " / ".join(table.rows[without[0].row])
         return (
             f"The attack did not get through {names} either ({name} at or below "

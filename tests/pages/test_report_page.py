@@ -88,6 +88,14 @@ def test_nobody_held_where_the_attack_fails_without_a_defence(make_run):
     assert "did not get through fedavg either" in outline.text
     assert "least cost" not in outline.text
 
+    # An attack that does get through is one to hold against.
+    for name, asr in (("fedavg", 80.0), ("median", 2.0)):
+        changes = {"defense.name": name, "attack.name": "scaling"}
+        make_run(f"{name} scaling", changes, mta=90.0, asr=asr)
+    outline, _ = page_of(make_run, rows=["defense.name", "attack.name"])
+    assert "did not get through" not in outline.text
+    assert "3 of 4 rows kept ASR" in outline.text
+
 
 def test_names_with_html_in_them_are_text(make_run):
     make_run("a", mta=90.0, asr=1.0)
